@@ -1,0 +1,57 @@
+//! The agent's side of the wire: registering and reporting.
+
+use crate::events::Event;
+use crate::ids::{EventId, ServerId};
+use crate::name::Name;
+use crate::observed::ObservedState;
+use crate::secret::Secret;
+use crate::servers::ServerFacts;
+use serde::{Deserialize, Serialize};
+
+/// `POST /api/v1/agent/register`, unsigned: the token is the credential.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct RegisterRequest {
+    pub token: Secret,
+    /// Wished name; the control plane appends a number if it is taken.
+    pub name: Option<Name>,
+    /// Ed25519 public key of the machine, base64; the private half never leaves it.
+    pub public_key: String,
+    pub agent_version: String,
+    pub facts: ServerFacts,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct RegisterAnswer {
+    pub server_id: ServerId,
+    pub name: Name,
+    pub index: u8,
+    /// Key of the HMAC over every later request, base64 of 32 bytes.
+    pub secret: Secret,
+    /// The control plane's Ed25519 public key, base64: pinned from now on.
+    pub control_plane_key: String,
+    pub poll_interval_ms: u64,
+}
+
+/// `POST /api/v1/agent/status`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct StatusReport {
+    pub observed: ObservedState,
+    /// Sent when they changed since the last report, and with the first one.
+    #[serde(default)]
+    pub facts: Option<ServerFacts>,
+    /// Events not acknowledged yet, oldest first.
+    #[serde(default)]
+    pub events: Vec<Event>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct StatusAnswer {
+    /// Events that are kept now; the agent forgets them.
+    pub acknowledged_events: Vec<EventId>,
+    /// Newest generation of this server's desired state: higher than the agent's means fetch it.
+    pub generation: u64,
+}

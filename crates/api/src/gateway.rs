@@ -1,0 +1,194 @@
+//! What the gateway on one server should do, what it says it does, and the DNS beside it.
+//!
+//! The agent renders a [`GatewayConfig`] from the desired state and from the ports and health of the
+//! local instances, hands it to the gateway whole, and reads back the digest of what is live. The
+//! gateway keeps the last one on disk, so it comes back alone.
+
+use crate::ids::{InstanceId, ServiceId};
+use crate::name::{HostName, Name, PathPrefix};
+use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
+
+/// Part of the desired state: where the gateway listens and how patient it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct GatewaySettings {
+    /// Port of the public listener. Its address follows from the security mode: every interface for
+    /// `open` and `gateway_only`, loopback for `closed`.
+    pub port: u16,
+    /// Port on loopback for `<service>.svc.internal`; may equal `port`.
+    pub internal_port: u16,
+    /// Whole time that an upstream may take until its response begins.
+    pub response_timeout_ms: u64,
+    pub connect_timeout_ms: u64,
+    pub idle_timeout_ms: u64,
+}
+
+impl Default for GatewaySettings {
+    fn default() -> Self {
+        Self { port: 8080, internal_port: 8081, response_timeout_ms: 60_000, connect_timeout_ms: 3_000, idle_timeout_ms: 75_000 }
+    }
+}
+
+/// Part of the desired state: internal names.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct DnsSettings {
+    pub enabled: bool,
+    /// `svc.internal`: names of services on this machine.
+    pub domain: String,
+    /// Port of our responder on loopback.
+    pub port: u16,
+}
+
+impl Default for DnsSettings {
+    fn default() -> Self {
+        Self { enabled: true, domain: "svc.internal".into(), port: 5353 }
+    }
+}
+
+/// Everything the gateway process does, replaced whole.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct GatewayConfig {
+    /// Generation of the desired state it was made from, for people; not compared.
+    pub generation: u64,
+    pub listeners: Vec<Listener>,
+    pub services: Vec<GatewayService>,
+    /// Routes in any order; the gateway matches host first, then the longest path.
+    pub routes: Vec<GatewayRoute>,
+    /// Internal names, without domain, that the loopback listener routes by host: service name → service.
+    pub internal: Vec<InternalName>,
+    pub dns: Option<DnsResponder>,
+    pub response_timeout_ms: u64,
+    pub connect_timeout_ms: u64,
+    pub idle_timeout_ms: u64,
+    /// Path of the access log; rotated by size.
+    pub access_log: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Listener {
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
+    pub address: SocketAddr,
+    pub kind: ListenerKind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum ListenerKind {
+    /// Serves `routes`; also internal names to peers on loopback when `internal` is set on the same port.
+    Public,
+    /// Serves internal names only, and only to loopback.
+    Internal,
+    /// Both on one socket: internal names only where both ends of the connection are loopback.
+    PublicAndInternal,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct GatewayService {
+    pub service_id: ServiceId,
+    pub name: Name,
+    pub upstreams: Vec<Upstream>,
+    /// What to tell a visitor when no upstream is usable: `web is starting`, `web crashed: exited with code 1`.
+    pub unavailable_reason: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Upstream {
+    pub instance_id: InstanceId,
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
+    pub address: SocketAddr,
+    /// A draining upstream gets no new request; its open ones are counted until they end.
+    pub draining: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct GatewayRoute {
+    pub host: Option<HostName>,
+    pub path: PathPrefix,
+    pub strip_prefix: bool,
+    pub service_id: ServiceId,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct InternalName {
+    pub name: Name,
+    pub service_id: ServiceId,
+}
+
+/// The internal DNS responder inside the gateway process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct DnsResponder {
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
+    pub address: SocketAddr,
+    /// `svc.internal`
+    pub domain: String,
+    /// Answer for every name in [`GatewayConfig::internal`].
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
+    pub answer: std::net::Ipv4Addr,
+    pub ttl_seconds: u32,
+    /// Where other names are asked; empty: they are refused.
+    #[cfg_attr(feature = "openapi", schema(value_type = Vec<String>))]
+    pub forward_to: Vec<SocketAddr>,
+}
+
+/// What the gateway on a server says of itself, as the agent reports it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct GatewayObserved {
+    pub running: bool,
+    pub pid: Option<u32>,
+    pub version: Option<String>,
+    /// SHA-256 of the live [`GatewayConfig`], hexadecimal.
+    pub digest: Option<String>,
+    /// Addresses that are really bound.
+    #[cfg_attr(feature = "openapi", schema(value_type = Vec<String>))]
+    pub listening: Vec<SocketAddr>,
+    /// The acknowledgement of routes: instances that get new requests right now.
+    pub active: Vec<InstanceId>,
+    /// Requests (and upgraded connections) now open, per instance that has any or is draining.
+    pub open: Vec<OpenRequests>,
+    /// Why it is not as desired: a port in use, a config refused.
+    pub problem: Option<String>,
+    /// Counters since the gateway process began.
+    #[serde(default)]
+    pub services: Vec<ServiceTraffic>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct OpenRequests {
+    pub instance_id: InstanceId,
+    pub requests: u64,
+}
+
+/// Counters of one service since the gateway process began.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ServiceTraffic {
+    pub service_id: ServiceId,
+    pub requests: u64,
+    /// Answers with status 500 to 599, whoever made them.
+    pub errors: u64,
+    /// Sum of the times to the first byte of the answer, for an average.
+    pub latency_sum_micros: u64,
+}
+
+/// How internal names are made to resolve on this server.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct DnsObserved {
+    /// `systemd-resolved`, `resolv.conf`, `hosts-file` or `none`.
+    pub method: String,
+    /// Names that resolve.
+    pub names: Vec<String>,
+    pub problem: Option<String>,
+}
