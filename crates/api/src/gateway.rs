@@ -75,16 +75,19 @@ pub struct Listener {
     pub kind: ListenerKind,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum ListenerKind {
-    /// Serves `routes`; also internal names to peers on loopback when `internal` is set on the same port.
+    /// Serves `routes` only.
     Public,
     /// Serves internal names only, and only to loopback.
     Internal,
     /// Both on one socket: internal names only where both ends of the connection are loopback.
     PublicAndInternal,
+    /// Every request goes to one service: its address on loopback where internal names do not
+    /// resolve (an agent without root).
+    Service { service_id: ServiceId },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

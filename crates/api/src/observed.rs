@@ -151,6 +151,9 @@ pub struct InstanceObserved {
     pub restarts: u32,
     #[serde(default)]
     pub crash_looping: bool,
+    /// It was asked to stop and is on its way.
+    #[serde(default)]
+    pub stopping: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_exit: Option<ExitStatus>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
