@@ -51,8 +51,6 @@ impl Default for DnsSettings {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct GatewayConfig {
-    /// Generation of the desired state it was made from, for people; not compared.
-    pub generation: u64,
     pub listeners: Vec<Listener>,
     pub services: Vec<GatewayService>,
     /// Routes in any order; the gateway matches host first, then the longest path.

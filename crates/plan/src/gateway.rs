@@ -1,0 +1,174 @@
+//! What the gateway of one machine should do: rendered whole from the desired state and from the
+//! ports and health of the local instances.
+//!
+//! Health decides who gets requests, with one exception: if *every* active instance of a service is
+//! unhealthy they all stay in, because a failing check is weaker evidence than a visitor's own
+//! answer. An instance whose health is not known yet (the agent has just restarted) stays in too,
+//! so restarting the agent never takes a service down.
+
+use api::desired::{DesiredState, SecurityMode, ServiceDesired, Traffic};
+use api::gateway::{
+    DnsResponder, GatewayConfig, GatewayRoute, GatewayService, InternalName, Listener, ListenerKind, Upstream,
+};
+use api::ids::{InstanceId, ServiceId};
+use api::observed::{InstanceObserved, InstanceState, PreparationObserved, PreparationState};
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+/// What the machine adds to the desired state.
+#[derive(Debug, Clone, Default)]
+pub struct RenderContext {
+    /// Loopback port per service, where internal names do not resolve.
+    pub service_ports: BTreeMap<ServiceId, u16>,
+    /// Whether the DNS responder should run in the gateway process.
+    pub dns_responder: bool,
+    /// Where the responder asks for other names.
+    pub dns_forward_to: Vec<SocketAddr>,
+    pub access_log: Option<String>,
+}
+
+/// The whole configuration. Equal inputs, in any order, give equal configurations.
+pub fn render(
+    desired: &DesiredState,
+    instances: &[InstanceObserved],
+    preparations: &[PreparationObserved],
+    context: &RenderContext,
+) -> GatewayConfig {
+    let observed: BTreeMap<&InstanceId, &InstanceObserved> = instances.iter().map(|i| (&i.instance_id, i)).collect();
+    let mut services: Vec<&ServiceDesired> =
+        desired.services().map(|(_, service)| service).filter(|service| listens(service)).collect();
+    services.sort_by(|a, b| (&a.name, &a.service_id).cmp(&(&b.name, &b.service_id)));
+    let settings = &desired.gateway;
+    GatewayConfig {
+        listeners: listeners(desired, &services, context),
+        services: services.iter().map(|s| service(s, &observed, preparations)).collect(),
+        routes: routes(&services),
+        internal: services
+            .iter()
+            .map(|s| InternalName { name: s.name.clone(), service_id: s.service_id.clone() })
+            .collect(),
+        dns: (context.dns_responder && desired.dns.enabled).then(|| DnsResponder {
+            address: loopback(desired.dns.port),
+            domain: desired.dns.domain.clone(),
+            answer: Ipv4Addr::LOCALHOST,
+            ttl_seconds: 5,
+            forward_to: context.dns_forward_to.clone(),
+        }),
+        response_timeout_ms: settings.response_timeout_ms,
+        connect_timeout_ms: settings.connect_timeout_ms,
+        idle_timeout_ms: settings.idle_timeout_ms,
+        access_log: context.access_log.clone(),
+    }
+}
+
+/// Whether requests can reach a service at all: a worker has no port in any of its revisions.
+fn listens(service: &ServiceDesired) -> bool {
+    service.revisions.iter().any(|r| r.port != api::services::PortSpec::None)
+}
+
+fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)
+}
+
+fn listeners(desired: &DesiredState, services: &[&ServiceDesired], context: &RenderContext) -> Vec<Listener> {
+    let address = match desired.security_mode {
+        SecurityMode::Closed => Ipv4Addr::LOCALHOST,
+        SecurityMode::Open | SecurityMode::GatewayOnly => Ipv4Addr::UNSPECIFIED,
+    };
+    let settings = &desired.gateway;
+    let public = SocketAddr::new(IpAddr::V4(address), settings.port);
+    let mut listeners = if settings.port == settings.internal_port {
+        vec![Listener { address: public, kind: ListenerKind::PublicAndInternal }]
+    } else {
+        vec![
+            Listener { address: public, kind: ListenerKind::Public },
+            Listener { address: loopback(settings.internal_port), kind: ListenerKind::Internal },
+        ]
+    };
+    listeners.extend(services.iter().filter_map(|service| {
+        let port = *context.service_ports.get(&service.service_id)?;
+        let kind = ListenerKind::Service { service_id: service.service_id.clone() };
+        Some(Listener { address: loopback(port), kind })
+    }));
+    listeners
+}
+
+fn routes(services: &[&ServiceDesired]) -> Vec<GatewayRoute> {
+    let mut routes: Vec<GatewayRoute> = services
+        .iter()
+        .flat_map(|service| {
+            service.routes.iter().map(|route| GatewayRoute {
+                host: route.host.clone(),
+                path: route.path.clone(),
+                strip_prefix: route.strip_prefix,
+                service_id: service.service_id.clone(),
+            })
+        })
+        .collect();
+    routes.sort_by(|a, b| (&a.host, &a.path, &a.service_id).cmp(&(&b.host, &b.path, &b.service_id)));
+    routes.dedup_by(|a, b| a.host == b.host && a.path == b.path);
+    routes
+}
+
+fn service(
+    service: &ServiceDesired,
+    observed: &BTreeMap<&InstanceId, &InstanceObserved>,
+    preparations: &[PreparationObserved],
+) -> GatewayService {
+    let mut active = Vec::new();
+    let mut unwell = Vec::new();
+    let mut upstreams = Vec::new();
+    for instance in &service.instances {
+        let Some(seen) = observed.get(&instance.instance_id) else { continue };
+        let Some(port) = seen.port else { continue };
+        let upstream =
+            |draining| Upstream { instance_id: instance.instance_id.clone(), address: loopback(port), draining };
+        match (instance.traffic, seen.state) {
+            (Traffic::Active, InstanceState::Running | InstanceState::Healthy) => active.push(upstream(false)),
+            (Traffic::Active, InstanceState::Unhealthy) => unwell.push(upstream(false)),
+            (Traffic::Draining, InstanceState::Running | InstanceState::Healthy | InstanceState::Unhealthy) => {
+                upstreams.push(upstream(true));
+            }
+            _ => {}
+        }
+    }
+    upstreams.extend(if active.is_empty() { unwell } else { active });
+    upstreams.sort_by(|a, b| a.instance_id.cmp(&b.instance_id));
+    GatewayService {
+        service_id: service.service_id.clone(),
+        name: service.name.clone(),
+        upstreams,
+        unavailable_reason: unavailable_reason(service, observed, preparations),
+    }
+}
+
+/// One sentence for the visitor of a service that has no usable instance.
+fn unavailable_reason(
+    service: &ServiceDesired,
+    observed: &BTreeMap<&InstanceId, &InstanceObserved>,
+    preparations: &[PreparationObserved],
+) -> String {
+    let name = &service.name;
+    let wanted: Vec<_> =
+        service.instances.iter().filter(|i| i.intent == api::desired::InstanceIntent::Run).collect();
+    if wanted.is_empty() {
+        return format!("{name} is stopped");
+    }
+    let seen: Vec<&InstanceObserved> = wanted.iter().filter_map(|i| observed.get(&i.instance_id).copied()).collect();
+    if let Some(crashed) = seen.iter().find(|o| o.crash_looping) {
+        let how = crashed.last_exit.as_ref().map(|e| format!(": its process {}", e.describe())).unwrap_or_default();
+        return format!("{name} keeps crashing{how}");
+    }
+    if seen.iter().any(|o| matches!(o.state, InstanceState::Transient | InstanceState::Running | InstanceState::Healthy)) {
+        return format!("{name} is starting");
+    }
+    let own = preparations.iter().filter(|p| p.service_id == service.service_id);
+    for preparation in own {
+        match preparation.state {
+            PreparationState::Working => return format!("{name} is being built"),
+            PreparationState::Failed => return format!("{name} could not be built"),
+            PreparationState::Absent | PreparationState::Ready => {}
+        }
+    }
+    format!("{name} has no running instance")
+}
