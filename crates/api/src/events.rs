@@ -39,6 +39,8 @@ pub enum EventKind {
     ServerOffline,
     ServerRemoved,
     AgentStarted,
+    /// An agent that could not report for long let the oldest events go.
+    EventsDropped,
     GatewayStarted,
     GatewayStopped,
     TokenCreated,
