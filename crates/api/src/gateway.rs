@@ -162,6 +162,13 @@ pub struct GatewayObserved {
     /// Counters since the gateway process began.
     #[serde(default)]
     pub services: Vec<ServiceTraffic>,
+    /// Address of the DNS responder, if one is bound.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
+    pub dns: Option<SocketAddr>,
+    /// Lines of the access log that were dropped because it could not keep up.
+    #[serde(default)]
+    pub access_log_dropped: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
