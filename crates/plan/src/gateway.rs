@@ -149,8 +149,7 @@ fn unavailable_reason(
     preparations: &[PreparationObserved],
 ) -> String {
     let name = &service.name;
-    let wanted: Vec<_> =
-        service.instances.iter().filter(|i| i.intent == api::desired::InstanceIntent::Run).collect();
+    let wanted: Vec<_> = service.instances.iter().filter(|i| i.intent == api::desired::InstanceIntent::Run).collect();
     if wanted.is_empty() {
         return format!("{name} is stopped");
     }
@@ -159,7 +158,10 @@ fn unavailable_reason(
         let how = crashed.last_exit.as_ref().map(|e| format!(": its process {}", e.describe())).unwrap_or_default();
         return format!("{name} keeps crashing{how}");
     }
-    if seen.iter().any(|o| matches!(o.state, InstanceState::Transient | InstanceState::Running | InstanceState::Healthy)) {
+    if seen
+        .iter()
+        .any(|o| matches!(o.state, InstanceState::Transient | InstanceState::Running | InstanceState::Healthy))
+    {
         return format!("{name} is starting");
     }
     let own = preparations.iter().filter(|p| p.service_id == service.service_id);

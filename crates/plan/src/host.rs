@@ -77,13 +77,29 @@ pub struct HostInput<'a> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
     /// Fetch and build a revision; runs beside the other changes.
-    Prepare { service_id: ServiceId, revision_id: RevisionId, deployment_id: DeploymentId },
+    Prepare {
+        service_id: ServiceId,
+        revision_id: RevisionId,
+        deployment_id: DeploymentId,
+    },
     /// Ask an instance to stop; it is gone some time after.
-    StopInstance { instance_id: InstanceId, reason: StopReason },
+    StopInstance {
+        instance_id: InstanceId,
+        reason: StopReason,
+    },
     /// Forget an instance that ended: its files and its cgroup.
-    RemoveInstance { instance_id: InstanceId },
-    StartInstance { service_id: ServiceId, instance_id: InstanceId, revision_id: RevisionId },
-    ApplyConfig { kind: ConfigKind, digest: String },
+    RemoveInstance {
+        instance_id: InstanceId,
+    },
+    StartInstance {
+        service_id: ServiceId,
+        instance_id: InstanceId,
+        revision_id: RevisionId,
+    },
+    ApplyConfig {
+        kind: ConfigKind,
+        digest: String,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -205,7 +221,9 @@ impl<'a> Planner<'a> {
 
     /// Starts the instance if its revision is ready, otherwise sees to that.
     fn deploy(&mut self, service: &'a ServiceDesired, instance: &'a InstanceDesired) {
-        if !self.prepared(service, instance) || self.backs_off(&service.name, Subject::Instance(instance.instance_id.clone())) {
+        if !self.prepared(service, instance)
+            || self.backs_off(&service.name, Subject::Instance(instance.instance_id.clone()))
+        {
             return;
         }
         self.start.push(Change::StartInstance {
@@ -261,7 +279,11 @@ impl<'a> Planner<'a> {
         if failure.retry_at_ms <= self.input.now_ms {
             return false;
         }
-        self.block(name, format!("it failed {} times: {}", failure.attempts, failure.message), Some(failure.retry_at_ms));
+        self.block(
+            name,
+            format!("it failed {} times: {}", failure.attempts, failure.message),
+            Some(failure.retry_at_ms),
+        );
         true
     }
 

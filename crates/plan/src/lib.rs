@@ -19,5 +19,6 @@
 pub mod gateway;
 pub mod host;
 pub mod placement;
+pub mod render;
 pub mod rollout;
 pub mod stack;

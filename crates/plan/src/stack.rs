@@ -1,1 +1,337 @@
-//! stub
+//! One stack: from what is deployed and what the manifest says to what would change.
+//!
+//! Specs are compared field by field through their JSON form, so a field that is added later is
+//! compared without anybody thinking of it. Values of environment variables are secret: the
+//! difference says that one changes, never to what.
+//!
+//! The caller resolves commits first and computes the fingerprint afterwards: both need IO or
+//! hashing, and neither is a decision.
+
+use api::ids::StackId;
+use api::name::Name;
+use api::plans::{Difference, ServicePlan, ServicePlanAction, StackPlan, StackSpec};
+use api::secret::Secret;
+use api::services::{CommitSha, HealthCheck, PortSpec, ServiceSpec};
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A stack as it is deployed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CurrentStack {
+    pub stack_id: StackId,
+    pub version: u64,
+    pub services: BTreeMap<Name, CurrentService>,
+}
+
+/// A service as its newest wanted revision has it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CurrentService {
+    pub spec: ServiceSpec,
+    pub commit: CommitSha,
+    pub replicas: u32,
+}
+
+/// What would change. The fingerprint is left empty for the caller.
+pub fn diff(current: Option<&CurrentStack>, next: &StackSpec, commits: &BTreeMap<Name, CommitSha>) -> StackPlan {
+    let empty = BTreeMap::new();
+    let deployed = current.map_or(&empty, |stack| &stack.services);
+    let names: BTreeSet<&Name> = deployed.keys().chain(next.services.keys()).collect();
+    let services = names
+        .into_iter()
+        .map(|name| service(name, deployed.get(name), next.services.get(name), commits.get(name)))
+        .collect();
+    StackPlan {
+        stack_id: current.map(|stack| stack.stack_id.clone()),
+        stack: next.name.clone(),
+        base_version: current.map_or(0, |stack| stack.version),
+        fingerprint: String::new(),
+        services,
+    }
+}
+
+fn service(
+    name: &Name,
+    current: Option<&CurrentService>,
+    next: Option<&ServiceSpec>,
+    commit: Option<&CommitSha>,
+) -> ServicePlan {
+    let (action, differences) = match (current, next) {
+        (None, Some(spec)) => (ServicePlanAction::Create, differences(None, Some((spec, commit)))),
+        (Some(_), None) => (ServicePlanAction::Remove, Vec::new()),
+        (Some(current), Some(spec)) => {
+            let found = differences(Some(current), Some((spec, commit)));
+            (if found.is_empty() { ServicePlanAction::Keep } else { ServicePlanAction::Update }, found)
+        }
+        (None, None) => (ServicePlanAction::Keep, Vec::new()),
+    };
+    let notes = match next {
+        Some(spec) => notes(spec, current, action),
+        None => vec!["its instances are drained and stopped; its history is kept".into()],
+    };
+    ServicePlan { service: name.clone(), action, commit: commit.cloned(), differences, notes }
+}
+
+fn differences(current: Option<&CurrentService>, next: Option<(&ServiceSpec, Option<&CommitSha>)>) -> Vec<Difference> {
+    let before = current.map(|c| fields(&c.spec, Some(&c.commit), Some(c.replicas))).unwrap_or_default();
+    // A manifest that names no number keeps what `mainstay scale` asked for.
+    let after = next
+        .map(|(spec, commit)| {
+            let replicas = spec.replicas.or(current.map(|c| c.replicas)).unwrap_or(1);
+            fields(spec, commit, Some(replicas))
+        })
+        .unwrap_or_default();
+    let keys: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
+    let mut found: Vec<Difference> = keys
+        .into_iter()
+        .filter(|key| before.get(*key) != after.get(*key))
+        .map(|key| Difference { field: key.clone(), from: before.get(key).cloned(), to: after.get(key).cloned() })
+        .collect();
+    let env_before = current.map(|c| &c.spec.env);
+    let env_after = next.map(|(spec, _)| &spec.env);
+    found.extend(env_differences(env_before, env_after));
+    found
+}
+
+fn env_differences(
+    before: Option<&BTreeMap<String, Secret>>,
+    after: Option<&BTreeMap<String, Secret>>,
+) -> Vec<Difference> {
+    let empty = BTreeMap::new();
+    let (before, after) = (before.unwrap_or(&empty), after.unwrap_or(&empty));
+    let names: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
+    let shown = |present: bool, word: &str| present.then(|| word.to_owned());
+    names
+        .into_iter()
+        .filter(|name| before.get(*name) != after.get(*name))
+        .map(|name| {
+            let (had, has) = (before.contains_key(name), after.contains_key(name));
+            Difference {
+                field: format!("env.{name}"),
+                from: shown(had, if has { "(old value)" } else { "(set)" }),
+                to: shown(has, if had { "(new value)" } else { "(set)" }),
+            }
+        })
+        .collect()
+}
+
+/// Every field of a spec as text, apart from the name and the environment.
+fn fields(spec: &ServiceSpec, commit: Option<&CommitSha>, replicas: Option<u32>) -> BTreeMap<String, String> {
+    let bare = ServiceSpec { env: BTreeMap::new(), replicas, ..spec.clone() };
+    let mut value = serde_json::to_value(&bare).unwrap_or_default();
+    if let Some(object) = value.as_object_mut() {
+        object.remove("env");
+        object.remove("name");
+        // Which branch led to the commit changes nothing that runs; the commit does.
+        if let Some(source) = object.get_mut("source").and_then(Value::as_object_mut) {
+            source.remove("reference");
+        }
+    }
+    let mut out = BTreeMap::new();
+    flatten("", &value, &mut out);
+    if let Some(commit) = commit {
+        out.insert("commit".into(), commit.as_str().to_owned());
+    }
+    out
+}
+
+fn flatten(path: &str, value: &Value, out: &mut BTreeMap<String, String>) {
+    match value {
+        Value::Object(object) => {
+            for (key, inner) in object {
+                let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                flatten(&path, inner, out);
+            }
+        }
+        Value::Array(items) if items.iter().any(Value::is_object) => {
+            for (index, inner) in items.iter().enumerate() {
+                flatten(&format!("{path}[{index}]"), inner, out);
+            }
+        }
+        Value::Null => {}
+        Value::Array(items) if items.is_empty() => {}
+        Value::Bool(false) => {}
+        Value::String(text) if text.is_empty() => {}
+        other => {
+            let (path, text) = readable(path, other);
+            out.insert(path, text);
+        }
+    }
+}
+
+/// Units belong to the value for a person: `drain_ms 30000` reads `drain 30s`.
+fn readable(path: &str, value: &Value) -> (String, String) {
+    let number = value.as_u64();
+    if let (Some(stem), Some(ms)) = (path.strip_suffix("_ms"), number) {
+        return (stem.to_owned(), duration(ms));
+    }
+    if let (Some(stem), Some(bytes)) = (path.strip_suffix("_bytes"), number) {
+        return (stem.to_owned(), size(bytes));
+    }
+    if let (Some(stem), Some(millis)) = (path.strip_suffix("_millis"), number) {
+        return (stem.to_owned(), format!("{} cores", millis as f64 / 1000.0));
+    }
+    let text = match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    (path.to_owned(), text)
+}
+
+fn duration(ms: u64) -> String {
+    match ms {
+        0 => "0s".into(),
+        ms if ms % 3_600_000 == 0 => format!("{}h", ms / 3_600_000),
+        ms if ms % 60_000 == 0 => format!("{}m", ms / 60_000),
+        ms if ms % 1_000 == 0 => format!("{}s", ms / 1_000),
+        ms => format!("{ms}ms"),
+    }
+}
+
+fn size(bytes: u64) -> String {
+    const UNITS: [(u64, &str); 3] = [(1 << 30, "G"), (1 << 20, "M"), (1 << 10, "K")];
+    let unit = UNITS.iter().find(|(factor, _)| bytes >= *factor && bytes.is_multiple_of(*factor));
+    unit.map_or_else(|| format!("{bytes} bytes"), |(factor, letter)| format!("{}{letter}", bytes / factor))
+}
+
+/// What a person should know before agreeing.
+fn notes(spec: &ServiceSpec, current: Option<&CurrentService>, action: ServicePlanAction) -> Vec<String> {
+    let mut notes = Vec::new();
+    if action == ServicePlanAction::Keep {
+        return notes;
+    }
+    if let (PortSpec::Fixed { port }, Some(_)) = (&spec.port, current) {
+        notes.push(format!(
+            "it listens on the fixed port {port}, so the running release is stopped before the new one starts: \
+             expect a short gap (let it read PORT to avoid that)"
+        ));
+    }
+    if spec.port != PortSpec::None && spec.routes.is_empty() && current.is_none() {
+        notes.push("it has no route: it is reachable from services on the same machine only".into());
+    }
+    if matches!(spec.health.check, HealthCheck::Tcp) && current.is_none() {
+        notes.push("no health path is given: it counts as healthy as soon as its port accepts a connection".into());
+    }
+    notes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use api::services::{HealthSpec, RunSpec, SourceSpec};
+
+    fn spec(command: &str) -> ServiceSpec {
+        ServiceSpec {
+            name: "web".parse().unwrap(),
+            source: SourceSpec {
+                git: "https://example.com/shop.git".parse().unwrap(),
+                reference: Some("main".parse().unwrap()),
+                directory: String::new(),
+                credential: None,
+                submodules: false,
+            },
+            build: None,
+            run: RunSpec::Command { command: command.into() },
+            env: BTreeMap::from([("KEY".to_string(), Secret::new("hunter2"))]),
+            port: PortSpec::Injected,
+            replicas: None,
+            routes: vec![],
+            health: HealthSpec::with(HealthCheck::Http { path: "/".into() }),
+            limits: Default::default(),
+            restart: Default::default(),
+            stop: Default::default(),
+            rollout: Default::default(),
+        }
+    }
+
+    fn commit(digit: char) -> CommitSha {
+        digit.to_string().repeat(40).parse().unwrap()
+    }
+
+    fn stack(services: &[ServiceSpec]) -> StackSpec {
+        StackSpec {
+            name: "shop".parse().unwrap(),
+            project: None,
+            services: services.iter().map(|s| (s.name.clone(), s.clone())).collect(),
+        }
+    }
+
+    fn current(spec: ServiceSpec) -> CurrentStack {
+        let service = CurrentService { commit: commit('a'), replicas: 3, spec: spec.clone() };
+        CurrentStack {
+            stack_id: "stk_00000000000000000000000000000001".parse().unwrap(),
+            version: 4,
+            services: BTreeMap::from([(spec.name, service)]),
+        }
+    }
+
+    fn commits(digit: char) -> BTreeMap<Name, CommitSha> {
+        BTreeMap::from([("web".parse().unwrap(), commit(digit))])
+    }
+
+    #[test]
+    fn the_same_spec_and_commit_change_nothing_even_after_scaling() {
+        let plan = diff(Some(&current(spec("run"))), &stack(&[spec("run")]), &commits('a'));
+        assert!(plan.is_empty(), "{plan:?}");
+        assert_eq!(plan.base_version, 4);
+    }
+
+    #[test]
+    fn another_branch_at_the_same_commit_changes_nothing() {
+        let mut next = spec("run");
+        next.source.reference = Some("release".parse().unwrap());
+        assert!(diff(Some(&current(spec("run"))), &stack(&[next]), &commits('a')).is_empty());
+    }
+
+    #[test]
+    fn every_field_that_changes_is_named_with_both_values_and_units() {
+        let mut next = spec("serve");
+        next.rollout.drain_ms = 5_000;
+        next.limits.memory_bytes = Some(512 << 20);
+        next.replicas = Some(2);
+        let plan = diff(Some(&current(spec("run"))), &stack(&[next]), &commits('b'));
+        let text: Vec<String> = plan.services[0]
+            .differences
+            .iter()
+            .map(|d| format!("{}: {} -> {}", d.field, d.from.as_deref().unwrap_or("-"), d.to.as_deref().unwrap_or("-")))
+            .collect();
+        let a = "a".repeat(40);
+        let b = "b".repeat(40);
+        assert_eq!(
+            text,
+            [
+                format!("commit: {a} -> {b}"),
+                "limits.memory: - -> 512M".into(),
+                "replicas: 3 -> 2".into(),
+                "rollout.drain: 30s -> 5s".into(),
+                "run.command: run -> serve".into(),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_changed_environment_value_is_named_but_never_shown() {
+        let mut next = spec("run");
+        next.env.insert("KEY".into(), Secret::new("swordfish"));
+        let plan = diff(Some(&current(spec("run"))), &stack(&[next]), &commits('a'));
+        assert_eq!(plan.services[0].differences[0].field, "env.KEY");
+        let text = format!("{plan:?}{}", serde_json::to_string(&plan).unwrap());
+        assert!(!text.contains("hunter2") && !text.contains("swordfish"), "{text}");
+    }
+
+    #[test]
+    fn a_service_that_left_the_manifest_is_removed_and_a_new_one_created() {
+        let mut other = spec("run");
+        other.name = "api".parse().unwrap();
+        let plan = diff(Some(&current(spec("run"))), &stack(&[other]), &BTreeMap::new());
+        let actions: Vec<_> = plan.services.iter().map(|s| (s.service.as_str(), s.action)).collect();
+        assert_eq!(actions, [("api", ServicePlanAction::Create), ("web", ServicePlanAction::Remove)]);
+    }
+
+    #[test]
+    fn a_fixed_port_is_announced_as_a_gap() {
+        let mut next = spec("serve");
+        next.port = PortSpec::Fixed { port: 3000 };
+        let plan = diff(Some(&current(spec("run"))), &stack(&[next]), &commits('a'));
+        assert!(plan.services[0].notes[0].contains("short gap"), "{:?}", plan.services[0].notes);
+    }
+}

@@ -1,0 +1,388 @@
+//! A deployment in flight, one stage after the other. A tick goes as far as it safely can, so a
+//! rollback to a warm release passes every stage in one.
+
+use super::{InstanceIntent, RolloutChange, RolloutInstance, Tick, Traffic};
+use api::deployments::{Deployment, DeploymentFailure, DeploymentKind, Stage, StageEntry};
+use api::observed::{InstanceState, PreparationObserved, PreparationState};
+use api::services::PortSpec;
+
+/// A process that ended this often before it was ever healthy is not waited for any longer.
+const RESTARTS_BEFORE_FAILURE: u32 = 3;
+/// How often fetching the source may fail before the deployment does.
+const PREPARATION_ATTEMPTS: u32 = 3;
+/// How long gateways may take to acknowledge new routes.
+const ROUTES_WITHIN_MS: i64 = 60_000;
+
+/// What one stage found.
+enum Step {
+    Next(Stage),
+    Wait,
+    /// The deployment ended, or its rows changed so that the next tick has to look first.
+    Done,
+}
+
+impl Tick<'_> {
+    pub(super) fn advance(&mut self, deployment: &Deployment) {
+        let mut deployment = deployment.clone();
+        self.discard_superseded(&deployment);
+        loop {
+            let step = match deployment.stage {
+                Stage::Pending | Stage::Unknown => self.pending(&deployment),
+                Stage::Building => self.building(&deployment),
+                // Nothing is pulled for processes; containers will wait here.
+                Stage::Pulling => Step::Next(Stage::Starting),
+                Stage::Starting => self.starting(&deployment),
+                Stage::Healthy => Step::Next(Stage::DnsUpdating),
+                // Internal names lead to the gateway whatever the release, so there is nothing to wait for.
+                Stage::DnsUpdating => self.switch(&deployment),
+                Stage::RoutesUpdating => self.routes_updating(&deployment),
+                Stage::StoppingOld => self.stopping_old(&deployment),
+                _ => Step::Done,
+            };
+            match step {
+                Step::Next(stage) => self.enter(&mut deployment, stage),
+                Step::Wait | Step::Done => return,
+            }
+        }
+    }
+
+    fn enter(&mut self, deployment: &mut Deployment, stage: Stage) {
+        let spec = self.rollout_spec(&deployment.revision_id);
+        let now_ms = self.input.now_ms;
+        // A restart replaces like by like: there is nothing to go back to.
+        let replaces = deployment.previous_revision_id.as_ref().is_some_and(|p| p != &deployment.revision_id);
+        let running = stage == Stage::Running;
+        self.plan.changes.push(RolloutChange::SetStage {
+            deployment_id: deployment.id.clone(),
+            stage,
+            failure: None,
+            bake_until_ms: (running && replaces).then_some(now_ms + spec.bake_ms as i64),
+            warm_until_ms: (running && replaces).then_some(now_ms + spec.warm_ms.max(spec.bake_ms) as i64),
+        });
+        deployment.stage = stage;
+        deployment.stages.push(StageEntry { stage, at_ms: now_ms });
+    }
+
+    fn entered_at_ms(&self, deployment: &Deployment, stage: Stage) -> i64 {
+        deployment.stages.iter().rev().find(|s| s.stage == stage).map_or(deployment.created_at_ms, |s| s.at_ms)
+    }
+
+    /// The instances that this deployment wants, at most as many as its replicas.
+    fn targets(&self, deployment: &Deployment) -> Vec<usize> {
+        let mut targets: Vec<usize> = (0..self.instances.len())
+            .filter(|&i| {
+                let instance = &self.instances[i];
+                let own = match deployment.kind {
+                    DeploymentKind::Restart => instance.deployment_id == deployment.id,
+                    DeploymentKind::Stop => false,
+                    _ => instance.revision_id == deployment.revision_id,
+                };
+                own && instance.server_exists && !(instance.intent == InstanceIntent::Stop && self.leaves(instance))
+            })
+            .collect();
+        targets.sort_by_key(|&i| {
+            let instance = &self.instances[i];
+            (instance.traffic != Traffic::Active, !instance.healthy(), instance.ordinal, instance.id.clone())
+        });
+        targets.truncate(deployment.replicas as usize);
+        targets
+    }
+
+    /// Whether a stopped instance is on its way out rather than waiting for its start.
+    fn leaves(&self, instance: &RolloutInstance) -> bool {
+        instance.traffic != Traffic::Candidate
+    }
+
+    fn others(&self, deployment: &Deployment) -> Vec<usize> {
+        let targets = self.targets(deployment);
+        (0..self.instances.len()).filter(|i| !targets.contains(i)).collect()
+    }
+
+    /// Candidates of a deployment that this one superseded never served: they go at once.
+    fn discard_superseded(&mut self, deployment: &Deployment) {
+        for index in self.others(deployment) {
+            let leaving = matches!(self.instances[index].traffic, Traffic::Candidate | Traffic::Draining);
+            let stopped = self.instances[index].intent == InstanceIntent::Stop;
+            if leaving || stopped || !self.instances[index].server_exists {
+                self.retire(index, false);
+            }
+        }
+    }
+
+    fn fixed_port(&self, deployment: &Deployment) -> bool {
+        self.revision(&deployment.revision_id).is_some_and(|r| matches!(r.port, PortSpec::Fixed { .. }))
+    }
+
+    fn pending(&mut self, deployment: &Deployment) -> Step {
+        let targets = self.targets(deployment);
+        let missing = deployment.replicas.saturating_sub(targets.len() as u32);
+        if missing == 0 {
+            return Step::Next(Stage::Building);
+        }
+        let taken: Vec<u32> = targets.iter().map(|&i| self.instances[i].ordinal).collect();
+        // On a fixed port a target may be prepared but not started before the others are gone.
+        let intent = if self.fixed_port(deployment) && !self.others(deployment).is_empty() {
+            InstanceIntent::Stop
+        } else {
+            InstanceIntent::Run
+        };
+        if !self.create(missing, &deployment.revision_id, &deployment.id, &taken, intent) {
+            self.block("no server that may run it reports; add one with `mainstay tokens create` or bring one back");
+            return Step::Wait;
+        }
+        self.plan.changes.push(RolloutChange::SetStage {
+            deployment_id: deployment.id.clone(),
+            stage: Stage::Building,
+            failure: None,
+            bake_until_ms: None,
+            warm_until_ms: None,
+        });
+        Step::Done
+    }
+
+    fn building(&mut self, deployment: &Deployment) -> Step {
+        let targets = self.targets(deployment);
+        if (targets.len() as u32) < deployment.replicas {
+            return self.pending(deployment);
+        }
+        let mut waits = false;
+        for index in targets {
+            let instance = self.instances[index].clone();
+            if instance.state() != InstanceState::Absent {
+                continue;
+            }
+            let preparation = self.preparation(&instance);
+            match preparation.map_or(PreparationState::Absent, |p| p.state) {
+                PreparationState::Ready => {}
+                PreparationState::Failed => {
+                    let Some(preparation) = preparation.cloned() else { continue };
+                    if !preparation.retryable || preparation.attempts >= PREPARATION_ATTEMPTS {
+                        self.fail_preparation(deployment, &instance, &preparation);
+                        return Step::Done;
+                    }
+                    waits = true;
+                }
+                PreparationState::Absent | PreparationState::Working => waits = true,
+            }
+        }
+        if waits {
+            self.block("its release is being prepared");
+            return Step::Wait;
+        }
+        Step::Next(Stage::Pulling)
+    }
+
+    fn preparation(&self, instance: &RolloutInstance) -> Option<&PreparationObserved> {
+        let own = |(server, p): &&(_, PreparationObserved)| {
+            server == &instance.server_id && p.revision_id == instance.revision_id
+        };
+        self.input.preparations.iter().find(own).map(|(_, preparation)| preparation)
+    }
+
+    fn fail_preparation(&mut self, deployment: &Deployment, instance: &RolloutInstance, seen: &PreparationObserved) {
+        let error = seen.error.clone().unwrap_or_else(|| "the build failed without a message".into());
+        let failure = DeploymentFailure {
+            stage: Stage::Building,
+            message: error,
+            server_id: Some(instance.server_id.clone()),
+            last_probe: None,
+            log_tail: seen.log_tail.clone(),
+        };
+        self.fail(deployment, failure);
+    }
+
+    fn starting(&mut self, deployment: &Deployment) -> Step {
+        let targets = self.targets(deployment);
+        if (targets.len() as u32) < deployment.replicas {
+            return self.pending(deployment);
+        }
+        if self.fixed_port(deployment) && !self.make_room(deployment) {
+            return Step::Wait;
+        }
+        for &index in &targets {
+            self.set_intent(index, InstanceIntent::Run);
+        }
+        if targets.iter().all(|&i| self.instances[i].healthy()) {
+            return Step::Next(Stage::Healthy);
+        }
+        let deadline_ms = self.healthy_deadline_ms(deployment);
+        for &index in &targets {
+            let instance = self.instances[index].clone();
+            if let Some(why) = hopeless(&instance, deployment.created_at_ms) {
+                self.fail_start(deployment, &instance, &why);
+                return Step::Done;
+            }
+            // A server that does not report is waited for: its instance may be well.
+            if !instance.healthy() && self.input.now_ms >= deadline_ms && instance.server_online {
+                self.fail_start(deployment, &instance, "");
+                return Step::Done;
+            }
+        }
+        self.block("its instances are not healthy yet");
+        self.wake_at(deadline_ms);
+        Step::Wait
+    }
+
+    fn healthy_deadline_ms(&self, deployment: &Deployment) -> i64 {
+        let spec = self.rollout_spec(&deployment.revision_id);
+        self.entered_at_ms(deployment, Stage::Starting) + spec.healthy_within_ms as i64
+    }
+
+    /// Fixed port: the others leave first. Answers whether they are gone.
+    fn make_room(&mut self, deployment: &Deployment) -> bool {
+        let others = self.others(deployment);
+        let mut gone = true;
+        for index in others {
+            self.retire(index, false);
+            gone &= self.instances[index].intent == InstanceIntent::Stop && self.instances[index].gone();
+        }
+        if !gone {
+            self.block("its fixed port is freed: the release before drains and stops");
+        }
+        gone
+    }
+
+    fn fail_start(&mut self, deployment: &Deployment, instance: &RolloutInstance, why: &str) {
+        let observed = instance.observed.as_ref();
+        let probe = observed.and_then(|o| o.last_probe.clone());
+        let seconds = self.rollout_spec(&deployment.revision_id).healthy_within_ms / 1000;
+        let reason = match (why, observed.and_then(|o| o.problem.clone()), &probe) {
+            (why, _, _) if !why.is_empty() => why.to_owned(),
+            (_, Some(problem), _) => format!("it was not healthy within {seconds} s: {problem}"),
+            (_, None, Some(probe)) => format!("it was not healthy within {seconds} s: {}", probe.message),
+            (_, None, None) => format!("it was not healthy within {seconds} s"),
+        };
+        let failure = DeploymentFailure {
+            stage: Stage::Starting,
+            message: reason,
+            server_id: Some(instance.server_id.clone()),
+            last_probe: probe,
+            log_tail: observed.map(|o| o.log_tail.clone()).unwrap_or_default(),
+        };
+        self.fail(deployment, failure);
+    }
+
+    /// All targets are healthy: they take traffic and the others give it up, in one desired state.
+    fn switch(&mut self, deployment: &Deployment) -> Step {
+        if deployment.kind != DeploymentKind::Stop
+            && self.input.current_revision_id.as_ref() != Some(&deployment.revision_id)
+        {
+            self.plan.changes.push(RolloutChange::SetCurrent {
+                revision_id: Some(deployment.revision_id.clone()),
+                previous_revision_id: self.input.current_revision_id.clone(),
+            });
+        }
+        for index in self.targets(deployment) {
+            self.set_traffic(index, Traffic::Active);
+        }
+        for index in self.others(deployment) {
+            if self.instances[index].traffic == Traffic::Active {
+                self.set_traffic(index, Traffic::Draining);
+            }
+        }
+        Step::Next(Stage::RoutesUpdating)
+    }
+
+    fn routes_updating(&mut self, deployment: &Deployment) -> Step {
+        let listens = self.revision(&deployment.revision_id).is_some_and(|r| r.port != PortSpec::None);
+        let targets = self.targets(deployment);
+        let waiting = targets.iter().find(|&&i| listens && !self.instances[i].routed).copied();
+        let others_routed = self.others(deployment).into_iter().any(|i| {
+            let other = &self.instances[i];
+            other.routed && other.server_online && other.traffic != Traffic::Active
+        });
+        // What the gateway is still to acknowledge: the new instances in, the others out.
+        let Some(index) = waiting.or_else(|| others_routed.then(|| targets.first().copied().unwrap_or(0))) else {
+            return Step::Next(Stage::StoppingOld);
+        };
+        if self.instances.is_empty() {
+            return Step::Next(Stage::StoppingOld);
+        }
+        if self.roll_back_if_broken(deployment) {
+            return Step::Done;
+        }
+        let deadline_ms = self.entered_at_ms(deployment, Stage::RoutesUpdating) + ROUTES_WITHIN_MS;
+        let instance = self.instances[index].clone();
+        if self.input.now_ms >= deadline_ms && instance.server_online && waiting.is_some() {
+            let why =
+                instance.gateway_problem.clone().unwrap_or_else(|| "its gateway has not acknowledged them".into());
+            let failure = DeploymentFailure {
+                stage: Stage::RoutesUpdating,
+                message: format!("the routes could not be switched within {} s: {why}", ROUTES_WITHIN_MS / 1000),
+                server_id: Some(instance.server_id),
+                last_probe: None,
+                log_tail: Vec::new(),
+            };
+            self.fail(deployment, failure);
+            return Step::Done;
+        }
+        self.block("the gateway has not acknowledged the new routes yet");
+        self.wake_at(deadline_ms);
+        Step::Wait
+    }
+
+    fn stopping_old(&mut self, deployment: &Deployment) -> Step {
+        if self.roll_back_if_broken(deployment) {
+            return Step::Done;
+        }
+        let mut drained = true;
+        for index in self.others(deployment) {
+            let stays_warm = deployment.kind != DeploymentKind::Stop
+                && self.instances[index].revision_id != deployment.revision_id
+                && self.instances[index].intent == InstanceIntent::Run;
+            self.retire(index, stays_warm);
+            let other = &self.instances[index];
+            drained &= other.traffic == Traffic::Out;
+            if deployment.kind == DeploymentKind::Stop {
+                drained &= other.intent == InstanceIntent::Stop && other.gone();
+            }
+        }
+        if !drained {
+            return Step::Wait;
+        }
+        Step::Next(if deployment.kind == DeploymentKind::Stop { Stage::Stopped } else { Stage::Running })
+    }
+
+    /// Ends the deployment. If traffic had moved already, it goes back.
+    fn fail(&mut self, deployment: &Deployment, mut failure: DeploymentFailure) {
+        let previous = deployment.previous_revision_id.clone();
+        let switched = self.input.current_revision_id.as_ref() == Some(&deployment.revision_id)
+            && previous.is_some()
+            && previous.as_ref() != Some(&deployment.revision_id);
+        let number = previous.as_ref().and_then(|p| self.revision(p)).map(|r| r.number);
+        let consequence = match number {
+            Some(number) => format!(" Revision {number} keeps serving."),
+            None => " Nothing served before it.".into(),
+        };
+        failure.message =
+            format!("{} was not deployed: {}.{consequence}", self.input.service, failure.message.trim_end_matches('.'));
+        self.plan.changes.push(RolloutChange::SetStage {
+            deployment_id: deployment.id.clone(),
+            stage: Stage::Failed,
+            failure: Some(failure),
+            bake_until_ms: None,
+            warm_until_ms: None,
+        });
+        if let (true, Some(previous)) = (switched, previous) {
+            self.switch_back(&previous);
+        }
+    }
+}
+
+/// Why it makes no sense to wait for an instance any longer, if so.
+fn hopeless(instance: &RolloutInstance, since_ms: i64) -> Option<String> {
+    let observed = instance.observed.as_ref()?;
+    // What an instance that is used again went through before this deployment does not count.
+    if instance.healthy() || observed.last_exit.as_ref().is_none_or(|exit| exit.at_ms < since_ms) {
+        return None;
+    }
+    let ends = observed.crash_looping
+        || observed.restarts >= RESTARTS_BEFORE_FAILURE
+        || observed.state == InstanceState::Exited;
+    if !ends || instance.intent == InstanceIntent::Stop {
+        return None;
+    }
+    let how = observed.last_exit.as_ref().map_or_else(|| "ended".into(), |exit| exit.describe());
+    let times = observed.restarts + u32::from(observed.state == InstanceState::Exited);
+    Some(format!("its process {how}, {times} times in a row"))
+}

@@ -1,0 +1,205 @@
+//! Nothing is in flight: the current revision has its instances, and nothing else stays longer than
+//! it should.
+
+use super::{InstanceIntent, RolloutChange, Tick, Traffic, broken_since};
+use api::deployments::{Deployment, DeploymentFailure, DeploymentKind, Stage};
+use api::ids::RevisionId;
+use api::observed::InstanceState;
+use api::services::{PortSpec, ServiceIntent};
+
+impl Tick<'_> {
+    pub(super) fn settle(&mut self) {
+        let deployment = self.input.deployment.as_ref();
+        if let Some(deployment) = deployment
+            && deployment.stage == Stage::Running
+            && self.breaks_while_baking(deployment)
+        {
+            return;
+        }
+        let wanted = self.wanted();
+        let kept = self.keep(wanted);
+        for &index in &kept {
+            self.bring_up(index);
+        }
+        self.replace_missing(wanted, &kept);
+        // Traffic leaves the others only when somebody is there to take it.
+        let served = wanted == 0 || kept.iter().any(|&i| self.instances[i].traffic == Traffic::Active);
+        for index in 0..self.instances.len() {
+            let others_turn = served || self.instances[index].traffic != Traffic::Active;
+            if !kept.contains(&index) && others_turn {
+                let warm = self.is_warm(index);
+                self.retire(index, warm);
+            }
+        }
+    }
+
+    fn wanted(&self) -> u32 {
+        match (self.input.intent, &self.input.current_revision_id) {
+            (ServiceIntent::Run, Some(_)) => self.input.replicas,
+            _ => 0,
+        }
+    }
+
+    /// The instances of the current revision that stay: those that serve first, then those that
+    /// could serve soonest.
+    fn keep(&self, wanted: u32) -> Vec<usize> {
+        let Some(current) = &self.input.current_revision_id else { return Vec::new() };
+        let mut own: Vec<usize> = (0..self.instances.len())
+            .filter(|&i| &self.instances[i].revision_id == current && self.instances[i].server_exists)
+            .collect();
+        own.sort_by_key(|&i| {
+            let instance = &self.instances[i];
+            let traffic_rank = match instance.traffic {
+                Traffic::Active => 0,
+                Traffic::Draining => 1,
+                Traffic::Out => 2,
+                Traffic::Candidate => 3,
+            };
+            (instance.intent == InstanceIntent::Stop, !instance.healthy(), traffic_rank, instance.ordinal)
+        });
+        own.truncate(wanted as usize);
+        own
+    }
+
+    /// One step towards serving.
+    fn bring_up(&mut self, index: usize) {
+        let instance = &self.instances[index];
+        if instance.intent == InstanceIntent::Stop {
+            if self.port_is_taken(index) {
+                self.block("its fixed port is still held by another instance");
+                return;
+            }
+            self.set_traffic(index, Traffic::Candidate);
+            self.set_intent(index, InstanceIntent::Run);
+        } else if instance.traffic != Traffic::Active {
+            // A warm or draining instance that is well takes traffic back at once.
+            if instance.healthy() {
+                self.set_traffic(index, Traffic::Active);
+            } else {
+                self.block("an instance is not healthy yet");
+            }
+        }
+    }
+
+    /// Whether another instance on the same server still holds the fixed port of this one.
+    fn port_is_taken(&self, index: usize) -> bool {
+        let own = &self.instances[index];
+        let fixed = |id: &RevisionId| match self.revision(id).map(|r| r.port.clone()) {
+            Some(PortSpec::Fixed { port }) => Some(port),
+            _ => None,
+        };
+        let Some(port) = fixed(&own.revision_id) else { return false };
+        self.instances.iter().enumerate().any(|(i, other)| {
+            i != index
+                && other.server_id == own.server_id
+                && fixed(&other.revision_id) == Some(port)
+                && (other.intent == InstanceIntent::Run || !other.gone())
+        })
+    }
+
+    fn replace_missing(&mut self, wanted: u32, kept: &[usize]) {
+        let missing = wanted.saturating_sub(kept.len() as u32);
+        let Some(current) = self.input.current_revision_id.clone() else { return };
+        let Some(deployment) = &self.input.deployment else { return };
+        if missing == 0 {
+            return;
+        }
+        let taken: Vec<u32> = kept.iter().map(|&i| self.instances[i].ordinal).collect();
+        let id = deployment.id.clone();
+        if !self.create(missing, &current, &id, &taken, InstanceIntent::Run) {
+            self.block("no server that may run it reports; add one or bring one back");
+        }
+    }
+
+    /// Whether an instance stays started though it serves nothing: the release before, for a while.
+    fn is_warm(&mut self, index: usize) -> bool {
+        let Some(deployment) = &self.input.deployment else { return false };
+        let warm_until_ms = match (deployment.stage, deployment.warm_until_ms) {
+            (Stage::Running, Some(until)) if until > self.input.now_ms => until,
+            _ => return false,
+        };
+        let instance = &self.instances[index];
+        let previous = self.input.previous_revision_id.as_ref() == Some(&instance.revision_id);
+        let well = matches!(instance.state(), InstanceState::Running | InstanceState::Healthy);
+        let runs = self.input.intent == ServiceIntent::Run && instance.intent == InstanceIntent::Run;
+        if previous && well && runs {
+            self.wake_at(warm_until_ms);
+            return true;
+        }
+        false
+    }
+
+    /// A release that breaks soon after it took over is rolled back, if the one before is there.
+    fn breaks_while_baking(&mut self, deployment: &Deployment) -> bool {
+        let Some(bake_until_ms) = deployment.bake_until_ms.filter(|until| *until > self.input.now_ms) else {
+            return false;
+        };
+        self.wake_at(bake_until_ms);
+        self.roll_back_if_broken(deployment)
+    }
+
+    /// Ends the deployment and gives traffic back, if a target of it is broken and there is a
+    /// release to go back to.
+    pub(super) fn roll_back_if_broken(&mut self, deployment: &Deployment) -> bool {
+        // Only a new release is taken back by itself: somebody who rolled back meant to leave the other one.
+        if deployment.kind != DeploymentKind::Deploy {
+            return false;
+        }
+        let Some(previous) = deployment.previous_revision_id.clone() else { return false };
+        if previous == deployment.revision_id {
+            return false;
+        }
+        let switched = deployment.stages.iter().rev().find(|s| s.stage == Stage::RoutesUpdating).map(|s| s.at_ms);
+        let since_ms = switched.unwrap_or(deployment.created_at_ms);
+        let broken = self.instances.iter().find_map(|instance| {
+            let ours = instance.revision_id == deployment.revision_id && instance.traffic == Traffic::Active;
+            ours.then(|| broken_since(instance, since_ms)).flatten().map(|why| (instance.clone(), why))
+        });
+        let Some((instance, why)) = broken else { return false };
+        let number = self.revision(&previous).map_or_else(|| "before".into(), |r| r.number.to_string());
+        let observed = instance.observed.as_ref();
+        let failure = DeploymentFailure {
+            stage: deployment.stage,
+            message: format!(
+                "{} broke after it took over: {why}. Traffic is back on revision {number}; mend it and deploy again.",
+                self.input.service
+            ),
+            server_id: Some(instance.server_id.clone()),
+            last_probe: observed.and_then(|o| o.last_probe.clone()),
+            log_tail: observed.map(|o| o.log_tail.clone()).unwrap_or_default(),
+        };
+        self.plan.changes.push(RolloutChange::SetStage {
+            deployment_id: deployment.id.clone(),
+            stage: Stage::RolledBack,
+            failure: Some(failure),
+            bake_until_ms: None,
+            warm_until_ms: None,
+        });
+        self.switch_back(&previous);
+        true
+    }
+
+    /// Gives traffic back to a revision whose instances are still there, in the same step.
+    pub(super) fn switch_back(&mut self, previous: &RevisionId) {
+        self.plan
+            .changes
+            .push(RolloutChange::SetCurrent { revision_id: Some(previous.clone()), previous_revision_id: None });
+        let ready: Vec<usize> = (0..self.instances.len())
+            .filter(|&i| {
+                let instance = &self.instances[i];
+                &instance.revision_id == previous && instance.intent == InstanceIntent::Run && instance.healthy()
+            })
+            .collect();
+        if ready.is_empty() {
+            return;
+        }
+        for &index in &ready {
+            self.set_traffic(index, Traffic::Active);
+        }
+        for index in 0..self.instances.len() {
+            if !ready.contains(&index) && self.instances[index].traffic == Traffic::Active {
+                self.set_traffic(index, Traffic::Draining);
+            }
+        }
+    }
+}
