@@ -476,3 +476,17 @@ fn open_requests_hold_an_old_instance_until_they_end_or_the_drain_time_is_over()
     world.input.now_ms += 30_000;
     assert_eq!(world.run(5), Stage::Running);
 }
+
+#[test]
+fn a_gateway_that_took_the_old_out_but_not_the_new_in_has_not_acknowledged() {
+    let mut world = running_world();
+    world.deploy(DeploymentKind::Deploy, 2, Fate::Healthy);
+    while !world.stage_names().contains(&Stage::RoutesUpdating) {
+        world.step();
+    }
+    world.gateway_works = false;
+    for instance in &mut world.input.instances {
+        instance.routed = false;
+    }
+    assert_eq!(world.run(20), Stage::RoutesUpdating);
+}
