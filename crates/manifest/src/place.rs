@@ -26,6 +26,12 @@ impl<'t> Lines<'t> {
         (line as u32, column as u32)
     }
 
+    /// Where the line that holds an offset ends.
+    pub fn end_of_line(&self, offset: usize) -> usize {
+        let (line, _) = self.at(offset);
+        self.starts.get(line as usize).copied().unwrap_or(self.text.len())
+    }
+
     /// The whole line that holds an offset, without its end.
     pub fn line_at(&self, offset: usize) -> &'t str {
         let (line, _) = self.at(offset);

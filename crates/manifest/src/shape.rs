@@ -23,10 +23,7 @@ pub fn read(text: &str) -> Result<(Document<'_>, Vec<ErrorDetail>), ManifestErro
     let mut places = Places::new(text);
     let (table, syntax_errors) = DeTable::parse_recoverable(text);
     if !syntax_errors.is_empty() {
-        let mut details: Vec<_> = syntax_errors.iter().map(|e| syntax_detail(&places, text, e)).collect();
-        details.sort_by_key(|d| (d.line, d.column));
-        details.dedup();
-        return Err(ManifestErrors(details));
+        return Err(ManifestErrors(syntax_details(&places, text, &syntax_errors)));
     }
     let schema = crate::schema();
     let mut walk = Walk { schema: &schema, places: &mut places, errors: Vec::new() };
@@ -37,6 +34,32 @@ pub fn read(text: &str) -> Result<(Document<'_>, Vec<ErrorDetail>), ManifestErro
         Manifest::default()
     });
     Ok((Document { manifest, places }, errors))
+}
+
+fn syntax_details(places: &Places<'_>, text: &str, errors: &[toml::de::Error]) -> Vec<ErrorDetail> {
+    let mut errors: Vec<_> = errors.iter().map(|e| (e.span().unwrap_or(0..0), e)).collect();
+    errors.sort_by_key(|(span, _)| span.start);
+    let mut details = Vec::new();
+    let mut repeated_header = None;
+    for (span, error) in errors {
+        let header = text[..places.lines.end_of_line(span.start)]
+            .lines()
+            .enumerate()
+            .filter(|(_, l)| l.trim_start().starts_with('['))
+            .last();
+        let line = places.lines.line_at(span.start).trim();
+        let is_duplicate = error.message().contains("duplicate key");
+        // All lines below a repeated header look repeated as well; the header says it.
+        if is_duplicate && !line.starts_with('[') && repeated_header.is_some() && repeated_header == header {
+            continue;
+        }
+        if is_duplicate && line.starts_with('[') {
+            repeated_header = header;
+        }
+        details.push(syntax_detail(places, text, error));
+    }
+    details.dedup();
+    details
 }
 
 fn syntax_detail(places: &Places<'_>, text: &str, error: &toml::de::Error) -> ErrorDetail {

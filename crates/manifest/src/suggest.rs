@@ -36,13 +36,9 @@ pub fn synonym(written: &str) -> Option<&'static str> {
 fn distance(a: &str, b: &str) -> usize {
     let a: Vec<char> = a.chars().take(64).collect();
     let b: Vec<char> = b.chars().take(64).collect();
-    let mut rows = vec![vec![0usize; b.len() + 1]; a.len() + 1];
-    for (i, row) in rows.iter_mut().enumerate() {
-        row[0] = i;
-    }
-    for j in 0..=b.len() {
-        rows[0][j] = j;
-    }
+    let row =
+        |i: usize| (0..=b.len()).map(|j| if i == 0 { j } else { i * usize::from(j == 0) }).collect::<Vec<usize>>();
+    let mut rows: Vec<Vec<usize>> = (0..=a.len()).map(row).collect();
     for i in 1..=a.len() {
         for j in 1..=b.len() {
             let change = usize::from(a[i - 1] != b[j - 1]);

@@ -101,18 +101,36 @@ impl fmt::Display for Run {
 
 /// Looks at a project and writes a manifest for it.
 pub fn detect(tree: &dyn Tree) -> Result<Detection, DetectError> {
+    let tree = &TextOnly(tree);
     let guesses = guesses(tree);
     if let Some(processes) = procfile::read(tree) {
         return procfile::detection(tree, processes, guesses.first());
     }
     let (usable, unusable): (Vec<_>, Vec<_>) = guesses.into_iter().partition(|g| !matches!(g.run, Run::Unknown(_)));
     match usable.as_slice() {
-        [] => Err(DetectError::Unknown { folder: tree.name(), seen: unusable.iter().find_map(|g| unknown_reason(g)) }),
+        [] => Err(DetectError::Unknown { folder: tree.name(), seen: unusable.iter().find_map(unknown_reason) }),
         [guess] => Ok(detection(tree, guess, &unusable)),
         several => {
             let candidates = several.iter().map(|g| format!("{}, {}", g.noun, g.run)).collect();
             Err(DetectError::Ambiguous { folder: tree.name(), candidates })
         }
+    }
+}
+
+/// A file with a NUL character is not text, and what it holds could not be a command.
+struct TextOnly<'t>(&'t dyn Tree);
+
+impl Tree for TextOnly<'_> {
+    fn name(&self) -> String {
+        self.0.name()
+    }
+
+    fn list(&self, folder: &str) -> Vec<Entry> {
+        self.0.list(folder)
+    }
+
+    fn read(&self, path: &str) -> Option<String> {
+        self.0.read(path).filter(|text| !text.contains('\0') && !path.contains('\0'))
     }
 }
 
