@@ -1,0 +1,170 @@
+// Keeps the page up to date. Everything here is an addition: without it the page reads and acts the same.
+"use strict";
+(() => {
+  const root = document.documentElement;
+  const main = document.getElementById("main");
+  const LINES_KEPT = 2000;
+  // The server's clock is the one that counts; ours may be off.
+  let clockOffset = Number(root.dataset.now) - Date.now();
+  const now = () => Date.now() + clockOffset;
+
+  // The same rules as web/times.rs.
+  function duration(ms) {
+    const l = Math.max(0, Math.floor(ms));
+    if (l < 1000) return `${l} ms`;
+    if (l < 10000) return `${Math.floor(l / 1000)}.${Math.floor((l % 1000) / 100)} s`;
+    if (l < 60000) return `${Math.floor(l / 1000)} s`;
+    if (l < 3600000) return `${Math.floor(l / 60000)} min ${Math.floor((l % 60000) / 1000)} s`;
+    if (l < 86400000) return `${Math.floor(l / 3600000)} h ${Math.floor((l % 3600000) / 60000)} min`;
+    return `${Math.floor(l / 86400000)} d ${Math.floor((l % 86400000) / 3600000)} h`;
+  }
+  function relative(at) {
+    const distance = now() - at;
+    if (distance >= -2000 && distance < 5000) return "just now";
+    const s = Math.abs(distance);
+    const text = s < 60000 ? `${Math.floor(s / 1000)} s` : s < 3600000 ? `${Math.floor(s / 60000)} min`
+      : s < 86400000 ? `${Math.floor(s / 3600000)} h` : `${Math.floor(s / 86400000)} d`;
+    return distance < 0 ? `in ${text}` : `${text} ago`;
+  }
+  function write(element, text) {
+    if (element.textContent !== text) element.textContent = text;
+  }
+  function tick() {
+    for (const e of document.querySelectorAll("[data-relative]")) write(e, relative(Number(e.dataset.relative)));
+    for (const e of document.querySelectorAll("[data-since]")) write(e, duration(Math.floor((now() - Number(e.dataset.since)) / 1000) * 1000));
+    for (const e of document.querySelectorAll("[data-until]")) write(e, duration(Math.ceil((Number(e.dataset.until) - now()) / 1000) * 1000));
+  }
+
+  // Replaces one part of the page; what is open, focused and scrolled in it stays so.
+  function replace(id, html) {
+    const old = document.getElementById(id);
+    if (!old) return;
+    const template = document.createElement("template");
+    template.innerHTML = html;
+    const fresh = template.content.firstElementChild;
+    if (!fresh) return;
+    const opened = [...old.querySelectorAll("details")].map((d) => d.open);
+    fresh.querySelectorAll("details").forEach((d, n) => { if (opened[n]) d.open = true; });
+    const focusable = "a[href],button,summary,[tabindex]";
+    const focused = old.contains(document.activeElement) ? [...old.querySelectorAll(focusable)].indexOf(document.activeElement) : -1;
+    old.replaceWith(fresh);
+    if (focused >= 0) fresh.querySelectorAll(focusable)[focused]?.focus({ preventScroll: true });
+    reveal(fresh);
+    tick();
+  }
+
+  // Log lines.
+  const lines = document.getElementById("log-lines");
+  const filter = document.getElementById("log-filter");
+  const follow = document.getElementById("log-follow");
+  const empty = document.getElementById("log-empty");
+  const shows = (line) => !filter.value || line.querySelector(".text").textContent.toLowerCase().includes(filter.value.toLowerCase());
+  function showEmpty() {
+    const any = [...lines.children].some((line) => !line.hidden);
+    empty.hidden = any;
+    if (!any && filter.value) empty.textContent = `No line holds “${filter.value}”.`;
+  }
+  function toEnd() {
+    if (follow?.checked) lines.scrollTop = lines.scrollHeight;
+  }
+  function append(html) {
+    if (!lines) return;
+    const template = document.createElement("template");
+    template.innerHTML = html;
+    const last = Number(lines.lastElementChild?.dataset.seq ?? -1);
+    for (const line of [...template.content.children]) {
+      if (Number(line.dataset.seq) <= last) continue;
+      line.hidden = !shows(line);
+      lines.append(line);
+    }
+    while (lines.childElementCount > LINES_KEPT) lines.firstElementChild.remove();
+    showEmpty();
+    toEnd();
+  }
+  if (lines) {
+    filter.addEventListener("input", () => {
+      for (const line of lines.children) line.hidden = !shows(line);
+      showEmpty();
+      toEnd();
+    });
+    filter.form.addEventListener("submit", (event) => event.preventDefault());
+    // Scrolling up to read ends following; scrolling back to the end begins it again.
+    lines.addEventListener("scroll", () => {
+      const atEnd = lines.scrollHeight - lines.scrollTop - lines.clientHeight < 24;
+      if (follow && follow.checked !== atEnd) follow.checked = atEnd;
+    }, { passive: true });
+    follow?.addEventListener("change", toEnd);
+    toEnd();
+  }
+
+  // Things that only work with a script are hidden until there is one.
+  function reveal(part) {
+    for (const e of part.querySelectorAll("[data-copy],.script-only")) e.hidden = false;
+  }
+  async function copy(button) {
+    const code = button.parentElement.querySelector("code");
+    try {
+      await navigator.clipboard.writeText(code.textContent);
+    } catch {
+      // Pages over plain http have no clipboard; selecting and the old command work there.
+      getSelection().selectAllChildren(code);
+      document.execCommand("copy");
+    }
+    button.textContent = "Copied";
+    setTimeout(() => { button.textContent = "Copy"; }, 1500);
+  }
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest?.("[data-copy]");
+    if (button) copy(button);
+  });
+  // One click is one request: a second one while the first is on its way is dropped.
+  document.addEventListener("submit", (event) => {
+    if (event.target.method !== "post") return;
+    if (event.target.dataset.sent) event.preventDefault();
+    event.target.dataset.sent = "1";
+    setTimeout(() => { delete event.target.dataset.sent; }, 5000);
+  });
+
+  // The stream. A hidden tab gives its connection back: a browser has few per server.
+  const state = document.getElementById("live-state");
+  const address = main?.dataset.live;
+  let source = null;
+  let retryMs = 1000;
+  function say(kind, text) {
+    if (!state) return;
+    state.hidden = false;
+    state.className = `live-state ${kind}`;
+    write(state, text);
+  }
+  function connect() {
+    if (source || document.hidden) return;
+    const url = new URL(address, location.href);
+    const last = lines?.lastElementChild?.dataset.seq;
+    if (last) url.searchParams.set("after", last);
+    source = new EventSource(url);
+    source.addEventListener("open", () => { retryMs = 1000; say("on", "Live"); });
+    source.addEventListener("clock", (e) => { clockOffset = Number(e.data) - Date.now(); tick(); });
+    source.addEventListener("part", (e) => { const part = JSON.parse(e.data); replace(part.id, part.html); });
+    source.addEventListener("lines", (e) => append(JSON.parse(e.data).html));
+    source.addEventListener("end", () => { disconnect(); location.reload(); });
+    source.addEventListener("error", () => {
+      disconnect();
+      say("off", "Not connected");
+      setTimeout(connect, retryMs * (0.5 + Math.random()));
+      retryMs = Math.min(retryMs * 2, 30000);
+    });
+  }
+  function disconnect() {
+    source?.close();
+    source = null;
+  }
+  reveal(document);
+  tick();
+  setInterval(tick, 1000);
+  if (address) {
+    document.addEventListener("visibilitychange", () => (document.hidden ? disconnect() : connect()));
+    addEventListener("pagehide", disconnect);
+    addEventListener("pageshow", connect);
+    connect();
+  }
+})();

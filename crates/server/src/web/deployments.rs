@@ -1,0 +1,271 @@
+//! One deployment: stage by stage with times, the build log as it is written, why it failed, and
+//! what asked for it.
+
+use super::frame::{Fragment, Frame, Live, breadcrumb, csrf_field, page};
+use super::logs::{LogPanel, panel, plain_tail};
+use super::names::{service_path, stack_path};
+use super::{times, words};
+use api::deployments::{Deployment, DeploymentFailure, Stage};
+use api::events::EventRecord;
+use api::logs::LogRecord;
+use maud::{Markup, html};
+
+pub struct DeploymentPage {
+    /// Name of its stack.
+    pub stack: String,
+    pub deployment: Deployment,
+    /// Its events, newest first.
+    pub events: Vec<EventRecord>,
+    pub logs: Vec<LogRecord>,
+    pub filter: String,
+}
+
+impl DeploymentPage {
+    pub fn fragments(&self, frame: &Frame) -> Vec<Fragment> {
+        vec![
+            Fragment::new("deployment", self.state(frame)),
+            Fragment::new("chain", self.chain(frame)),
+        ]
+    }
+
+    pub fn render(&self, frame: &Frame) -> Markup {
+        let deployment = &self.deployment;
+        let title = format!("{} of {}", words::deployment_kind(deployment.kind), deployment.service);
+        let live = format!("/live/deployments/{}/stream", deployment.id);
+        let (stack, service) = (stack_path(&self.stack), service_path(&self.stack, &deployment.service));
+        let logs = LogPanel {
+            title: "Build log",
+            records: &self.logs,
+            filter: &self.filter,
+            empty: if deployment.stage.in_flight() { "The build has written nothing yet." } else { "Nothing was built: the release existed already." },
+            live: true,
+            show_instance: false,
+        };
+        page(frame, &title, Live::From(&live), html! {
+            (breadcrumb(&[("/", "Overview"), (&stack, &self.stack), (&service, deployment.service.as_str())]))
+            (self.state(frame))
+            (panel(&logs))
+            (self.chain(frame))
+        })
+    }
+
+    fn state(&self, frame: &Frame) -> Markup {
+        let deployment = &self.deployment;
+        let (tone, word) = words::stage(deployment.stage);
+        html! {
+            div #deployment {
+                div.title {
+                    div.title-line {
+                        h1 { span.kind { (words::deployment_kind(deployment.kind)) " of" } " " (deployment.service) }
+                        (words::badge(tone, word))
+                    }
+                    p.lead { (summary(deployment, frame)) }
+                }
+                section.card aria-label="Stages" {
+                    (stages(deployment, frame))
+                    (afterwards(deployment, frame))
+                    @if deployment.stage.in_flight() {
+                        form.actions method="post" action={ "/deployments/" (deployment.id) "/cancel" } {
+                            (csrf_field(frame)) button.quiet type="submit" { "Cancel this deployment" }
+                        }
+                    }
+                }
+                @if let Some(failure) = &deployment.failure { (failure_box(failure, deployment, frame)) }
+            }
+        }
+    }
+
+    fn chain(&self, frame: &Frame) -> Markup {
+        let cause = &self.deployment.cause;
+        html! {
+            section.card #chain aria-labelledby="chain-title" {
+                h2 #chain-title { "What led to it, and what followed" }
+                @if !self.events.is_empty() { (super::events::list(&self.events, &Default::default(), frame)) }
+                p.soft {
+                    "Asked for by " strong { (cause.actor.label()) } " (" (cause.action) ") " (times::relative(self.deployment.created_at_ms, frame.now_ms))
+                    @if let Some(id) = &cause.request_id { ", request " code { (id) } }
+                    @if let Some(id) = &cause.deployment_id { ", after " a href={ "/deployments/" (id) } { "deployment " (id.short()) } }
+                    "."
+                }
+            }
+        }
+    }
+}
+
+/// Which revision, of which commit, how long it took.
+pub fn summary(deployment: &Deployment, frame: &Frame) -> Markup {
+    html! {
+        "Revision " (deployment.revision_number) ", commit " code title=(deployment.commit) { (deployment.commit.short()) }
+        @if !deployment.commit_subject.is_empty() { " “" (deployment.commit_subject) "”" }
+        ", by " (deployment.cause.actor.label()) " " (times::relative(deployment.created_at_ms, frame.now_ms))
+        @match deployment.ended_at_ms {
+            Some(ended) => { ", took " (times::duration_text(ended - deployment.created_at_ms)) }
+            None if deployment.stage.in_flight() => { ", for " (times::since(deployment.created_at_ms, frame.now_ms)) " so far" }
+            None => {}
+        }
+        "."
+    }
+}
+
+/// Where one stage of the path stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    Done { took_ms: i64 },
+    Now { since_ms: i64 },
+    Broken { took_ms: i64 },
+    Todo,
+    /// The deployment ended before it.
+    Never,
+}
+
+/// The path with where each stage stands: done, now, broken, to come, or never reached.
+fn steps(deployment: &Deployment) -> Vec<(Stage, Step)> {
+    let entries = &deployment.stages;
+    let ended = !deployment.stage.in_flight();
+    let broken_at = deployment.failure.as_ref().map(|failure| failure.stage);
+    Stage::PATH
+        .iter()
+        .map(|stage| {
+            let step = match entries.iter().position(|entry| entry.stage == *stage) {
+                None if ended => Step::Never,
+                None => Step::Todo,
+                Some(place) => {
+                    let began = entries[place].at_ms;
+                    let next = entries.get(place + 1).map(|entry| entry.at_ms);
+                    match (next, *stage) {
+                        (Some(end), stage) if broken_at == Some(stage) => Step::Broken { took_ms: end - began },
+                        (Some(end), _) => Step::Done { took_ms: end - began },
+                        (None, Stage::Running) => Step::Done { took_ms: 0 },
+                        (None, _) if ended => Step::Done { took_ms: 0 },
+                        (None, _) => Step::Now { since_ms: began },
+                    }
+                }
+            };
+            (*stage, step)
+        })
+        .collect()
+}
+
+/// The stages as a row on a wide screen and a column on a phone.
+pub fn stages(deployment: &Deployment, frame: &Frame) -> Markup {
+    html! {
+        ol.stages aria-label="Stages of the deployment" {
+            @for (stage, step) in steps(deployment) {
+                @let (class, symbol, said) = match step {
+                    Step::Done { .. } => ("done", "✓", "done"),
+                    Step::Now { .. } => ("now", "◐", "now"),
+                    Step::Broken { .. } => ("broken", "✕", "failed here"),
+                    Step::Todo => ("todo", "○", "to come"),
+                    Step::Never => ("never", "–", "not reached"),
+                };
+                li.(class) aria-current=[(class == "now").then_some("step")] {
+                    span.symbol aria-hidden="true" { (symbol) }
+                    span.stage-name { (words::stage(stage).1) span.hidden-label { ", " (said) } }
+                    span.took {
+                        @match step {
+                            Step::Done { took_ms: 0 } if stage == Stage::Running => {}
+                            Step::Done { took_ms } | Step::Broken { took_ms } => (times::duration_text(took_ms)),
+                            Step::Now { since_ms } => (times::since(since_ms, frame.now_ms)),
+                            Step::Todo | Step::Never => {}
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What still holds after the switch: baking and the warm old release.
+fn afterwards(deployment: &Deployment, frame: &Frame) -> Markup {
+    let baking = deployment.bake_until_ms.filter(|until| deployment.stage == Stage::Running && *until > frame.now_ms);
+    let warm = deployment.warm_until_ms.filter(|until| deployment.stage == Stage::Running && *until > frame.now_ms);
+    html! {
+        @if let Some(until) = baking { p.note { "Baking for another " (times::until(until, frame.now_ms)) ": if it breaks in this time, the previous release comes back by itself." } }
+        @if let Some(until) = warm { p.note { "The previous release stays warm for another " (times::until(until, frame.now_ms)) ": going back to it takes less than a second." } }
+    }
+}
+
+/// Why a deployment failed: the stage, the reason, the last probe, the last lines.
+pub fn failure_box(failure: &DeploymentFailure, deployment: &Deployment, frame: &Frame) -> Markup {
+    let verb = if deployment.stage == Stage::RolledBack { "was rolled back by itself" } else { "failed" };
+    html! {
+        section.card.failure aria-labelledby="failure-title" {
+            h2 #failure-title { span.symbol aria-hidden="true" { "✕" } " It " (verb) " while " (words::stage(failure.stage).1.to_lowercase()) }
+            p.reason { (failure.message) }
+            @if deployment.previous_revision_id.is_some() && deployment.stage != Stage::Running {
+                p { "The release from before keeps serving; nothing was lost." }
+            }
+            @if let Some(probe) = &failure.last_probe {
+                h3 { "Last health check" }
+                p { (probe_text(probe, frame)) }
+            }
+            @if !failure.log_tail.is_empty() {
+                h3 { "Last lines of its log" }
+                (plain_tail(&failure.log_tail))
+            }
+        }
+    }
+}
+
+/// One answer of a health check, with its time.
+pub fn probe_text(probe: &api::observed::ProbeResult, frame: &Frame) -> Markup {
+    let tone = if probe.ok { words::Tone::Good } else { words::Tone::Bad };
+    html! {
+        span.fact.(tone.class()) { span.symbol aria-hidden="true" { (tone.symbol()) } (probe.message) }
+        " " span.soft { "in " (times::duration_text(i64::try_from(probe.duration_ms).unwrap_or(i64::MAX))) ", " (times::relative(probe.at_ms, frame.now_ms)) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::samples;
+    use super::*;
+
+    fn deployment_page(stage: Stage) -> String {
+        DeploymentPage {
+            stack: "shop".into(),
+            deployment: samples::deployment(stage),
+            events: vec![samples::event(3, api::events::EventLevel::Info, "the build began")],
+            logs: vec![samples::log(1, "added 120 packages <b>")],
+            filter: String::new(),
+        }
+        .render(&samples::frame("/deployments/x"))
+        .into_string()
+    }
+
+    #[test]
+    fn a_deployment_on_its_way_shows_what_is_done_what_is_now_and_what_is_to_come() {
+        let steps = steps(&samples::deployment(Stage::Starting));
+        assert_eq!(steps[0], (Stage::Pending, Step::Done { took_ms: 2_300 }));
+        assert!(matches!(steps[3], (Stage::Starting, Step::Now { .. })));
+        assert_eq!(steps[4], (Stage::Healthy, Step::Todo));
+        let page = deployment_page(Stage::Starting);
+        assert!(page.contains("aria-current=\"step\"") && page.contains("data-since") && page.contains("/cancel"), "{page}");
+    }
+
+    #[test]
+    fn a_deployment_that_ended_well_has_every_stage_done_and_tells_what_still_holds() {
+        assert!(steps(&samples::deployment(Stage::Running)).iter().all(|(_, step)| matches!(step, Step::Done { .. })));
+        let page = deployment_page(Stage::Running);
+        assert!(page.contains("Baking for another") && page.contains("stays warm") && !page.contains("/cancel"), "{page}");
+    }
+
+    #[test]
+    fn a_failure_shows_stage_reason_last_check_and_last_lines_and_never_obeys_them() {
+        let all = steps(&samples::deployment(Stage::Failed));
+        assert!(all.iter().any(|(stage, step)| *stage == Stage::Starting && matches!(step, Step::Broken { .. })), "{all:?}");
+        assert_eq!(all[8], (Stage::Running, Step::Never));
+        let page = deployment_page(Stage::Failed);
+        for wanted in ["It failed while starting", "the process listens on 8080", "connection refused", "&lt;script&gt;alert('log')", "keeps serving"] {
+            assert!(page.contains(wanted), "{wanted} is missing in {page}");
+        }
+        assert!(!page.contains("<script>alert"));
+    }
+
+    #[test]
+    fn the_cause_is_told() {
+        let page = deployment_page(Stage::Running);
+        assert!(page.contains("Asked for by <strong>token cli</strong> (deploy)"), "{page}");
+        assert!(page.contains("request <code>req_"), "{page}");
+    }
+}

@@ -1,0 +1,103 @@
+//! Instances with their three facts side by side: what is wanted, what traffic they get, and what
+//! the machine says. Never one blurred status.
+
+use super::deployments::probe_text;
+use super::frame::Frame;
+use super::logs::plain_tail;
+use super::names::server_path;
+use super::{times, words};
+use api::observed::InstanceObserved;
+use api::services::InstanceView;
+use maud::{Markup, html};
+
+pub fn table(instances: &[InstanceView], frame: &Frame) -> Markup {
+    html! {
+        section.card #instances aria-labelledby="instances-title" {
+            h2 #instances-title { "Instances" }
+            @if instances.is_empty() { p.empty { "None: nothing of this service is wanted on any server." } } @else {
+                table {
+                    thead { tr {
+                        th scope="col" { "Instance" } th scope="col" { "Revision" }
+                        th scope="col" title="What is wanted of it" { "Intent" }
+                        th scope="col" title="Its part in serving requests" { "Traffic" }
+                        th scope="col" title="What the machine says" { "Observed" }
+                        th scope="col" { "Restarts" } th scope="col" { "Memory" }
+                    } }
+                    tbody { @for instance in instances { (rows(instance, frame)) } }
+                }
+            }
+        }
+    }
+}
+
+fn rows(instance: &InstanceView, frame: &Frame) -> Markup {
+    let (intent_tone, intent) = words::instance_intent(instance.intent);
+    let (traffic_tone, traffic) = words::traffic(instance.traffic);
+    let observed = instance.observed.as_ref();
+    html! {
+        tr {
+            th scope="row" data-label="Instance" {
+                "#" (instance.ordinal) " on " a href=(server_path(&instance.server)) { (instance.server) }
+                p.soft { code title=(instance.id) { (instance.id.short()) } @if let Some(port) = observed.and_then(|o| o.port) { " port " (port) } @if let Some(pid) = observed.and_then(|o| o.pid) { " pid " (pid) } }
+            }
+            td data-label="Revision" { (instance.revision_number) }
+            td data-label="Intent" { (words::fact(intent_tone, intent)) }
+            td data-label="Traffic" { (words::fact(traffic_tone, traffic)) }
+            td data-label="Observed" { (observed_fact(observed, frame)) }
+            td data-label="Restarts" { @match observed { Some(observed) => (observed.restarts), None => "–" } }
+            td data-label="Memory" { @match observed.and_then(|o| o.memory_bytes) { Some(size) => (times::bytes_text(size)), None => "–" } }
+        }
+        @if let Some(observed) = observed && has_more(observed) {
+            tr.more { td colspan="7" { (more(observed, frame)) } }
+        }
+    }
+}
+
+fn observed_fact(observed: Option<&InstanceObserved>, frame: &Frame) -> Markup {
+    let Some(observed) = observed else {
+        return words::fact(words::Tone::Unknown, "Not reported yet");
+    };
+    let (tone, word) = words::instance_state(observed.state);
+    html! {
+        (words::fact(tone, word))
+        @if observed.crash_looping { " " (words::badge(words::Tone::Bad, "Crash loop")) }
+        @if observed.stopping { " " span.soft { "stopping" } }
+        @if let Some(started) = observed.started_at_ms { p.soft { "for " (times::since(started, frame.now_ms)) } }
+    }
+}
+
+fn has_more(observed: &InstanceObserved) -> bool {
+    observed.problem.is_some() || observed.last_probe.is_some() || observed.last_exit.is_some() || !observed.log_tail.is_empty()
+}
+
+fn more(observed: &InstanceObserved, frame: &Frame) -> Markup {
+    html! {
+        @if let Some(problem) = &observed.problem { p.reason { (problem) } }
+        @if let Some(probe) = &observed.last_probe { p.soft { "Last check: " (probe_text(probe, frame)) } }
+        @if let Some(exit) = &observed.last_exit { p.soft { "Before that it " (exit.describe()) " " (times::relative(exit.at_ms, frame.now_ms)) "." } }
+        @if observed.problem.is_some() && !observed.log_tail.is_empty() { (plain_tail(&observed.log_tail)) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::samples;
+    use super::*;
+    use api::observed::InstanceState;
+
+    #[test]
+    fn the_three_facts_stand_side_by_side() {
+        let page = table(&[samples::instance(0, InstanceState::Unhealthy)], &samples::frame("/")).into_string();
+        for wanted in ["data-label=\"Intent\"", "Run", "data-label=\"Traffic\"", "Candidate", "data-label=\"Observed\"", "Unhealthy", "Crash loop", "the &lt;health&gt; check failed", "exited with code 1"] {
+            assert!(page.contains(wanted), "{wanted} is missing in {page}");
+        }
+    }
+
+    #[test]
+    fn what_was_not_reported_is_not_guessed() {
+        let mut instance = samples::instance(0, InstanceState::Healthy);
+        instance.observed = None;
+        let page = table(&[instance], &samples::frame("/")).into_string();
+        assert!(page.contains("Not reported yet") && !page.contains("Healthy"), "{page}");
+    }
+}

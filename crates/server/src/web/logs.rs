@@ -1,0 +1,143 @@
+//! Log lines in a page: a bounded tail that a stream goes on from.
+//!
+//! The tail is cut by lines and by bytes, because a page should stay small whatever a program
+//! writes. Without a script the filter is a form that asks for the page again; with one it works as
+//! one types, and new lines arrive at the end.
+
+use super::{ansi, times};
+use api::logs::{LogRecord, LogSource, LogStream};
+use maud::{Markup, html};
+
+/// Most lines that a page is made with.
+pub const TAIL_LINES: usize = 150;
+/// Most bytes of text in them.
+const TAIL_BYTES: usize = 14 * 1024;
+
+/// What a log panel shows.
+pub struct LogPanel<'a> {
+    /// Heading of the panel.
+    pub title: &'a str,
+    pub records: &'a [LogRecord],
+    /// Text that a line has to hold; empty: all.
+    pub filter: &'a str,
+    /// Said when there is no line.
+    pub empty: &'a str,
+    /// Whether lines still come.
+    pub live: bool,
+    /// Whether to say which instance wrote a line.
+    pub show_instance: bool,
+}
+
+/// One line. The stream sends exactly this.
+pub fn line(record: &LogRecord, show_instance: bool) -> Markup {
+    let (class, name) = match record.line.stream {
+        LogStream::Stdout => ("out", None),
+        LogStream::Stderr => ("err", Some("stderr")),
+        LogStream::Mainstay => ("own", Some("mainstay")),
+    };
+    html! {
+        div.line.(class) data-seq=(record.sequence) {
+            (times::clock(record.line.at_ms))
+            @if show_instance && let LogSource::Run { instance_id } = &record.source {
+                span.from title=(instance_id) { (instance_id.short()) }
+            }
+            @if let Some(name) = name { span.stream { (name) } }
+            span.text { (ansi::line(&record.line.text)) }
+        }
+    }
+}
+
+/// Whether a line passes the filter, as the script decides it too: text anywhere, any case.
+pub fn matches(record: &LogRecord, filter: &str) -> bool {
+    filter.is_empty() || record.line.text.to_lowercase().contains(&filter.to_lowercase())
+}
+
+/// The newest lines that fit, oldest first.
+fn tail<'a>(records: &'a [LogRecord], filter: &str) -> Vec<&'a LogRecord> {
+    let mut bytes = 0;
+    let mut kept: Vec<_> = records
+        .iter()
+        .rev()
+        .filter(|record| matches(record, filter))
+        .take(TAIL_LINES)
+        .take_while(|record| {
+            bytes += record.line.text.len().min(2_000) + 24;
+            bytes <= TAIL_BYTES
+        })
+        .collect();
+    kept.reverse();
+    kept
+}
+
+pub fn panel(panel: &LogPanel<'_>) -> Markup {
+    let shown = tail(panel.records, panel.filter);
+    html! {
+        section.card.logs #logs aria-labelledby="logs-title" {
+            div.card-head {
+                h2 #logs-title { (panel.title) }
+                form.log-tools method="get" role="search" {
+                    label.hidden-label for="log-filter" { "Show only lines that hold" }
+                    input #log-filter type="search" name="filter" value=(panel.filter) placeholder="Filter lines" autocomplete="off" maxlength="200";
+                    noscript { button.quiet type="submit" { "Filter" } }
+                    @if panel.live {
+                        label.check.script-only hidden { input #log-follow type="checkbox" checked; " Follow" }
+                    }
+                }
+            }
+            div.log #log-lines tabindex="0" role="log" aria-live="off" aria-labelledby="logs-title" data-instance[panel.show_instance] {
+                @for record in &shown { (line(record, panel.show_instance)) }
+            }
+            p.log-empty #log-empty hidden[!shown.is_empty()] {
+                @if panel.filter.is_empty() { (panel.empty) } @else { "No line holds “" (panel.filter) "”." }
+            }
+        }
+    }
+}
+
+/// Lines kept with a failure or an instance: no times, no stream.
+pub fn plain_tail(lines: &[String]) -> Markup {
+    let skipped = lines.len().saturating_sub(30);
+    html! {
+        div.log.tail tabindex="0" role="log" aria-live="off" aria-label="Last log lines" {
+            @for text in lines.iter().skip(skipped) { div.line { span.text { (ansi::line(text)) } } }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::samples;
+    use super::*;
+
+    fn page(records: &[LogRecord], filter: &str) -> String {
+        panel(&LogPanel { title: "Logs", records, filter, empty: "Nothing yet.", live: true, show_instance: true }).into_string()
+    }
+
+    #[test]
+    fn a_script_in_a_log_line_is_text() {
+        let page = page(&[samples::log(1, "<script>alert(1)</script>")], "");
+        assert!(page.contains("&lt;script&gt;alert(1)&lt;/script&gt;") && !page.contains("<script>"), "{page}");
+    }
+
+    #[test]
+    fn only_lines_that_hold_the_filter_are_shown() {
+        let page = page(&[samples::log(1, "GET /cart"), samples::log(2, "ERROR no stock")], "error");
+        assert!(page.contains("no stock") && !page.contains("/cart"), "{page}");
+    }
+
+    #[test]
+    fn a_filter_without_a_line_says_so() {
+        let page = page(&[samples::log(1, "GET /cart")], "<b>");
+        assert!(page.contains("No line holds “&lt;b&gt;”."), "{page}");
+    }
+
+    #[test]
+    fn the_tail_is_the_newest_lines_and_stays_small_whatever_was_written() {
+        let records: Vec<_> = (0..500).map(|n| samples::log(n, &format!("number {n}. {}", "<".repeat(3_000)))).collect();
+        let page = page(&records, "");
+        assert!(page.contains("number 499.") && !page.contains("number 100."));
+        assert!(page.len() < 90_000, "{} bytes", page.len());
+        let short: Vec<_> = (0..500).map(|n| samples::log(n, &format!("number {n}."))).collect();
+        assert_eq!(tail(&short, "").len(), TAIL_LINES);
+    }
+}

@@ -1,0 +1,60 @@
+//! Names and addresses for ids, so that a page about one thing can link to another.
+
+use api::ids::{ServerId, ServiceId, StackId};
+use api::servers::ServerView;
+use api::stacks::StackView;
+use std::collections::HashMap;
+
+/// What is called how, among the things that the caller may see.
+#[derive(Debug, Clone, Default)]
+pub struct Names {
+    stacks: HashMap<StackId, String>,
+    services: HashMap<ServiceId, (String, String)>,
+    servers: HashMap<ServerId, String>,
+}
+
+impl Names {
+    pub fn of(stacks: &[StackView], servers: &[ServerView]) -> Self {
+        let mut names = Self::default();
+        for stack in stacks {
+            names.stacks.insert(stack.id.clone(), stack.name.to_string());
+            for service in &stack.services {
+                names.services.insert(service.id.clone(), (stack.name.to_string(), service.name.to_string()));
+            }
+        }
+        for server in servers {
+            names.servers.insert(server.id.clone(), server.name.to_string());
+        }
+        names
+    }
+
+    /// `shop / web` and its path; `None` for one that is gone.
+    pub fn service_of(&self, id: Option<&ServiceId>) -> Option<(String, String)> {
+        let (stack, service) = self.services.get(id?)?;
+        Some((format!("{stack} / {service}"), service_path(stack, service)))
+    }
+
+    pub fn stack(&self, id: &StackId) -> Option<&str> {
+        self.stacks.get(id).map(String::as_str)
+    }
+
+    pub fn service(&self, id: &ServiceId) -> Option<&str> {
+        self.services.get(id).map(|(_, service)| service.as_str())
+    }
+
+    pub fn server(&self, id: &ServerId) -> Option<&str> {
+        self.servers.get(id).map(String::as_str)
+    }
+}
+
+pub fn stack_path(stack: impl std::fmt::Display) -> String {
+    format!("/stacks/{stack}")
+}
+
+pub fn service_path(stack: impl std::fmt::Display, service: impl std::fmt::Display) -> String {
+    format!("/stacks/{stack}/services/{service}")
+}
+
+pub fn server_path(server: impl std::fmt::Display) -> String {
+    format!("/servers/{server}")
+}

@@ -1,0 +1,321 @@
+//! One service: how it is, what answers for it, its instances, its deployment, its logs, and the
+//! forms that change it.
+
+use super::deployments::{failure_box, stages, summary};
+use super::frame::{Fragment, Frame, Live, breadcrumb, csrf_field, page};
+use super::instances;
+use super::logs::{LogPanel, panel};
+use super::names::{service_path, stack_path};
+use super::{times, words};
+use api::deployments::Deployment;
+use api::gateway::ServiceTraffic;
+use api::logs::LogRecord;
+use api::services::{EnvVariable, HealthCheck, PortSpec, REPLICAS_LIMIT, Revision, RunSpec, ServiceIntent, ServiceView};
+use maud::{Markup, html};
+
+pub struct ServicePage {
+    pub service: ServiceView,
+    /// Newest first.
+    pub revisions: Vec<Revision>,
+    /// Newest first.
+    pub deployments: Vec<Deployment>,
+    pub env: Vec<EnvVariable>,
+    pub logs: Vec<LogRecord>,
+    pub filter: String,
+    /// Counters of the gateways together, if any reports some.
+    pub traffic: Option<ServiceTraffic>,
+}
+
+impl ServicePage {
+    pub fn fragments(&self, frame: &Frame) -> Vec<Fragment> {
+        vec![
+            Fragment::new("service-head", self.head()),
+            Fragment::new("deployment", self.deployment(frame)),
+            Fragment::new("instances", instances::table(&self.service.instances, frame)),
+            Fragment::new("facts", self.facts()),
+            Fragment::new("revisions", self.revisions(frame)),
+            Fragment::new("history", self.history(frame)),
+        ]
+    }
+
+    fn path(&self) -> String {
+        service_path(&self.service.stack, &self.service.name)
+    }
+
+    pub fn render(&self, frame: &Frame) -> Markup {
+        let service = &self.service;
+        let live = format!("/live{}/stream", self.path());
+        let stack = stack_path(&service.stack);
+        let logs = LogPanel {
+            title: "Logs",
+            records: &self.logs,
+            filter: &self.filter,
+            empty: "It has written nothing yet.",
+            live: true,
+            show_instance: true,
+        };
+        page(frame, &format!("{} in {}", service.name, service.stack), Live::From(&live), html! {
+            (breadcrumb(&[("/", "Overview"), (&stack, service.stack.as_str())]))
+            (self.head())
+            (self.actions(frame))
+            (self.deployment(frame))
+            (instances::table(&service.instances, frame))
+            (panel(&logs))
+            div.columns.even {
+                div.main-column { (self.revisions(frame)) (self.history(frame)) }
+                div.side-column { (self.facts()) (self.environment()) }
+            }
+        })
+    }
+
+    fn head(&self) -> Markup {
+        let service = &self.service;
+        let (tone, word) = words::service_condition(service.condition);
+        html! {
+            div.title #service-head {
+                div.title-line { h1 { span.kind { "Service" } " " (service.name) } (words::badge(tone, word)) }
+                @if service.urls.is_empty() {
+                    p.lead { "No address leads to it." }
+                } @else {
+                    ul.addresses aria-label="Addresses" { @for url in &service.urls { li { a href=(url) rel="noreferrer" { (url) } } } }
+                }
+            }
+        }
+    }
+
+    fn actions(&self, frame: &Frame) -> Markup {
+        let path = self.path();
+        let stopped = self.service.intent == ServiceIntent::Stop;
+        let post = |action: &str, label: &str, class: &str| {
+            html! {
+                form method="post" action={ (path) "/" (action) } { (csrf_field(frame)) button.(class) type="submit" { (label) } }
+            }
+        };
+        html! {
+            section.toolbar aria-label="Actions" {
+                @if stopped { (post("start", "Start", "primary")) } @else { (post("restart", "Restart", "quiet")) (post("stop", "Stop", "quiet")) }
+                @if let Some(previous) = &self.service.previous {
+                    form method="post" action={ (path) "/rollback" } {
+                        (csrf_field(frame))
+                        input type="hidden" name="revision" value=(previous.number);
+                        button.quiet type="submit" title=(previous.commit_subject) { "Roll back to " (previous.number) }
+                    }
+                }
+                form.scale method="post" action={ (path) "/scale" } {
+                    (csrf_field(frame))
+                    label for="replicas" { "Instances" }
+                    input #replicas type="number" name="replicas" min="0" max=(REPLICAS_LIMIT) value=(self.service.replicas) required;
+                    button.quiet type="submit" { "Scale" }
+                }
+            }
+        }
+    }
+
+    fn deployment(&self, frame: &Frame) -> Markup {
+        html! {
+            section #deployment aria-labelledby="deployment-title" {
+                @if let Some(deployment) = &self.service.deployment {
+                    @let (tone, word) = words::stage(deployment.stage);
+                    div.card {
+                        div.card-head {
+                            h2 #deployment-title { a href={ "/deployments/" (deployment.id) } { (words::deployment_kind(deployment.kind)) } }
+                            (words::badge(tone, word))
+                        }
+                        p.soft { (summary(deployment, frame)) }
+                        (stages(deployment, frame))
+                    }
+                    @if let Some(failure) = &deployment.failure { (failure_box(failure, deployment, frame)) }
+                } @else {
+                    div.card { h2 #deployment-title { "Deployment" } p.empty { "It was never deployed." } }
+                }
+            }
+        }
+    }
+
+    fn revisions(&self, frame: &Frame) -> Markup {
+        let current = self.service.current.as_ref().map(|revision| revision.number);
+        html! {
+            section.card #revisions aria-labelledby="revisions-title" {
+                h2 #revisions-title { "Revisions" }
+                @if self.revisions.is_empty() { p.empty { "None yet." } }
+                ul.rows {
+                    @for revision in &self.revisions {
+                        li {
+                            div {
+                                p { strong { (revision.number) } " " code title=(revision.commit) { (revision.commit.short()) } " " (revision.commit_subject) }
+                                p.soft { (times::relative(revision.created_at_ms, frame.now_ms)) }
+                            }
+                            div.end {
+                                @if current == Some(revision.number) { (words::badge(words::Tone::Good, "Serving")) } @else {
+                                    form method="post" action={ (self.path()) "/rollback" } {
+                                        (csrf_field(frame))
+                                        input type="hidden" name="revision" value=(revision.number);
+                                        button.quiet type="submit" aria-label={ "Go back to revision " (revision.number) } { "Go back to it" }
+                                    }
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn history(&self, frame: &Frame) -> Markup {
+        html! {
+            section.card #history aria-labelledby="history-title" {
+                h2 #history-title { "Deployments" }
+                @if self.deployments.is_empty() { p.empty { "None yet." } }
+                ul.rows {
+                    @for deployment in &self.deployments {
+                        @let (tone, word) = words::stage(deployment.stage);
+                        li {
+                            div {
+                                a href={ "/deployments/" (deployment.id) } { (words::deployment_kind(deployment.kind)) " of revision " (deployment.revision_number) }
+                                p.soft { (deployment.cause.actor.label()) ", " (times::relative(deployment.created_at_ms, frame.now_ms)) }
+                            }
+                            div.end { (words::badge(tone, word)) }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn facts(&self) -> Markup {
+        let spec = self.service.current.as_ref().and_then(|current| self.revisions.iter().find(|r| r.id == current.id)).or(self.revisions.first()).map(|r| &r.spec);
+        html! {
+            section.card #facts aria-labelledby="facts-title" {
+                h2 #facts-title { "Configuration" }
+                dl.facts {
+                    @if let Some(spec) = spec {
+                        dt { "Source" } dd { (spec.source.git) @if let Some(reference) = &spec.source.reference { " at " code { (reference.as_str()) } } @if !spec.source.directory.is_empty() { ", folder " code { (spec.source.directory) } } }
+                        @if let Some(build) = &spec.build { dt { "Build" } dd { code { (build.command) } } }
+                        dt { "Run" } dd { @match &spec.run { RunSpec::Command { command } => code { (command) }, RunSpec::Static { directory } => { "files in " code { (directory) } } } }
+                        dt { "Port" } dd { @match spec.port { PortSpec::Injected => { "chosen and given as " code { "PORT" } }, PortSpec::Fixed { port } => (port), PortSpec::None => "none: a worker" } }
+                        dt { "Health" } dd { (health_text(&spec.health.check)) ", every " (times::duration_text(i64::try_from(spec.health.interval_ms).unwrap_or(i64::MAX))) }
+                        @if let Some(memory) = spec.limits.memory_bytes { dt { "Memory" } dd { "at most " (times::bytes_text(memory)) } }
+                        @if let Some(cpu) = spec.limits.cpu_millis { dt { "Processor" } dd { "at most " (cpu as f64 / 1000.0) " cores" } }
+                    }
+                    dt { "Routes" } dd { @if self.service.routes.is_empty() { "none" } @for route in &self.service.routes { code.block { (route.label()) } } }
+                    @if let Some(traffic) = &self.traffic {
+                        dt { "Requests" } dd {
+                            (traffic.requests) " since the gateway began, " (traffic.errors) " with an error"
+                            @if let Some(average) = traffic.latency_sum_micros.checked_div(traffic.requests) { ", " (average / 1000) "." (average % 1000 / 100) " ms on average" }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn environment(&self) -> Markup {
+        html! {
+            section.card aria-labelledby="env-title" {
+                h2 #env-title { "Environment" }
+                p.soft { "Values are not shown here. " code { "mainstay env get" } " reveals them to those who may." }
+                @if self.env.is_empty() { p.empty { "No variables." } } @else {
+                    table.plain {
+                        thead { tr { th scope="col" { "Name" } th scope="col" { "From" } } }
+                        tbody { @for variable in &self.env { tr { th scope="row" data-label="Name" { code { (variable.name) } } td data-label="From" { (words::env_origin(variable.origin)) } } } }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn health_text(check: &HealthCheck) -> Markup {
+    html! {
+        @match check {
+            HealthCheck::Http { path } => { code { "GET " (path) } },
+            HealthCheck::Tcp => "the port accepts connections",
+            HealthCheck::Command { command } => { code { (command) } },
+            HealthCheck::Process => "the process is alive",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::samples;
+    use super::*;
+    use api::secret::Secret;
+    use api::services::{EnvOrigin, ServiceCondition};
+
+    fn service_page(condition: ServiceCondition) -> ServicePage {
+        ServicePage {
+            service: samples::service("web", condition),
+            revisions: vec![samples::revision(7), samples::revision(6)],
+            deployments: vec![samples::deployment(api::deployments::Stage::Running)],
+            env: vec![EnvVariable { name: "DATABASE_URL".into(), origin: EnvOrigin::Manifest, value: Some(Secret::new("postgres://secret-value")) }],
+            logs: (0..400).map(|n| samples::log(n, "GET /cart 200 <img src=x onerror=alert(1)>")).collect(),
+            filter: String::new(),
+            traffic: None,
+        }
+    }
+
+    fn shown(condition: ServiceCondition) -> String {
+        service_page(condition).render(&samples::frame("/stacks/shop/services/web")).into_string()
+    }
+
+    #[test]
+    fn a_service_shows_its_addresses_instances_deployment_revisions_and_configuration() {
+        let page = shown(ServiceCondition::Running);
+        for wanted in [
+            "http://shop.example.com:8080/",
+            "Intent",
+            "Traffic",
+            "Observed",
+            "Go back to revision 6",
+            "GET /health",
+            "npm ci",
+            "at most 256.0 MiB",
+            "DATABASE_URL",
+            "data-live=\"/live/stacks/shop/services/web/stream\"",
+        ] {
+            assert!(page.contains(wanted), "{wanted} is missing in {page}");
+        }
+    }
+
+    #[test]
+    fn values_of_variables_are_never_in_the_page() {
+        assert!(!shown(ServiceCondition::Running).contains("secret-value"));
+    }
+
+    #[test]
+    fn markup_from_outside_is_text_wherever_it_comes_from() {
+        let page = shown(ServiceCondition::Down);
+        assert!(!page.contains("<img") && !page.contains("<script>") && !page.contains("Change number 7 <b>"), "{page}");
+        assert!(page.contains("Change number 7 &lt;b&gt;"));
+    }
+
+    #[test]
+    fn a_stopped_service_can_be_started_and_a_running_one_stopped() {
+        let (stopped, running) = (shown(ServiceCondition::Stopped), shown(ServiceCondition::Running));
+        assert!(stopped.contains("/services/web/start\"") && !stopped.contains("/services/web/stop\""));
+        assert!(running.contains("/services/web/stop\"") && running.contains("/services/web/restart\""));
+    }
+
+    #[test]
+    fn every_form_that_changes_something_carries_the_token() {
+        let page = shown(ServiceCondition::Running);
+        let forms = page.matches("method=\"post\"").count();
+        assert!(forms >= 5);
+        assert_eq!(page.matches("name=\"csrf\" value=\"csrf-token\"").count(), forms);
+    }
+
+    #[test]
+    fn every_fragment_is_a_part_of_the_page() {
+        let page = shown(ServiceCondition::Down);
+        for fragment in service_page(ServiceCondition::Down).fragments(&samples::frame("/stacks/shop/services/web")) {
+            assert!(page.contains(&fragment.markup.into_string()), "{} is not in the page", fragment.id);
+        }
+    }
+
+    #[test]
+    fn the_page_is_small_however_much_was_logged() {
+        let page = shown(ServiceCondition::Running);
+        assert!(page.len() < 50_000, "{} bytes", page.len());
+    }
+}
