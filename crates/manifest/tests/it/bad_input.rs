@@ -257,7 +257,7 @@ fn a_folder_that_leaves_its_place_is_refused() {
     );
     check_service(
         "build = { command = \"x\", cache = \"target\" }",
-        &["4:33 services.web.build.cache: expected a list, found the text \"target\" | write [\"target\"]"],
+        &["4:34 services.web.build.cache: expected a list, found the text \"target\" | write [\"target\"]"],
     );
 }
 
