@@ -132,7 +132,7 @@ fn entry(record: &EventRecord, names: &Names, frame: &Frame) -> Markup {
     let place = names.service_of(event.service_id.as_ref());
     html! {
         li.(tone.class()) {
-            span.symbol title=(level) { span aria-hidden="true" { (tone.symbol()) } span.hidden-label { (level) ": " } }
+            span.symbol title=(level) { span aria-hidden="true" { @if event.level == EventLevel::Info { "•" } @else { (tone.symbol()) } } span.hidden-label { (level) ": " } }
             div.body {
                 p.what { (event.message) }
                 p.why {

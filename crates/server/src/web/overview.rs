@@ -44,7 +44,8 @@ impl OverviewPage {
     fn summary(&self) -> Markup {
         let services = || self.stacks.iter().flat_map(|stack| &stack.services);
         let number_of = |wanted: &[ServiceCondition]| services().filter(|s| wanted.contains(&s.condition)).count();
-        let broken = number_of(&[ServiceCondition::Down, ServiceCondition::Degraded, ServiceCondition::Unknown]);
+        let troubled: Vec<_> = services().filter(|s| matches!(s.condition, ServiceCondition::Down | ServiceCondition::Degraded | ServiceCondition::Unknown)).collect();
+        let broken = troubled.len();
         let deploying = number_of(&[ServiceCondition::Deploying]);
         let running = number_of(&[ServiceCondition::Running]);
         let offline = self.servers.iter().filter(|s| s.condition == ServerCondition::Offline).count();
@@ -70,6 +71,12 @@ impl OverviewPage {
                     p.lead {
                         (words::count(services().count(), "service", "services")) " in " (words::count(self.stacks.len(), "stack", "stacks"))
                         " on " (words::count(self.servers.len(), "server", "servers")) "."
+                    }
+                    @if !troubled.is_empty() {
+                        ul { @for service in troubled.iter().take(8) {
+                            @let (tone, word) = words::service_condition(service.condition);
+                            li { a href=(service_path(&service.stack, &service.name)) { (service.stack) " / " (service.name) } " " (words::fact(tone, word)) }
+                        } }
                     }
                 }
             }

@@ -128,7 +128,7 @@ impl ServerPage {
                         h2 #blocked-title { span.symbol aria-hidden="true" { "▲" } " Held back" }
                         ul.notes { @for entry in blocked { li {
                             strong { (entry.subject) } ": " (entry.reason)
-                            @if let Some(retry) = entry.retry_at_ms { " " span.soft { "Tried again " (times::relative(retry, frame.now_ms)) "." } }
+                            @if let Some(retry) = entry.retry_at_ms { " " span.soft { "Next try " (times::relative(retry, frame.now_ms)) "." } }
                         } } }
                     }
                 }
