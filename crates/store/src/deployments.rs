@@ -1,0 +1,221 @@
+//! Deployments. Creating one supersedes the one in flight, in the same transaction; a unique index
+//! sees to it that there is never a second.
+
+use crate::codec::{from_json, to_json, word};
+use crate::{Error, Result, Scope, Store, revisions, services};
+use api::UnixMillis;
+use api::cause::Cause;
+use api::deployments::{Deployment, DeploymentKind, Stage, StageEntry};
+use api::ids::{DeploymentId, RevisionId, ServiceId};
+use api::services::{CommitSha, ServiceIntent, ServiceSpec};
+use sqlx::{Any, Transaction};
+
+/// A revision to be written.
+#[derive(Debug, Clone)]
+pub struct RevisionCreate {
+    pub id: RevisionId,
+    pub commit: CommitSha,
+    pub commit_subject: String,
+    pub spec: ServiceSpec,
+    pub hash: String,
+}
+
+/// A deployment to be begun, and what it changes of its service.
+#[derive(Debug, Clone)]
+pub struct DeploymentCreate {
+    pub id: DeploymentId,
+    pub service_id: ServiceId,
+    pub kind: DeploymentKind,
+    pub revision_id: RevisionId,
+    pub cause: Cause,
+    /// `None`: as the service has it.
+    pub replicas: Option<u32>,
+    pub intent: Option<ServiceIntent>,
+    /// A revision that is written first; `revision_id` names it.
+    pub revision: Option<RevisionCreate>,
+}
+
+impl Store {
+    pub async fn deployment_create(
+        &self,
+        scope: &Scope,
+        create: &DeploymentCreate,
+        now_ms: UnixMillis,
+    ) -> Result<Deployment> {
+        let mut transaction = self.write(&scope.organization).await?;
+        let deployment = insert(&mut transaction, scope, create, now_ms).await?;
+        transaction.commit().await?;
+        Ok(deployment)
+    }
+
+    pub async fn deployment_get(&self, scope: &Scope, id: &DeploymentId) -> Result<Deployment> {
+        let row =
+            sqlx::query_as::<_, (String,)>("SELECT document FROM deployments WHERE id = $1 AND organization_id = $2")
+                .bind(id.as_str())
+                .bind(scope.organization.as_str())
+                .fetch_optional(&self.pool)
+                .await?;
+        from_json("deployment", &row.ok_or_else(|| Error::not_found("deployment", id.as_str()))?.0)
+    }
+
+    /// Newest first.
+    pub async fn deployment_list(&self, scope: &Scope, service_id: &ServiceId, limit: u32) -> Result<Vec<Deployment>> {
+        let rows = sqlx::query_as::<_, (String,)>(
+            "SELECT document FROM deployments WHERE service_id = $1 AND organization_id = $2 ORDER BY number DESC LIMIT $3",
+        )
+        .bind(service_id.as_str())
+        .bind(scope.organization.as_str())
+        .bind(i64::from(limit))
+        .fetch_all(&self.pool)
+        .await?;
+        rows.iter().map(|(text,)| from_json("deployment", text)).collect()
+    }
+
+    /// The newest of a service, which is the one that the rollout looks at.
+    pub async fn deployment_newest(&self, scope: &Scope, service_id: &ServiceId) -> Result<Option<Deployment>> {
+        Ok(self.deployment_list(scope, service_id, 1).await?.pop())
+    }
+
+    /// Writes a deployment whose stage is still `expected`.
+    pub async fn deployment_update(&self, scope: &Scope, deployment: &Deployment, expected: Stage) -> Result<()> {
+        let mut transaction = self.write(&scope.organization).await?;
+        update(&mut transaction, scope, deployment, expected).await?;
+        transaction.commit().await?;
+        Ok(())
+    }
+}
+
+pub(crate) async fn update(
+    transaction: &mut Transaction<'static, Any>,
+    scope: &Scope,
+    deployment: &Deployment,
+    expected: Stage,
+) -> Result<()> {
+    let written = sqlx::query(
+        "UPDATE deployments SET stage = $1, in_flight = $2, document = $3
+         WHERE id = $4 AND organization_id = $5 AND stage = $6",
+    )
+    .bind(deployment.stage.as_str())
+    .bind(i64::from(deployment.stage.in_flight()))
+    .bind(to_json("deployment", deployment)?)
+    .bind(deployment.id.as_str())
+    .bind(scope.organization.as_str())
+    .bind(expected.as_str())
+    .execute(&mut **transaction)
+    .await?;
+    if written.rows_affected() > 0 {
+        return Ok(());
+    }
+    let found = sqlx::query_as::<_, (String,)>("SELECT stage FROM deployments WHERE id = $1 AND organization_id = $2")
+        .bind(deployment.id.as_str())
+        .bind(scope.organization.as_str())
+        .fetch_optional(&mut **transaction)
+        .await?;
+    match found {
+        Some((found,)) => Err(Error::Stale { noun: "deployment", expected: expected.to_string(), found }),
+        None => Err(Error::not_found("deployment", deployment.id.as_str())),
+    }
+}
+
+/// Ends the deployment in flight, if there is one.
+async fn supersede(
+    transaction: &mut Transaction<'static, Any>,
+    scope: &Scope,
+    service_id: &ServiceId,
+    now_ms: UnixMillis,
+) -> Result<()> {
+    let row = sqlx::query_as::<_, (String,)>(
+        "SELECT document FROM deployments WHERE service_id = $1 AND organization_id = $2 AND in_flight = 1",
+    )
+    .bind(service_id.as_str())
+    .bind(scope.organization.as_str())
+    .fetch_optional(&mut **transaction)
+    .await?;
+    let Some((text,)) = row else { return Ok(()) };
+    let mut deployment: Deployment = from_json("deployment", &text)?;
+    let before = deployment.stage;
+    deployment.stage = Stage::Superseded;
+    deployment.stages.push(StageEntry { stage: Stage::Superseded, at_ms: now_ms });
+    deployment.ended_at_ms = Some(now_ms);
+    update(transaction, scope, &deployment, before).await
+}
+
+pub(crate) async fn insert(
+    transaction: &mut Transaction<'static, Any>,
+    scope: &Scope,
+    create: &DeploymentCreate,
+    now_ms: UnixMillis,
+) -> Result<Deployment> {
+    let service = service_in(transaction, scope, &create.service_id).await?;
+    let revision = match &create.revision {
+        Some(revision) => revisions::insert(transaction, scope, &create.service_id, revision, now_ms).await?,
+        None => revisions::get_in(transaction, scope, &create.service_id, &create.revision_id).await?,
+    };
+    supersede(transaction, scope, &create.service_id, now_ms).await?;
+    let replicas = create.replicas.unwrap_or(service.replicas);
+    sqlx::query("UPDATE services SET intent = $1, replicas = $2 WHERE id = $3 AND organization_id = $4")
+        .bind(word(&create.intent.unwrap_or(service.intent)))
+        .bind(i64::from(replicas))
+        .bind(create.service_id.as_str())
+        .bind(scope.organization.as_str())
+        .execute(&mut **transaction)
+        .await?;
+    let (newest,) =
+        sqlx::query_as::<_, (i64,)>("SELECT COALESCE(MAX(number), 0) FROM deployments WHERE service_id = $1")
+            .bind(create.service_id.as_str())
+            .fetch_one(&mut **transaction)
+            .await?;
+    let mut cause = create.cause.clone();
+    cause.deployment_id = Some(create.id.clone());
+    let deployment = Deployment {
+        id: create.id.clone(),
+        stack_id: service.stack_id.clone(),
+        service_id: service.id.clone(),
+        service: service.name.clone(),
+        kind: create.kind,
+        revision_id: revision.id,
+        revision_number: revision.number,
+        commit: revision.commit,
+        commit_subject: revision.commit_subject,
+        previous_revision_id: service.current_revision_id.clone(),
+        replicas: if create.kind == DeploymentKind::Stop { 0 } else { replicas },
+        stage: Stage::Pending,
+        stages: vec![StageEntry { stage: Stage::Pending, at_ms: now_ms }],
+        cause,
+        failure: None,
+        created_at_ms: now_ms,
+        ended_at_ms: None,
+        bake_until_ms: None,
+        warm_until_ms: None,
+    };
+    sqlx::query(
+        "INSERT INTO deployments (id, organization_id, service_id, stage, in_flight, number, document, created_at_ms)
+         VALUES ($1, $2, $3, $4, 1, $5, $6, $7)",
+    )
+    .bind(deployment.id.as_str())
+    .bind(scope.organization.as_str())
+    .bind(deployment.service_id.as_str())
+    .bind(deployment.stage.as_str())
+    .bind(newest + 1)
+    .bind(to_json("deployment", &deployment)?)
+    .bind(now_ms)
+    .execute(&mut **transaction)
+    .await?;
+    Ok(deployment)
+}
+
+async fn service_in(
+    transaction: &mut Transaction<'static, Any>,
+    scope: &Scope,
+    id: &ServiceId,
+) -> Result<services::Service> {
+    let row = sqlx::query_as(
+        "SELECT id, stack_id, name, intent, replicas, current_revision_id, previous_revision_id, removing
+         FROM services WHERE id = $1 AND organization_id = $2",
+    )
+    .bind(id.as_str())
+    .bind(scope.organization.as_str())
+    .fetch_optional(&mut **transaction)
+    .await?;
+    services::service(row.ok_or_else(|| Error::not_found("service", id.as_str()))?)
+}

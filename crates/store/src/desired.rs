@@ -1,0 +1,72 @@
+//! The newest signed desired state of each server.
+
+use crate::codec::{open, seal};
+use crate::{Error, Result, Scope, Store};
+use api::desired::SignedDesiredState;
+use api::ids::ServerId;
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct DesiredRow {
+    pub generation: u64,
+    /// Digest of what the document says, apart from generation and time.
+    pub digest: String,
+    pub signed: SignedDesiredState,
+}
+
+impl Store {
+    pub async fn desired_state_get(&self, scope: &Scope, server_id: &ServerId) -> Result<Option<DesiredRow>> {
+        let row = sqlx::query_as::<_, (i64, String, String)>(
+            "SELECT generation, digest, document FROM desired_states WHERE server_id = $1 AND organization_id = $2",
+        )
+        .bind(server_id.as_str())
+        .bind(scope.organization.as_str())
+        .fetch_optional(&self.pool)
+        .await?;
+        row.map(|(generation, digest, document)| {
+            Ok(DesiredRow { generation: generation as u64, digest, signed: open("desired state", &document)? })
+        })
+        .transpose()
+    }
+
+    /// Generation and digest alone, for "is there news?".
+    pub async fn desired_state_head(&self, scope: &Scope, server_id: &ServerId) -> Result<Option<(u64, String)>> {
+        let row = sqlx::query_as::<_, (i64, String)>(
+            "SELECT generation, digest FROM desired_states WHERE server_id = $1 AND organization_id = $2",
+        )
+        .bind(server_id.as_str())
+        .bind(scope.organization.as_str())
+        .fetch_optional(&self.pool)
+        .await?;
+        Ok(row.map(|(generation, digest)| (generation as u64, digest)))
+    }
+
+    /// Keeps a document whose generation is higher than what is kept. A generation that is not is
+    /// refused as stale: somebody else was faster, look again.
+    pub async fn desired_state_put(&self, scope: &Scope, server_id: &ServerId, row: &DesiredRow) -> Result<()> {
+        let written = sqlx::query(
+            "INSERT INTO desired_states (server_id, organization_id, generation, digest, document)
+             SELECT id, organization_id, $1, $2, $3 FROM servers WHERE id = $4 AND organization_id = $5
+             ON CONFLICT (server_id) DO UPDATE
+             SET generation = excluded.generation, digest = excluded.digest, document = excluded.document
+             WHERE desired_states.generation < excluded.generation",
+        )
+        .bind(row.generation as i64)
+        .bind(&row.digest)
+        .bind(seal("desired state", &row.signed)?)
+        .bind(server_id.as_str())
+        .bind(scope.organization.as_str())
+        .execute(&self.pool)
+        .await?;
+        if written.rows_affected() > 0 {
+            return Ok(());
+        }
+        match self.desired_state_head(scope, server_id).await? {
+            Some((found, _)) => Err(Error::Stale {
+                noun: "desired state",
+                expected: format!("a generation below {}", row.generation),
+                found: found.to_string(),
+            }),
+            None => Err(Error::not_found("server", server_id.as_str())),
+        }
+    }
+}

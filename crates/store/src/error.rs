@@ -1,0 +1,79 @@
+//! What a call can fail with, apart by what the caller can do about it.
+
+use std::error::Error as StdError;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("the database URL must begin with sqlite:// or postgres://")]
+    Url,
+    #[error("cannot open the database; check its URL, that it runs and that it may be read and written")]
+    Connect(#[source] Box<dyn StdError + Send + Sync>),
+    #[error(
+        "the database was written by a newer Mainstay (its schema has version {version}, unknown here); \
+         run the newer binary or restore a backup from before the upgrade"
+    )]
+    Newer { version: i64 },
+    #[error("cannot bring the database schema up to date")]
+    Migrate(#[source] Box<dyn StdError + Send + Sync>),
+    /// No such row in this organization.
+    #[error("there is no {noun} `{key}`")]
+    NotFound { noun: &'static str, key: String },
+    /// What is there contradicts what was asked; nothing was changed.
+    #[error("{0}")]
+    Conflict(String),
+    /// The row moved since it was read; read again.
+    #[error("the {noun} changed meanwhile: expected {expected}, found {found}")]
+    Stale { noun: &'static str, expected: String, found: String },
+    #[error("the join token is not known; it may have been revoked")]
+    TokenUnknown,
+    #[error("the join token was used already; each is good for one machine")]
+    TokenUsed,
+    #[error("the join token has expired")]
+    TokenExpired,
+    #[error("all 255 server numbers of the organization are taken; remove a server first")]
+    ServersFull,
+    /// A row that this version cannot read.
+    #[error("a stored {noun} cannot be read")]
+    Corrupt {
+        noun: &'static str,
+        #[source]
+        source: Box<dyn StdError + Send + Sync>,
+    },
+    /// The database is away, busy or full; trying again may help.
+    #[error("the database is not available")]
+    Unavailable(#[source] sqlx::Error),
+    #[error("a database statement failed")]
+    Database(#[source] sqlx::Error),
+}
+
+impl Error {
+    pub(crate) fn connect(source: sqlx::Error) -> Self {
+        Self::Connect(Box::new(source))
+    }
+
+    pub(crate) fn not_found(noun: &'static str, key: impl Into<String>) -> Self {
+        Self::NotFound { noun, key: key.into() }
+    }
+
+    pub(crate) fn corrupt(noun: &'static str, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        Self::Corrupt { noun, source: source.into() }
+    }
+
+    /// Whether a unique index refused the row.
+    pub(crate) fn is_unique_violation(error: &sqlx::Error) -> bool {
+        matches!(error, sqlx::Error::Database(inner) if inner.is_unique_violation())
+    }
+}
+
+impl From<sqlx::Error> for Error {
+    fn from(error: sqlx::Error) -> Self {
+        let busy = |text: &str| {
+            text.contains("database is locked") || text.contains("disk is full") || text.contains("disk I/O")
+        };
+        match &error {
+            sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::Io(_) => Self::Unavailable(error),
+            sqlx::Error::Database(inner) if busy(inner.message()) => Self::Unavailable(error),
+            _ => Self::Database(error),
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! Instances, and the one transaction in which a rollout tick is written down.
+
+use crate::codec::{from_word, parse, word};
+use crate::{Error, Result, Scope, Store, deployments};
+use api::UnixMillis;
+use api::deployments::{Deployment, Stage};
+use api::desired::{InstanceIntent, Traffic};
+use api::ids::{DeploymentId, InstanceId, RevisionId, ServerId, ServiceId};
+use sqlx::{Any, Transaction};
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Instance {
+    pub id: InstanceId,
+    pub service_id: ServiceId,
+    pub revision_id: RevisionId,
+    pub deployment_id: DeploymentId,
+    pub server_id: ServerId,
+    pub ordinal: u32,
+    pub intent: InstanceIntent,
+    pub traffic: Traffic,
+    pub traffic_changed_at_ms: UnixMillis,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum InstanceChange {
+    Create(Instance),
+    SetTraffic { id: InstanceId, traffic: Traffic },
+    SetIntent { id: InstanceId, intent: InstanceIntent },
+    Delete { id: InstanceId },
+}
+
+/// Everything that one tick changes of one service.
+#[derive(Debug, Clone)]
+pub struct RolloutWrite {
+    pub service_id: ServiceId,
+    /// The deployment as it should be, and the stage that it must still be in. `None`: unchanged.
+    pub deployment: Option<(Deployment, Stage)>,
+    /// The deployment that the tick looked at; refused as stale if it is not the newest any more.
+    pub newest: Option<DeploymentId>,
+    pub instances: Vec<InstanceChange>,
+    /// Current and previous revision.
+    pub current: Option<(Option<RevisionId>, Option<RevisionId>)>,
+}
+
+const COLUMNS: &str =
+    "id, service_id, revision_id, deployment_id, server_id, ordinal, intent, traffic, traffic_changed_at_ms";
+
+type Row = (String, String, String, String, String, i64, String, String, i64);
+
+fn instance(row: Row) -> Result<Instance> {
+    let (id, service_id, revision_id, deployment_id, server_id, ordinal, intent, traffic, traffic_changed_at_ms) = row;
+    Ok(Instance {
+        id: parse("instance", &id)?,
+        service_id: parse("instance", &service_id)?,
+        revision_id: parse("instance", &revision_id)?,
+        deployment_id: parse("instance", &deployment_id)?,
+        server_id: parse("instance", &server_id)?,
+        ordinal: u32::try_from(ordinal).map_err(|e| Error::corrupt("instance", e))?,
+        intent: from_word("instance", intent)?,
+        traffic: from_word("instance", traffic)?,
+        traffic_changed_at_ms,
+    })
+}
+
+impl Store {
+    pub async fn instance_list(&self, scope: &Scope) -> Result<Vec<Instance>> {
+        self.instances_where(scope, "1 = 1 OR $2 = ''", "").await
+    }
+
+    pub async fn instance_list_of_service(&self, scope: &Scope, service_id: &ServiceId) -> Result<Vec<Instance>> {
+        self.instances_where(scope, "service_id = $2", service_id.as_str()).await
+    }
+
+    pub async fn instance_list_on_server(&self, scope: &Scope, server_id: &ServerId) -> Result<Vec<Instance>> {
+        self.instances_where(scope, "server_id = $2", server_id.as_str()).await
+    }
+
+    async fn instances_where(&self, scope: &Scope, condition: &'static str, key: &str) -> Result<Vec<Instance>> {
+        let sql = format!(
+            "SELECT {COLUMNS} FROM instances WHERE organization_id = $1 AND ({condition}) ORDER BY service_id, ordinal, id"
+        );
+        let rows = sqlx::query_as::<_, Row>(sqlx::AssertSqlSafe(sql))
+            .bind(scope.organization.as_str())
+            .bind(key)
+            .fetch_all(&self.pool)
+            .await?;
+        rows.into_iter().map(instance).collect()
+    }
+
+    /// Writes a tick, all or nothing.
+    pub async fn rollout_apply(&self, scope: &Scope, write: &RolloutWrite, now_ms: UnixMillis) -> Result<()> {
+        let mut transaction = self.write(&scope.organization).await?;
+        expect_newest(&mut transaction, scope, write).await?;
+        if let Some((deployment, expected)) = &write.deployment {
+            deployments::update(&mut transaction, scope, deployment, *expected).await?;
+        }
+        for change in &write.instances {
+            apply(&mut transaction, scope, &write.service_id, change, now_ms).await?;
+        }
+        if let Some((current, previous)) = &write.current {
+            sqlx::query(
+                "UPDATE services SET current_revision_id = $1, previous_revision_id = $2 WHERE id = $3 AND organization_id = $4",
+            )
+            .bind(current.as_ref().map(RevisionId::as_str))
+            .bind(previous.as_ref().map(RevisionId::as_str))
+            .bind(write.service_id.as_str())
+            .bind(scope.organization.as_str())
+            .execute(&mut *transaction)
+            .await?;
+        }
+        transaction.commit().await?;
+        Ok(())
+    }
+}
+
+async fn expect_newest(transaction: &mut Transaction<'static, Any>, scope: &Scope, write: &RolloutWrite) -> Result<()> {
+    let row = sqlx::query_as::<_, (String,)>(
+        "SELECT id FROM deployments WHERE service_id = $1 AND organization_id = $2 ORDER BY number DESC LIMIT 1",
+    )
+    .bind(write.service_id.as_str())
+    .bind(scope.organization.as_str())
+    .fetch_optional(&mut **transaction)
+    .await?;
+    let newest = row.map(|(id,)| id);
+    if newest.as_deref() == write.newest.as_ref().map(DeploymentId::as_str) {
+        return Ok(());
+    }
+    let text = |id: Option<&str>| id.unwrap_or("none").to_owned();
+    Err(Error::Stale {
+        noun: "newest deployment",
+        expected: text(write.newest.as_ref().map(DeploymentId::as_str)),
+        found: text(newest.as_deref()),
+    })
+}
+
+async fn apply(
+    transaction: &mut Transaction<'static, Any>,
+    scope: &Scope,
+    service_id: &ServiceId,
+    change: &InstanceChange,
+    now_ms: UnixMillis,
+) -> Result<()> {
+    let query = match change {
+        InstanceChange::Create(instance) => sqlx::query(
+            "INSERT INTO instances (id, organization_id, service_id, revision_id, deployment_id, server_id, ordinal, intent,
+                                    traffic, traffic_changed_at_ms, created_at_ms)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $10)",
+        )
+        .bind(instance.id.as_str())
+        .bind(scope.organization.as_str())
+        .bind(service_id.as_str())
+        .bind(instance.revision_id.as_str())
+        .bind(instance.deployment_id.as_str())
+        .bind(instance.server_id.as_str())
+        .bind(i64::from(instance.ordinal))
+        .bind(word(&instance.intent))
+        .bind(word(&instance.traffic))
+        .bind(now_ms),
+        InstanceChange::SetTraffic { id, traffic } => sqlx::query(
+            "UPDATE instances SET traffic = $1, traffic_changed_at_ms = $2
+             WHERE id = $3 AND service_id = $4 AND organization_id = $5",
+        )
+        .bind(word(traffic))
+        .bind(now_ms)
+        .bind(id.as_str())
+        .bind(service_id.as_str())
+        .bind(scope.organization.as_str()),
+        InstanceChange::SetIntent { id, intent } => {
+            sqlx::query("UPDATE instances SET intent = $1 WHERE id = $2 AND service_id = $3 AND organization_id = $4")
+                .bind(word(intent))
+                .bind(id.as_str())
+                .bind(service_id.as_str())
+                .bind(scope.organization.as_str())
+        }
+        InstanceChange::Delete { id } => {
+            sqlx::query("DELETE FROM instances WHERE id = $1 AND service_id = $2 AND organization_id = $3")
+                .bind(id.as_str())
+                .bind(service_id.as_str())
+                .bind(scope.organization.as_str())
+        }
+    };
+    query.execute(&mut **transaction).await?;
+    Ok(())
+}

@@ -1,0 +1,108 @@
+//! Revisions: written once, never changed.
+
+use crate::codec::{open, seal};
+use crate::deployments::RevisionCreate;
+use crate::{Error, Result, Scope, Store};
+use api::UnixMillis;
+use api::ids::{RevisionId, ServiceId};
+use api::services::Revision;
+use sqlx::{Any, Transaction};
+
+impl Store {
+    pub async fn revision_get(&self, scope: &Scope, id: &RevisionId) -> Result<Revision> {
+        let row =
+            sqlx::query_as::<_, (String,)>("SELECT document FROM revisions WHERE id = $1 AND organization_id = $2")
+                .bind(id.as_str())
+                .bind(scope.organization.as_str())
+                .fetch_optional(&self.pool)
+                .await?;
+        open("revision", &row.ok_or_else(|| Error::not_found("revision", id.as_str()))?.0)
+    }
+
+    /// Newest first.
+    pub async fn revision_list(&self, scope: &Scope, service_id: &ServiceId, limit: u32) -> Result<Vec<Revision>> {
+        let rows = sqlx::query_as::<_, (String,)>(
+            "SELECT document FROM revisions WHERE service_id = $1 AND organization_id = $2 ORDER BY number DESC LIMIT $3",
+        )
+        .bind(service_id.as_str())
+        .bind(scope.organization.as_str())
+        .bind(i64::from(limit))
+        .fetch_all(&self.pool)
+        .await?;
+        rows.iter().map(|(text,)| open("revision", text)).collect()
+    }
+
+    /// By the number that people say aloud.
+    pub async fn revision_by_number(
+        &self,
+        scope: &Scope,
+        service_id: &ServiceId,
+        number: u64,
+    ) -> Result<Option<Revision>> {
+        let row = sqlx::query_as::<_, (String,)>(
+            "SELECT document FROM revisions WHERE service_id = $1 AND organization_id = $2 AND number = $3",
+        )
+        .bind(service_id.as_str())
+        .bind(scope.organization.as_str())
+        .bind(i64::try_from(number).unwrap_or(i64::MAX))
+        .fetch_optional(&self.pool)
+        .await?;
+        row.map(|(text,)| open("revision", &text)).transpose()
+    }
+}
+
+/// Writes a revision with the next number of its service.
+pub(crate) async fn insert(
+    transaction: &mut Transaction<'static, Any>,
+    scope: &Scope,
+    service_id: &ServiceId,
+    create: &RevisionCreate,
+    now_ms: UnixMillis,
+) -> Result<Revision> {
+    let (newest,) = sqlx::query_as::<_, (i64,)>("SELECT COALESCE(MAX(number), 0) FROM revisions WHERE service_id = $1")
+        .bind(service_id.as_str())
+        .fetch_one(&mut **transaction)
+        .await?;
+    let revision = Revision {
+        id: create.id.clone(),
+        service_id: service_id.clone(),
+        number: newest as u64 + 1,
+        commit: create.commit.clone(),
+        commit_subject: create.commit_subject.clone(),
+        spec: create.spec.clone(),
+        hash: create.hash.clone(),
+        created_at_ms: now_ms,
+    };
+    sqlx::query(
+        "INSERT INTO revisions (id, organization_id, service_id, number, hash, document, created_at_ms)
+         VALUES ($1, $2, $3, $4, $5, $6, $7)",
+    )
+    .bind(revision.id.as_str())
+    .bind(scope.organization.as_str())
+    .bind(service_id.as_str())
+    .bind(revision.number as i64)
+    .bind(&revision.hash)
+    .bind(seal("revision", &revision)?)
+    .bind(now_ms)
+    .execute(&mut **transaction)
+    .await?;
+    Ok(revision)
+}
+
+/// A revision of this service, inside a transaction.
+pub(crate) async fn get_in(
+    transaction: &mut Transaction<'static, Any>,
+    scope: &Scope,
+    service_id: &ServiceId,
+    id: &RevisionId,
+) -> Result<Revision> {
+    let row = sqlx::query_as::<_, (String,)>(
+        "SELECT document FROM revisions WHERE id = $1 AND service_id = $2 AND organization_id = $3",
+    )
+    .bind(id.as_str())
+    .bind(service_id.as_str())
+    .bind(scope.organization.as_str())
+    .fetch_optional(&mut **transaction)
+    .await?;
+    open("revision", &row.ok_or_else(|| Error::not_found("revision", id.as_str()))?.0)
+}

@@ -1,0 +1,303 @@
+//! Machines with an agent. Joining consumes the token and makes the server in one transaction.
+
+use crate::codec::{from_json, from_word, parse, to_json, word};
+use crate::{Error, Result, Scope, Store};
+use api::UnixMillis;
+use api::desired::SecurityMode;
+use api::ids::{OrganizationId, ServerId, StackId};
+use api::name::Name;
+use api::secret::Secret;
+use api::servers::ServerFacts;
+use api::tokens::TokenPurpose;
+use serde::{Deserialize, Serialize};
+use sqlx::{Any, Transaction};
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Server {
+    pub id: ServerId,
+    pub name: Name,
+    pub index: u8,
+    pub public_key: String,
+    pub secret: Secret,
+    pub facts: ServerFacts,
+    pub agent_version: String,
+    pub security_mode: SecurityMode,
+    pub binding: ServerBinding,
+    pub registered_at_ms: UnixMillis,
+    pub last_seen_at_ms: Option<UnixMillis>,
+    /// As the presence task last decided.
+    pub online: bool,
+}
+
+/// What the token that let it in was bound to: the server takes only services of that.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerBinding {
+    #[serde(default)]
+    pub project: Option<Name>,
+    #[serde(default)]
+    pub stack: Option<StackId>,
+}
+
+/// A machine that asks to join.
+#[derive(Debug, Clone)]
+pub struct ServerJoin {
+    pub id: ServerId,
+    /// Wished name; a number is appended if it is taken.
+    pub name: Name,
+    pub public_key: String,
+    pub secret: Secret,
+    pub facts: ServerFacts,
+    pub agent_version: String,
+    pub security_mode: SecurityMode,
+}
+
+const COLUMNS: &str = "id, name, number, public_key, secret, facts, agent_version, security_mode, binding, registered_at_ms, last_seen_at_ms, online";
+
+type Row = (String, String, i64, String, String, String, String, String, String, i64, Option<i64>, i64);
+
+fn server(row: Row) -> Result<Server> {
+    let (
+        id,
+        name,
+        number,
+        public_key,
+        secret,
+        facts,
+        agent_version,
+        mode,
+        binding,
+        registered_at_ms,
+        last_seen_at_ms,
+        online,
+    ) = row;
+    Ok(Server {
+        id: parse("server", &id)?,
+        name: parse("server", &name)?,
+        index: u8::try_from(number).map_err(|e| Error::corrupt("server", e))?,
+        public_key,
+        secret: Secret::new(secret),
+        facts: from_json("server", &facts)?,
+        agent_version,
+        security_mode: from_word("server", mode)?,
+        binding: from_json("server", &binding)?,
+        registered_at_ms,
+        last_seen_at_ms,
+        online: online != 0,
+    })
+}
+
+impl Store {
+    pub async fn server_list(&self, scope: &Scope) -> Result<Vec<Server>> {
+        let sql = format!("SELECT {COLUMNS} FROM servers WHERE organization_id = $1 ORDER BY number");
+        let rows = sqlx::query_as::<_, Row>(sqlx::AssertSqlSafe(sql))
+            .bind(scope.organization.as_str())
+            .fetch_all(&self.pool)
+            .await?;
+        rows.into_iter().map(server).collect()
+    }
+
+    pub async fn server_get(&self, scope: &Scope, id: &ServerId) -> Result<Server> {
+        let sql = format!("SELECT {COLUMNS} FROM servers WHERE organization_id = $1 AND id = $2");
+        let row = sqlx::query_as::<_, Row>(sqlx::AssertSqlSafe(sql))
+            .bind(scope.organization.as_str())
+            .bind(id.as_str())
+            .fetch_optional(&self.pool)
+            .await?;
+        server(row.ok_or_else(|| Error::not_found("server", id.as_str()))?)
+    }
+
+    /// A report came: the server is there. `facts` and version are written only when given.
+    pub async fn server_seen(
+        &self,
+        scope: &Scope,
+        id: &ServerId,
+        facts: Option<&ServerFacts>,
+        agent_version: &str,
+        now_ms: UnixMillis,
+    ) -> Result<()> {
+        let facts = facts.map(|f| to_json("server", f)).transpose()?;
+        sqlx::query(
+            "UPDATE servers SET last_seen_at_ms = $1, agent_version = $2, facts = COALESCE($3, facts)
+             WHERE id = $4 AND organization_id = $5",
+        )
+        .bind(now_ms)
+        .bind(agent_version)
+        .bind(facts)
+        .bind(id.as_str())
+        .bind(scope.organization.as_str())
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
+    /// Answers whether that changed anything.
+    pub async fn server_online_set(&self, scope: &Scope, id: &ServerId, online: bool) -> Result<bool> {
+        let changed =
+            sqlx::query("UPDATE servers SET online = $1 WHERE id = $2 AND organization_id = $3 AND online <> $1")
+                .bind(i64::from(online))
+                .bind(id.as_str())
+                .bind(scope.organization.as_str())
+                .execute(&self.pool)
+                .await?;
+        Ok(changed.rows_affected() > 0)
+    }
+
+    pub async fn server_security_mode_set(&self, scope: &Scope, id: &ServerId, mode: SecurityMode) -> Result<()> {
+        let found = sqlx::query("UPDATE servers SET security_mode = $1 WHERE id = $2 AND organization_id = $3")
+            .bind(word(&mode))
+            .bind(id.as_str())
+            .bind(scope.organization.as_str())
+            .execute(&self.pool)
+            .await?;
+        if found.rows_affected() == 0 {
+            return Err(Error::not_found("server", id.as_str()));
+        }
+        Ok(())
+    }
+
+    /// Forgets a server, its secret and its states. Its instances are forgotten by the rollout.
+    pub async fn server_delete(&self, scope: &Scope, id: &ServerId) -> Result<()> {
+        let mut transaction = self.write(&scope.organization).await?;
+        let gone = sqlx::query("DELETE FROM servers WHERE id = $1 AND organization_id = $2")
+            .bind(id.as_str())
+            .bind(scope.organization.as_str())
+            .execute(&mut *transaction)
+            .await?;
+        if gone.rows_affected() == 0 {
+            return Err(Error::not_found("server", id.as_str()));
+        }
+        transaction.commit().await?;
+        Ok(())
+    }
+
+    /// Exchanges a one-time token for a server. A token that is not good changes nothing.
+    pub async fn server_join(
+        &self,
+        token_hash: &str,
+        join: &ServerJoin,
+        now_ms: UnixMillis,
+    ) -> Result<(OrganizationId, Server)> {
+        let organization = self.token_join_organization(token_hash).await?;
+        let mut transaction = self.write(&organization).await?;
+        let purpose = consume_token(&mut transaction, token_hash, now_ms).await?;
+        let TokenPurpose::Join { project, stack } = purpose else { return Err(Error::TokenUnknown) };
+        let (name, index) = free_name_and_number(&mut transaction, &organization, &join.name).await?;
+        let server = Server {
+            id: join.id.clone(),
+            name,
+            index,
+            public_key: join.public_key.clone(),
+            secret: join.secret.clone(),
+            facts: join.facts.clone(),
+            agent_version: join.agent_version.clone(),
+            security_mode: join.security_mode,
+            binding: ServerBinding { project, stack },
+            registered_at_ms: now_ms,
+            last_seen_at_ms: Some(now_ms),
+            online: true,
+        };
+        insert(&mut transaction, &organization, &server).await?;
+        transaction.commit().await?;
+        Ok((organization, server))
+    }
+}
+
+pub(crate) async fn find_unscoped(store: &Store, id: &ServerId) -> Result<Option<(OrganizationId, Server)>> {
+    let organization = sqlx::query_as::<_, (String,)>("SELECT organization_id FROM servers WHERE id = $1")
+        .bind(id.as_str())
+        .fetch_optional(&store.pool)
+        .await?;
+    let Some((organization,)) = organization else { return Ok(None) };
+    let organization: OrganizationId = parse("organization", &organization)?;
+    match store.server_get(&Scope::system(organization.clone(), "signature"), id).await {
+        Ok(server) => Ok(Some((organization, server))),
+        Err(Error::NotFound { .. }) => Ok(None),
+        Err(other) => Err(other),
+    }
+}
+
+/// Marks the token as used, if it is good at this moment and in this transaction.
+async fn consume_token(
+    transaction: &mut Transaction<'static, Any>,
+    hash: &str,
+    now_ms: UnixMillis,
+) -> Result<TokenPurpose> {
+    type Row = (String, Option<i64>, Option<i64>, Option<i64>);
+    let row = sqlx::query_as::<_, Row>(
+        "SELECT purpose, expires_at_ms, used_at_ms, revoked_at_ms FROM tokens WHERE hash = $1 AND kind = 'join'",
+    )
+    .bind(hash)
+    .fetch_optional(&mut **transaction)
+    .await?;
+    let (purpose, expires_at_ms, used_at_ms, revoked_at_ms) = row.ok_or(Error::TokenUnknown)?;
+    if revoked_at_ms.is_some() {
+        return Err(Error::TokenUnknown);
+    }
+    if used_at_ms.is_some() {
+        return Err(Error::TokenUsed);
+    }
+    if expires_at_ms.is_some_and(|at| at <= now_ms) {
+        return Err(Error::TokenExpired);
+    }
+    let taken = sqlx::query("UPDATE tokens SET used_at_ms = $1 WHERE hash = $2 AND used_at_ms IS NULL")
+        .bind(now_ms)
+        .bind(hash)
+        .execute(&mut **transaction)
+        .await?;
+    if taken.rows_affected() == 0 {
+        return Err(Error::TokenUsed);
+    }
+    from_json("token", &purpose)
+}
+
+/// The wished name or the first free `name-2`, `name-3`, …, and the lowest free number.
+async fn free_name_and_number(
+    transaction: &mut Transaction<'static, Any>,
+    organization: &OrganizationId,
+    wished: &Name,
+) -> Result<(Name, u8)> {
+    let taken = sqlx::query_as::<_, (String, i64)>("SELECT name, number FROM servers WHERE organization_id = $1")
+        .bind(organization.as_str())
+        .fetch_all(&mut **transaction)
+        .await?;
+    let number = (1..=255u8).find(|n| !taken.iter().any(|(_, t)| t == &i64::from(*n))).ok_or(Error::ServersFull)?;
+    let numbered = |n: u32| {
+        let suffix = format!("-{n}");
+        let stem: String = wished.as_str().chars().take(Name::LENGTH_LIMIT - suffix.len()).collect();
+        format!("{}{suffix}", stem.trim_end_matches('-')).parse::<Name>()
+    };
+    let free = |name: &Name| !taken.iter().any(|(t, _)| t == name.as_str());
+    if free(wished) {
+        return Ok((wished.clone(), number));
+    }
+    let name = (2..=256).filter_map(|n| numbered(n).ok()).find(free).ok_or(Error::ServersFull)?;
+    Ok((name, number))
+}
+
+async fn insert(
+    transaction: &mut Transaction<'static, Any>,
+    organization: &OrganizationId,
+    server: &Server,
+) -> Result<()> {
+    sqlx::query(
+        "INSERT INTO servers (id, organization_id, name, number, public_key, secret, facts, agent_version, security_mode,
+                              binding, registered_at_ms, last_seen_at_ms, online)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
+    )
+    .bind(server.id.as_str())
+    .bind(organization.as_str())
+    .bind(server.name.as_str())
+    .bind(i64::from(server.index))
+    .bind(&server.public_key)
+    .bind(server.secret.expose())
+    .bind(to_json("server", &server.facts)?)
+    .bind(&server.agent_version)
+    .bind(word(&server.security_mode))
+    .bind(to_json("server", &server.binding)?)
+    .bind(server.registered_at_ms)
+    .bind(server.last_seen_at_ms)
+    .bind(i64::from(server.online))
+    .execute(&mut **transaction)
+    .await?;
+    Ok(())
+}

@@ -1,0 +1,136 @@
+//! Services, what the user last asked of them, and the variables set beside their manifest.
+
+use crate::codec::{from_word, parse};
+use crate::{Error, Result, Scope, Store};
+use api::ids::{RevisionId, ServiceId, StackId};
+use api::name::Name;
+use api::secret::Secret;
+use api::services::ServiceIntent;
+use std::collections::BTreeMap;
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Service {
+    pub id: ServiceId,
+    pub stack_id: StackId,
+    pub name: Name,
+    pub intent: ServiceIntent,
+    pub replicas: u32,
+    pub current_revision_id: Option<RevisionId>,
+    pub previous_revision_id: Option<RevisionId>,
+    /// It left the manifest: it is forgotten once its instances are gone.
+    pub removing: bool,
+}
+
+const COLUMNS: &str = "id, stack_id, name, intent, replicas, current_revision_id, previous_revision_id, removing";
+
+type Row = (String, String, String, String, i64, Option<String>, Option<String>, i64);
+
+pub(crate) fn service(row: Row) -> Result<Service> {
+    let (id, stack_id, name, intent, replicas, current, previous, removing) = row;
+    Ok(Service {
+        id: parse("service", &id)?,
+        stack_id: parse("service", &stack_id)?,
+        name: parse("service", &name)?,
+        intent: from_word("service", intent)?,
+        replicas: u32::try_from(replicas).map_err(|e| Error::corrupt("service", e))?,
+        current_revision_id: current.map(|id| parse("service", &id)).transpose()?,
+        previous_revision_id: previous.map(|id| parse("service", &id)).transpose()?,
+        removing: removing != 0,
+    })
+}
+
+impl Store {
+    /// Those of one stack, or of all, by name.
+    pub async fn service_list(&self, scope: &Scope, stack_id: Option<&StackId>) -> Result<Vec<Service>> {
+        let sql = format!(
+            "SELECT {COLUMNS} FROM services WHERE organization_id = $1 AND ($2 IS NULL OR stack_id = $2) ORDER BY name, id"
+        );
+        let rows = sqlx::query_as::<_, Row>(sqlx::AssertSqlSafe(sql))
+            .bind(scope.organization.as_str())
+            .bind(stack_id.map(StackId::as_str))
+            .fetch_all(&self.pool)
+            .await?;
+        rows.into_iter().map(service).collect()
+    }
+
+    pub async fn service_get(&self, scope: &Scope, id: &ServiceId) -> Result<Service> {
+        let sql = format!("SELECT {COLUMNS} FROM services WHERE organization_id = $1 AND id = $2");
+        let row = sqlx::query_as::<_, Row>(sqlx::AssertSqlSafe(sql))
+            .bind(scope.organization.as_str())
+            .bind(id.as_str())
+            .fetch_optional(&self.pool)
+            .await?;
+        service(row.ok_or_else(|| Error::not_found("service", id.as_str()))?)
+    }
+
+    /// Forgets a service that left its manifest, with all its history. Refused while it has instances.
+    pub async fn service_delete(&self, scope: &Scope, id: &ServiceId) -> Result<()> {
+        let mut transaction = self.write(&scope.organization).await?;
+        let (instances,) = sqlx::query_as::<_, (i64,)>(
+            "SELECT COUNT(*) FROM instances WHERE service_id = $1 AND organization_id = $2",
+        )
+        .bind(id.as_str())
+        .bind(scope.organization.as_str())
+        .fetch_one(&mut *transaction)
+        .await?;
+        if instances > 0 {
+            return Err(Error::Conflict(format!("the service {id} still has {instances} instances")));
+        }
+        for sql in [
+            "DELETE FROM deployments WHERE service_id = $1 AND organization_id = $2",
+            "DELETE FROM revisions WHERE service_id = $1 AND organization_id = $2",
+            "DELETE FROM log_lines WHERE service_id = $1 AND organization_id = $2",
+            "DELETE FROM log_streams WHERE service_id = $1 AND organization_id = $2",
+            "DELETE FROM service_env WHERE service_id = $1 AND organization_id = $2",
+            "DELETE FROM services WHERE id = $1 AND organization_id = $2 AND removing = 1",
+        ] {
+            sqlx::query(sql).bind(id.as_str()).bind(scope.organization.as_str()).execute(&mut *transaction).await?;
+        }
+        transaction.commit().await?;
+        Ok(())
+    }
+
+    /// Variables set with `mainstay env set`.
+    pub async fn service_env_list(&self, scope: &Scope, id: &ServiceId) -> Result<BTreeMap<String, Secret>> {
+        let rows = sqlx::query_as::<_, (String, String)>(
+            "SELECT name, value FROM service_env WHERE service_id = $1 AND organization_id = $2",
+        )
+        .bind(id.as_str())
+        .bind(scope.organization.as_str())
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(rows.into_iter().map(|(name, value)| (name, Secret::new(value))).collect())
+    }
+
+    /// Sets and (with `None`) removes variables, all or none.
+    pub async fn service_env_patch(
+        &self,
+        scope: &Scope,
+        id: &ServiceId,
+        variables: &BTreeMap<String, Option<Secret>>,
+    ) -> Result<()> {
+        self.service_get(scope, id).await?;
+        let mut transaction = self.write(&scope.organization).await?;
+        for (name, value) in variables {
+            let query = match value {
+                Some(value) => sqlx::query(
+                    "INSERT INTO service_env (service_id, organization_id, name, value) VALUES ($1, $2, $3, $4)
+                     ON CONFLICT (service_id, name) DO UPDATE SET value = excluded.value",
+                )
+                .bind(id.as_str())
+                .bind(scope.organization.as_str())
+                .bind(name)
+                .bind(value.expose()),
+                None => {
+                    sqlx::query("DELETE FROM service_env WHERE service_id = $1 AND organization_id = $2 AND name = $3")
+                        .bind(id.as_str())
+                        .bind(scope.organization.as_str())
+                        .bind(name)
+                }
+            };
+            query.execute(&mut *transaction).await?;
+        }
+        transaction.commit().await?;
+        Ok(())
+    }
+}

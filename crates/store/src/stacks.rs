@@ -1,0 +1,319 @@
+//! Stacks, and the one transaction in which a manifest becomes services, revisions and deployments.
+
+use crate::codec::parse;
+use crate::deployments::{self, DeploymentCreate, RevisionCreate};
+use crate::{Error, Result, Scope, Store};
+use api::UnixMillis;
+use api::cause::Cause;
+use api::deployments::{Deployment, DeploymentKind};
+use api::ids::{DeploymentId, ProjectId, ServiceId, StackId};
+use api::name::Name;
+use api::services::ServiceIntent;
+use sqlx::{Any, Transaction};
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stack {
+    pub id: StackId,
+    pub project_id: ProjectId,
+    pub name: Name,
+    pub version: u64,
+    pub manifest: String,
+    /// It is forgotten once its services are.
+    pub removing: bool,
+    pub created_at_ms: UnixMillis,
+    pub updated_at_ms: UnixMillis,
+}
+
+/// A manifest to be made real.
+#[derive(Debug, Clone)]
+pub struct StackDeploy {
+    /// Used if the stack is new.
+    pub stack_id: StackId,
+    pub project_id: ProjectId,
+    pub name: Name,
+    /// The version that all this was worked out against; 0: it did not exist.
+    pub expected_version: u64,
+    pub manifest: String,
+    pub services: Vec<ServiceDeploy>,
+    pub removals: Vec<ServiceRemoval>,
+    pub cause: Cause,
+}
+
+/// A service that the manifest names.
+#[derive(Debug, Clone)]
+pub struct ServiceDeploy {
+    /// Used if the service is new.
+    pub service_id: ServiceId,
+    pub name: Name,
+    pub replicas: u32,
+    /// `None`: it stays as it is.
+    pub change: Option<(DeploymentId, DeploymentKind, RevisionChange)>,
+}
+
+/// What a deployment of the manifest makes live.
+pub type RevisionChange = Option<RevisionCreate>;
+
+/// A service that the manifest no longer names.
+#[derive(Debug, Clone)]
+pub struct ServiceRemoval {
+    pub service_id: ServiceId,
+    pub deployment_id: DeploymentId,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct StackDeployed {
+    pub stack: Stack,
+    pub deployments: Vec<Deployment>,
+}
+
+const COLUMNS: &str = "id, project_id, name, version, manifest, removing, created_at_ms, updated_at_ms";
+
+type Row = (String, String, String, i64, String, i64, i64, i64);
+
+fn stack(row: Row) -> Result<Stack> {
+    let (id, project_id, name, version, manifest, removing, created_at_ms, updated_at_ms) = row;
+    Ok(Stack {
+        id: parse("stack", &id)?,
+        project_id: parse("stack", &project_id)?,
+        name: parse("stack", &name)?,
+        version: version as u64,
+        manifest,
+        removing: removing != 0,
+        created_at_ms,
+        updated_at_ms,
+    })
+}
+
+impl Store {
+    pub async fn stack_list(&self, scope: &Scope) -> Result<Vec<Stack>> {
+        let sql = format!("SELECT {COLUMNS} FROM stacks WHERE organization_id = $1 ORDER BY name");
+        let rows = sqlx::query_as::<_, Row>(sqlx::AssertSqlSafe(sql))
+            .bind(scope.organization.as_str())
+            .fetch_all(&self.pool)
+            .await?;
+        rows.into_iter().map(stack).collect()
+    }
+
+    pub async fn stack_get(&self, scope: &Scope, id: &StackId) -> Result<Stack> {
+        let sql = format!("SELECT {COLUMNS} FROM stacks WHERE organization_id = $1 AND id = $2");
+        let row = sqlx::query_as::<_, Row>(sqlx::AssertSqlSafe(sql))
+            .bind(scope.organization.as_str())
+            .bind(id.as_str())
+            .fetch_optional(&self.pool)
+            .await?;
+        stack(row.ok_or_else(|| Error::not_found("stack", id.as_str()))?)
+    }
+
+    pub async fn stack_find(&self, scope: &Scope, name: &Name) -> Result<Option<Stack>> {
+        let sql = format!("SELECT {COLUMNS} FROM stacks WHERE organization_id = $1 AND name = $2");
+        let row = sqlx::query_as::<_, Row>(sqlx::AssertSqlSafe(sql))
+            .bind(scope.organization.as_str())
+            .bind(name.as_str())
+            .fetch_optional(&self.pool)
+            .await?;
+        row.map(stack).transpose()
+    }
+
+    /// All of it or nothing. Refused as stale if the stack is no longer at the expected version.
+    pub async fn stack_deploy(&self, scope: &Scope, deploy: &StackDeploy, now_ms: UnixMillis) -> Result<StackDeployed> {
+        let mut transaction = self.write(&scope.organization).await?;
+        let found = find_in(&mut transaction, scope, &deploy.name).await?;
+        let found_version = found.as_ref().map_or(0, |stack| stack.version);
+        if found_version != deploy.expected_version {
+            return Err(Error::Stale {
+                noun: "stack",
+                expected: format!("version {}", deploy.expected_version),
+                found: format!("version {found_version}"),
+            });
+        }
+        let stack_id = upsert(&mut transaction, scope, deploy, found.map(|stack| stack.id), now_ms).await?;
+        let mut made = Vec::new();
+        for service in &deploy.services {
+            made.extend(deploy_service(&mut transaction, scope, deploy, &stack_id, service, now_ms).await?);
+        }
+        for removal in &deploy.removals {
+            made.extend(remove_service(&mut transaction, scope, &stack_id, removal, &deploy.cause, now_ms).await?);
+        }
+        transaction.commit().await?;
+        Ok(StackDeployed { stack: self.stack_get(scope, &stack_id).await?, deployments: made })
+    }
+
+    /// Begins the removal of a whole stack: every service stops, and is forgotten when it has.
+    pub async fn stack_remove(
+        &self,
+        scope: &Scope,
+        id: &StackId,
+        removals: &[ServiceRemoval],
+        cause: &Cause,
+        now_ms: UnixMillis,
+    ) -> Result<Vec<Deployment>> {
+        let mut transaction = self.write(&scope.organization).await?;
+        let found = sqlx::query(
+            "UPDATE stacks SET removing = 1, version = version + 1, updated_at_ms = $1 WHERE id = $2 AND organization_id = $3",
+        )
+        .bind(now_ms)
+        .bind(id.as_str())
+        .bind(scope.organization.as_str())
+        .execute(&mut *transaction)
+        .await?;
+        if found.rows_affected() == 0 {
+            return Err(Error::not_found("stack", id.as_str()));
+        }
+        let mut made = Vec::new();
+        for removal in removals {
+            made.extend(remove_service(&mut transaction, scope, id, removal, cause, now_ms).await?);
+        }
+        transaction.commit().await?;
+        Ok(made)
+    }
+
+    /// Forgets a stack that is being removed and has no service left. Answers whether it did.
+    pub async fn stack_delete_if_empty(&self, scope: &Scope, id: &StackId) -> Result<bool> {
+        let gone = sqlx::query(
+            "DELETE FROM stacks WHERE id = $1 AND organization_id = $2 AND removing = 1
+             AND NOT EXISTS (SELECT 1 FROM services WHERE services.stack_id = stacks.id)",
+        )
+        .bind(id.as_str())
+        .bind(scope.organization.as_str())
+        .execute(&self.pool)
+        .await?;
+        Ok(gone.rows_affected() > 0)
+    }
+}
+
+async fn find_in(transaction: &mut Transaction<'static, Any>, scope: &Scope, name: &Name) -> Result<Option<Stack>> {
+    let sql = format!("SELECT {COLUMNS} FROM stacks WHERE organization_id = $1 AND name = $2");
+    let row = sqlx::query_as::<_, Row>(sqlx::AssertSqlSafe(sql))
+        .bind(scope.organization.as_str())
+        .bind(name.as_str())
+        .fetch_optional(&mut **transaction)
+        .await?;
+    row.map(stack).transpose()
+}
+
+async fn upsert(
+    transaction: &mut Transaction<'static, Any>,
+    scope: &Scope,
+    deploy: &StackDeploy,
+    existing: Option<StackId>,
+    now_ms: UnixMillis,
+) -> Result<StackId> {
+    let Some(id) = existing else {
+        sqlx::query(
+            "INSERT INTO stacks (id, organization_id, project_id, name, version, manifest, removing, created_at_ms, updated_at_ms)
+             VALUES ($1, $2, $3, $4, 1, $5, 0, $6, $6)",
+        )
+        .bind(deploy.stack_id.as_str())
+        .bind(scope.organization.as_str())
+        .bind(deploy.project_id.as_str())
+        .bind(deploy.name.as_str())
+        .bind(&deploy.manifest)
+        .bind(now_ms)
+        .execute(&mut **transaction)
+        .await?;
+        return Ok(deploy.stack_id.clone());
+    };
+    sqlx::query(
+        "UPDATE stacks SET project_id = $1, version = version + 1, manifest = $2, removing = 0, updated_at_ms = $3
+         WHERE id = $4 AND organization_id = $5",
+    )
+    .bind(deploy.project_id.as_str())
+    .bind(&deploy.manifest)
+    .bind(now_ms)
+    .bind(id.as_str())
+    .bind(scope.organization.as_str())
+    .execute(&mut **transaction)
+    .await?;
+    Ok(id)
+}
+
+async fn deploy_service(
+    transaction: &mut Transaction<'static, Any>,
+    scope: &Scope,
+    deploy: &StackDeploy,
+    stack_id: &StackId,
+    service: &ServiceDeploy,
+    now_ms: UnixMillis,
+) -> Result<Option<Deployment>> {
+    sqlx::query(
+        "INSERT INTO services (id, organization_id, stack_id, name, intent, replicas, removing, created_at_ms)
+         VALUES ($1, $2, $3, $4, 'run', $5, 0, $6)
+         ON CONFLICT (stack_id, name) DO UPDATE SET removing = 0",
+    )
+    .bind(service.service_id.as_str())
+    .bind(scope.organization.as_str())
+    .bind(stack_id.as_str())
+    .bind(service.name.as_str())
+    .bind(i64::from(service.replicas))
+    .bind(now_ms)
+    .execute(&mut **transaction)
+    .await?;
+    let (id,) = sqlx::query_as::<_, (String,)>(
+        "SELECT id FROM services WHERE stack_id = $1 AND name = $2 AND organization_id = $3",
+    )
+    .bind(stack_id.as_str())
+    .bind(service.name.as_str())
+    .bind(scope.organization.as_str())
+    .fetch_one(&mut **transaction)
+    .await?;
+    let service_id: ServiceId = parse("service", &id)?;
+    let Some((deployment_id, kind, revision)) = &service.change else { return Ok(None) };
+    let revision_id = match revision {
+        Some(revision) => revision.id.clone(),
+        None => newest_revision(transaction, &service_id).await?,
+    };
+    let create = DeploymentCreate {
+        id: deployment_id.clone(),
+        service_id,
+        kind: *kind,
+        revision_id,
+        cause: deploy.cause.clone(),
+        replicas: Some(service.replicas),
+        intent: Some(ServiceIntent::Run),
+        revision: revision.clone(),
+    };
+    deployments::insert(transaction, scope, &create, now_ms).await.map(Some)
+}
+
+async fn newest_revision(
+    transaction: &mut Transaction<'static, Any>,
+    service_id: &ServiceId,
+) -> Result<api::ids::RevisionId> {
+    let row =
+        sqlx::query_as::<_, (String,)>("SELECT id FROM revisions WHERE service_id = $1 ORDER BY number DESC LIMIT 1")
+            .bind(service_id.as_str())
+            .fetch_optional(&mut **transaction)
+            .await?;
+    parse("revision", &row.ok_or_else(|| Error::not_found("revision of service", service_id.as_str()))?.0)
+}
+
+async fn remove_service(
+    transaction: &mut Transaction<'static, Any>,
+    scope: &Scope,
+    stack_id: &StackId,
+    removal: &ServiceRemoval,
+    cause: &Cause,
+    now_ms: UnixMillis,
+) -> Result<Option<Deployment>> {
+    sqlx::query(
+        "UPDATE services SET removing = 1, intent = 'stop' WHERE id = $1 AND stack_id = $2 AND organization_id = $3",
+    )
+    .bind(removal.service_id.as_str())
+    .bind(stack_id.as_str())
+    .bind(scope.organization.as_str())
+    .execute(&mut **transaction)
+    .await?;
+    // A service that never got a revision has nothing to stop.
+    let Ok(revision_id) = newest_revision(transaction, &removal.service_id).await else { return Ok(None) };
+    let create = DeploymentCreate {
+        id: removal.deployment_id.clone(),
+        service_id: removal.service_id.clone(),
+        kind: DeploymentKind::Stop,
+        revision_id,
+        cause: cause.clone(),
+        replicas: None,
+        intent: Some(ServiceIntent::Stop),
+        revision: None,
+    };
+    deployments::insert(transaction, scope, &create, now_ms).await.map(Some)
+}

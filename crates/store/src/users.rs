@@ -1,0 +1,66 @@
+//! People and their sessions.
+
+use crate::{Error, Result, Scope, Store};
+use api::UnixMillis;
+use api::ids::UserId;
+
+impl Store {
+    pub async fn user_create(
+        &self,
+        scope: &Scope,
+        id: &UserId,
+        name: &str,
+        password_hash: &str,
+        now_ms: UnixMillis,
+    ) -> Result<()> {
+        sqlx::query(
+            "INSERT INTO users (id, organization_id, name, password_hash, created_at_ms) VALUES ($1, $2, $3, $4, $5)",
+        )
+        .bind(id.as_str())
+        .bind(scope.organization.as_str())
+        .bind(name)
+        .bind(password_hash)
+        .bind(now_ms)
+        .execute(&self.pool)
+        .await
+        .map_err(|e| match Error::is_unique_violation(&e) {
+            true => Error::Conflict(format!("there is a user `{name}` already")),
+            false => e.into(),
+        })?;
+        Ok(())
+    }
+
+    pub async fn session_create(
+        &self,
+        scope: &Scope,
+        hash: &str,
+        user_id: &UserId,
+        now_ms: UnixMillis,
+        expires_at_ms: UnixMillis,
+    ) -> Result<()> {
+        let made = sqlx::query(
+            "INSERT INTO sessions (hash, organization_id, user_id, created_at_ms, expires_at_ms)
+             SELECT $1, organization_id, id, $2, $3 FROM users WHERE id = $4 AND organization_id = $5",
+        )
+        .bind(hash)
+        .bind(now_ms)
+        .bind(expires_at_ms)
+        .bind(user_id.as_str())
+        .bind(scope.organization.as_str())
+        .execute(&self.pool)
+        .await?;
+        if made.rows_affected() == 0 {
+            return Err(Error::not_found("user", user_id.as_str()));
+        }
+        Ok(())
+    }
+
+    pub async fn session_delete(&self, scope: &Scope, hash: &str) -> Result<()> {
+        sqlx::query("DELETE FROM sessions WHERE hash = $1 AND organization_id = $2")
+            .bind(hash)
+            .bind(scope.organization.as_str())
+            .execute(&self.pool)
+            .await?;
+        Ok(())
+    }
+}
