@@ -1,1 +1,69 @@
-fn main() {}
+//! The project's own chores, in Rust instead of shell scripts: `cargo xtask TASK`.
+//!
+//! Each task is a file. They start other programs by argument vectors, stop what they started, and say
+//! what they do. The crate depends on almost nothing, so a task begins in a second; only `docs`, which
+//! looks into the real command line and API, builds them first (the `docs` feature).
+
+mod deny;
+mod docs;
+mod packages;
+mod postgres;
+mod steps;
+mod test;
+mod tidy;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+The chores of Mainstay.
+
+Usage: cargo xtask TASK
+
+  test [--require-all]   install what the tests need, then run everything that must pass before a merge
+  tidy                   the rules of the project that a machine can check
+  docs [--check]         write docs/reference from the code, or check that it is up to date
+  deny                   cargo deny: licences, duplicate crates, sources, and known vulnerabilities
+
+  --require-all (or CI=true): fail instead of skipping what this machine cannot do.
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let in_ci = std::env::var("CI").is_ok_and(|value| !matches!(value.as_str(), "" | "0" | "false"));
+    let outcome = match words.as_slice() {
+        ["test"] => test::run(in_ci),
+        ["test", "--require-all"] => test::run(true),
+        ["tidy"] => tidy::run(),
+        ["docs"] => docs::run(docs::Mode::Write),
+        ["docs", "--check"] => docs::run(docs::Mode::Check),
+        ["deny"] => deny::run(),
+        [] | ["help" | "--help" | "-h"] => {
+            print!("{USAGE}");
+            return ExitCode::SUCCESS;
+        }
+        other => {
+            eprintln!("unknown task: {}\n\n{USAGE}", other.join(" "));
+            return ExitCode::from(2);
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The root of the repository.
+pub fn root() -> PathBuf {
+    let here = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    here.parent().map(PathBuf::from).unwrap_or(here)
+}
+
+/// The cargo that runs this task, so that a chosen toolchain stays chosen.
+pub fn cargo() -> String {
+    std::env::var("CARGO").unwrap_or_else(|_| "cargo".into())
+}
