@@ -174,3 +174,6 @@ fn unavailable_reason(
     }
     format!("{name} has no running instance")
 }
+
+#[cfg(test)]
+mod tests;

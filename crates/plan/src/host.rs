@@ -372,3 +372,6 @@ fn transient_reason(observed: Option<&InstanceObserved>) -> String {
         _ => "its process is being started".into(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -21,4 +21,6 @@ pub mod host;
 pub mod placement;
 pub mod render;
 pub mod rollout;
+#[cfg(test)]
+mod samples;
 pub mod stack;
