@@ -25,6 +25,8 @@ Usage: cargo xtask TASK
   docs [--check]         write docs/reference from the code, or check that it is up to date
   deny                   cargo deny: licences, duplicate crates, sources, and known vulnerabilities
 
+  postgres COMMAND...    run a command with a PostgreSQL of its own in MAINSTAY_TEST_POSTGRES_URL
+
   --require-all (or CI=true): fail instead of skipping what this machine cannot do.
 ";
 
@@ -39,6 +41,7 @@ fn main() -> ExitCode {
         ["docs"] => docs::run(docs::Mode::Write),
         ["docs", "--check"] => docs::run(docs::Mode::Check),
         ["deny"] => deny::run(),
+        ["postgres", command @ ..] if !command.is_empty() => test::with_postgres(command),
         [] | ["help" | "--help" | "-h"] => {
             print!("{USAGE}");
             return ExitCode::SUCCESS;

@@ -57,6 +57,15 @@ fn tests(steps: &mut Steps, require_all: bool) {
     steps.program("test", command.as_mut(), TEST_LIMIT);
 }
 
+/// One command with a PostgreSQL beside it, for working on the store.
+pub fn with_postgres(command: &[&str]) -> Result<()> {
+    let postgres =
+        Postgres::start()?.ok_or_else(|| anyhow::anyhow!("PostgreSQL is not installed: apt-get install postgresql"))?;
+    let mut child = Command::new(command[0]);
+    child.args(&command[1..]).env("MAINSTAY_TEST_POSTGRES_URL", postgres.url()).env("MAINSTAY_REQUIRE_POSTGRES", "1");
+    crate::steps::run(&mut child, TEST_LIMIT)
+}
+
 fn in_root<const N: usize>(arguments: [&str; N]) -> Box<Command> {
     let mut command = Box::new(Command::new(cargo()));
     command.current_dir(root()).args(arguments);

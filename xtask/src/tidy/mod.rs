@@ -65,9 +65,12 @@ impl Tree {
     }
 }
 
+/// What a rule is called, and what gives its complaints.
+type Rule = (&'static str, fn(&Tree) -> Vec<String>);
+
 pub fn run() -> Result<()> {
     let tree = Tree::read()?;
-    let rules: [(&str, fn(&Tree) -> Vec<String>); 5] = [
+    let rules: [Rule; 5] = [
         ("crates depend only along the arrows", arrows::check),
         ("sources", sources::check),
         ("planning is pure", purity::check),

@@ -33,10 +33,8 @@ pub fn guess(tree: &dyn Tree) -> Option<Guess> {
         kind: Kind::Go,
         noun: "a Go project".into(),
         reasons,
-        build: Some(format!(
-            "GOCACHE=\"$PWD/.cache/go-build\" GOMODCACHE=\"$PWD/.cache/go-mod\" go build -modcacherw -o bin/app {package}"
-        )),
-        cache: vec![".cache".into()],
+        build: Some(format!("go build -o bin/app {package}")),
+        cache: Vec::new(),
         run,
         env: Vec::new(),
     })

@@ -51,13 +51,13 @@ pub fn guess(tree: &dyn Tree) -> Option<Guess> {
     } else {
         Run::Unknown("package.json has neither a `start` script nor a `main` file".into())
     };
-    let uses_cache = !steps.is_empty() && steps[0] == manager.install;
     Some(Guess {
         kind: Kind::Node,
         noun: format!("a Node project ({})", manager.program),
         reasons,
         build: (!steps.is_empty()).then(|| steps.join(" && ")),
-        cache: if uses_cache { vec![manager.cache.to_owned()] } else { Vec::new() },
+        // Downloads are kept anyway: the home folder of a service's builds stays. `npm ci` deletes `node_modules`.
+        cache: Vec::new(),
         run,
         env: Vec::new(),
     })
@@ -66,8 +66,6 @@ pub fn guess(tree: &dyn Tree) -> Option<Guess> {
 struct Manager {
     program: &'static str,
     install: &'static str,
-    /// Kept between builds. Not `node_modules`, which `npm ci` deletes: the downloads.
-    cache: &'static str,
     has_lock: bool,
     reason: &'static str,
 }
@@ -77,8 +75,7 @@ impl Manager {
         if has(tree, "pnpm-lock.yaml") {
             return Self {
                 program: "pnpm",
-                install: "pnpm install --frozen-lockfile --store-dir .cache/pnpm",
-                cache: ".cache",
+                install: "pnpm install --frozen-lockfile",
                 has_lock: true,
                 reason: "there is a package.json, and a pnpm-lock.yaml",
             };
@@ -86,8 +83,7 @@ impl Manager {
         if has(tree, "yarn.lock") {
             return Self {
                 program: "yarn",
-                install: "yarn install --frozen-lockfile --cache-folder .cache/yarn",
-                cache: ".cache",
+                install: "yarn install --frozen-lockfile",
                 has_lock: true,
                 reason: "there is a package.json, and a yarn.lock",
             };
@@ -95,8 +91,7 @@ impl Manager {
         let has_lock = has(tree, "package-lock.json") || has(tree, "npm-shrinkwrap.json");
         Self {
             program: "npm",
-            install: if has_lock { "npm ci --cache .cache/npm" } else { "npm install --cache .cache/npm" },
-            cache: ".cache",
+            install: if has_lock { "npm ci" } else { "npm install" },
             has_lock,
             reason: if has_lock {
                 "there is a package.json, and a package-lock.json"

@@ -27,9 +27,8 @@ pub fn guess(tree: &dyn Tree) -> Option<Guess> {
         kind: Kind::Php,
         noun: "a PHP project".into(),
         reasons,
-        build: has_composer
-            .then(|| "COMPOSER_CACHE_DIR=\"$PWD/.cache/composer\" composer install --no-dev --no-interaction".into()),
-        cache: if has_composer { vec![".cache".into()] } else { Vec::new() },
+        build: has_composer.then(|| "composer install --no-dev --no-interaction".into()),
+        cache: Vec::new(),
         run,
         env: Vec::new(),
     })

@@ -28,12 +28,11 @@ pub fn guess(tree: &dyn Tree) -> Option<Guess> {
     let wanted =
         format!("{}\n{}", requirements.unwrap_or_default(), pyproject.unwrap_or_default()).to_ascii_lowercase();
     let run = run(tree, python, &wanted, &mut reasons);
-    let build =
-        install.map(|what| format!("python3 -m venv .venv && {PYTHON} -m pip install --cache-dir .cache/pip {what}"));
+    let build = install.map(|what| format!("python3 -m venv .venv && {PYTHON} -m pip install {what}"));
     Some(Guess {
         kind: Kind::Python,
         noun: "a Python project".into(),
-        cache: if build.is_some() { vec![".cache".into()] } else { Vec::new() },
+        cache: Vec::new(),
         reasons,
         build,
         run,

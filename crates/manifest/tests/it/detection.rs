@@ -58,7 +58,7 @@ fn lines(files: &[(&str, &str)]) -> String {
 fn a_node_project_gets_a_manifest_that_says_why() {
     let package = r#"{"scripts": {"start": "node server.js", "build": "tsc"}, "dependencies": {"express": "4"}}"#;
     let detection = found(&[("package.json", package), ("package-lock.json", "{}")]);
-    let expected = r#"# This is a Node project (npm): built with `npm ci --cache .cache/npm && npm run build`, started with `npm start`.
+    let expected = r#"# This is a Node project (npm): built with `npm ci && npm run build`, started with `npm start`.
 # - there is a package.json, and a package-lock.json
 # - package.json has a `build` script
 # - package.json has a `start` script
@@ -67,7 +67,7 @@ fn a_node_project_gets_a_manifest_that_says_why() {
 name = "my-shop"
 
 [services.web]
-build = { command = "npm ci --cache .cache/npm && npm run build", cache = [".cache"] }
+build = "npm ci && npm run build"
 run = "npm start"
 route = "/"  # any host; or "shop.example.com"
 # health = "/healthz"  # a path that answers 200 when all is well; without it, an open port is enough
@@ -102,12 +102,7 @@ fn python_frameworks_are_started_by_their_servers() {
         ("app.py", "from flask import Flask\nserver = Flask(__name__)\n"),
     ]);
     assert!(flask.contains("run = \".venv/bin/python -m gunicorn --bind 127.0.0.1:$PORT app:server\""), "{flask}");
-    assert!(
-        flask.contains(
-            "python3 -m venv .venv && .venv/bin/python -m pip install --cache-dir .cache/pip -r requirements.txt"
-        ),
-        "{flask}"
-    );
+    assert!(flask.contains("python3 -m venv .venv && .venv/bin/python -m pip install -r requirements.txt"), "{flask}");
     let fastapi =
         lines(&[("pyproject.toml", "[project]\nname = \"x\""), ("main.py", "app: FastAPI = fastapi.FastAPI()\n")]);
     assert!(
@@ -130,9 +125,11 @@ fn a_rust_program_is_built_for_release_and_its_target_folder_kept() {
 
 #[test]
 fn a_go_program_at_the_root_or_below_cmd_is_found() {
-    assert!(lines(&[("go.mod", "module x"), ("main.go", "package main\n")]).contains("-o bin/app .'"));
+    assert!(
+        lines(&[("go.mod", "module x"), ("main.go", "package main\n")]).contains("build = \"go build -o bin/app .\"")
+    );
     let below = lines(&[("go.mod", "module x"), ("lib.go", "package x\n"), ("cmd/api/main.go", "package main\n")]);
-    assert!(below.contains("-o bin/app ./cmd/api'") && below.contains("run = \"./bin/app\""), "{below}");
+    assert!(below.contains("-o bin/app ./cmd/api\"") && below.contains("run = \"./bin/app\""), "{below}");
 }
 
 #[test]
