@@ -32,17 +32,31 @@
   function tick() {
     for (const e of document.querySelectorAll("[data-relative]")) write(e, relative(Number(e.dataset.relative)));
     for (const e of document.querySelectorAll("[data-since]")) write(e, duration(Math.floor((now() - Number(e.dataset.since)) / 1000) * 1000));
-    for (const e of document.querySelectorAll("[data-until]")) write(e, duration(Math.ceil((Number(e.dataset.until) - now()) / 1000) * 1000));
+    for (const e of document.querySelectorAll("[data-until]")) {
+      const left = Number(e.dataset.until) - now();
+      const note = e.closest(".note");
+      if (left <= 0 && note) note.hidden = true;
+      write(e, duration(Math.ceil(left / 1000) * 1000));
+    }
   }
 
-  // Replaces one part of the page; what is open, focused and scrolled in it stays so.
+  // A part without what the script itself changes in it: the first send after loading is mostly no news.
+  function essence(part) {
+    const bare = part.cloneNode(true);
+    for (const e of bare.querySelectorAll("[data-relative],[data-since],[data-until]")) e.textContent = "";
+    for (const e of bare.querySelectorAll("[hidden]")) e.hidden = false;
+    for (const e of bare.querySelectorAll("details")) e.open = false;
+    return bare.outerHTML;
+  }
+
+  // Replaces one part of the page; what is open and focused in it stays so.
   function replace(id, html) {
     const old = document.getElementById(id);
     if (!old) return;
     const template = document.createElement("template");
     template.innerHTML = html;
     const fresh = template.content.firstElementChild;
-    if (!fresh) return;
+    if (!fresh || essence(fresh) === essence(old)) return;
     const opened = [...old.querySelectorAll("details")].map((d) => d.open);
     fresh.querySelectorAll("details").forEach((d, n) => { if (opened[n]) d.open = true; });
     const focusable = "a[href],button,summary,[tabindex]";

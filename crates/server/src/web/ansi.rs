@@ -19,9 +19,8 @@ struct Style {
 }
 
 impl Style {
-    const COLOURS: [&str; 16] = [
-        "a0", "a1", "a2", "a3", "a4", "a5", "a6", "a7", "a8", "a9", "a10", "a11", "a12", "a13", "a14", "a15",
-    ];
+    const COLOURS: [&str; 16] =
+        ["a0", "a1", "a2", "a3", "a4", "a5", "a6", "a7", "a8", "a9", "a10", "a11", "a12", "a13", "a14", "a15"];
 
     fn is_plain(self) -> bool {
         self == Self::default()
@@ -29,7 +28,8 @@ impl Style {
 
     /// Applies the parameters of one `ESC [ … m`.
     fn apply(&mut self, parameters: &str) {
-        let mut numbers = parameters.split([';', ':']).map(|n| if n.is_empty() { 0 } else { n.parse::<u32>().unwrap_or(u32::MAX) });
+        let mut numbers =
+            parameters.split([';', ':']).map(|n| if n.is_empty() { 0 } else { n.parse::<u32>().unwrap_or(u32::MAX) });
         while let Some(number) = numbers.next() {
             match number {
                 0 => *self = Self::default(),

@@ -22,11 +22,13 @@ impl Asset {
     }
 }
 
-static STYLE: LazyLock<Asset> =
-    LazyLock::new(|| Asset::new("mainstay", "css", include_str!("../../assets/mainstay.css"), "text/css; charset=utf-8"));
+static STYLE: LazyLock<Asset> = LazyLock::new(|| {
+    Asset::new("mainstay", "css", include_str!("../../assets/mainstay.css"), "text/css; charset=utf-8")
+});
 static SCRIPT: LazyLock<Asset> =
     LazyLock::new(|| Asset::new("live", "js", include_str!("../../assets/live.js"), "text/javascript; charset=utf-8"));
-static ICON: LazyLock<Asset> = LazyLock::new(|| Asset::new("icon", "svg", include_str!("../../assets/icon.svg"), "image/svg+xml"));
+static ICON: LazyLock<Asset> =
+    LazyLock::new(|| Asset::new("icon", "svg", include_str!("../../assets/icon.svg"), "image/svg+xml"));
 
 pub fn style_path() -> &'static str {
     &STYLE.path
@@ -45,7 +47,10 @@ pub async fn asset(Path(file): Path<String>) -> Response {
     let wanted = format!("/assets/{file}");
     match [&STYLE, &SCRIPT, &ICON].into_iter().find(|asset| asset.path == wanted) {
         Some(asset) => (
-            [(header::CONTENT_TYPE, asset.content_type), (header::CACHE_CONTROL, "public, max-age=31536000, immutable")],
+            [
+                (header::CONTENT_TYPE, asset.content_type),
+                (header::CACHE_CONTROL, "public, max-age=31536000, immutable"),
+            ],
             asset.content,
         )
             .into_response(),

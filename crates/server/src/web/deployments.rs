@@ -22,10 +22,7 @@ pub struct DeploymentPage {
 
 impl DeploymentPage {
     pub fn fragments(&self, frame: &Frame) -> Vec<Fragment> {
-        vec![
-            Fragment::new("deployment", self.state(frame)),
-            Fragment::new("chain", self.chain(frame)),
-        ]
+        vec![Fragment::new("deployment", self.state(frame)), Fragment::new("chain", self.chain(frame))]
     }
 
     pub fn render(&self, frame: &Frame) -> Markup {
@@ -37,16 +34,25 @@ impl DeploymentPage {
             title: "Build log",
             records: &self.logs,
             filter: &self.filter,
-            empty: if deployment.stage.in_flight() { "The build has written nothing yet." } else { "Nothing was built: the release existed already." },
+            empty: if deployment.stage.in_flight() {
+                "The build has written nothing yet."
+            } else {
+                "Nothing was built: the release existed already."
+            },
             live: true,
             show_instance: false,
         };
-        page(frame, &title, Live::From(&live), html! {
-            (breadcrumb(&[("/", "Overview"), (&stack, &self.stack), (&service, deployment.service.as_str())]))
-            (self.state(frame))
-            (panel(&logs))
-            (self.chain(frame))
-        })
+        page(
+            frame,
+            &title,
+            Live::From(&live),
+            html! {
+                (breadcrumb(&[("/", "Overview"), (&stack, &self.stack), (&service, deployment.service.as_str())]))
+                (self.state(frame))
+                (panel(&logs))
+                (self.chain(frame))
+            },
+        )
     }
 
     fn state(&self, frame: &Frame) -> Markup {
@@ -110,9 +116,15 @@ pub fn summary(deployment: &Deployment, frame: &Frame) -> Markup {
 /// Where one stage of the path stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
-    Done { took_ms: i64 },
-    Now { since_ms: i64 },
-    Broken { took_ms: i64 },
+    Done {
+        took_ms: i64,
+    },
+    Now {
+        since_ms: i64,
+    },
+    Broken {
+        took_ms: i64,
+    },
     Todo,
     /// The deployment ended before it.
     Never,
@@ -240,23 +252,38 @@ mod tests {
         assert!(matches!(steps[3], (Stage::Starting, Step::Now { .. })));
         assert_eq!(steps[4], (Stage::Healthy, Step::Todo));
         let page = deployment_page(Stage::Starting);
-        assert!(page.contains("aria-current=\"step\"") && page.contains("data-since") && page.contains("/cancel"), "{page}");
+        assert!(
+            page.contains("aria-current=\"step\"") && page.contains("data-since") && page.contains("/cancel"),
+            "{page}"
+        );
     }
 
     #[test]
     fn a_deployment_that_ended_well_has_every_stage_done_and_tells_what_still_holds() {
         assert!(steps(&samples::deployment(Stage::Running)).iter().all(|(_, step)| matches!(step, Step::Done { .. })));
         let page = deployment_page(Stage::Running);
-        assert!(page.contains("Baking for another") && page.contains("stays warm") && !page.contains("/cancel"), "{page}");
+        assert!(
+            page.contains("Baking for another") && page.contains("stays warm") && !page.contains("/cancel"),
+            "{page}"
+        );
     }
 
     #[test]
     fn a_failure_shows_stage_reason_last_check_and_last_lines_and_never_obeys_them() {
         let all = steps(&samples::deployment(Stage::Failed));
-        assert!(all.iter().any(|(stage, step)| *stage == Stage::Starting && matches!(step, Step::Broken { .. })), "{all:?}");
+        assert!(
+            all.iter().any(|(stage, step)| *stage == Stage::Starting && matches!(step, Step::Broken { .. })),
+            "{all:?}"
+        );
         assert_eq!(all[8], (Stage::Running, Step::Never));
         let page = deployment_page(Stage::Failed);
-        for wanted in ["It failed while starting", "the process listens on 8080", "connection refused", "&lt;script&gt;alert('log')", "keeps serving"] {
+        for wanted in [
+            "It failed while starting",
+            "the process listens on 8080",
+            "connection refused",
+            "&lt;script&gt;alert('log')",
+            "keeps serving",
+        ] {
             assert!(page.contains(wanted), "{wanted} is missing in {page}");
         }
         assert!(!page.contains("<script>alert"));

@@ -38,7 +38,9 @@ impl EventFilter {
     /// The query of a page with the same filter.
     pub fn query(&self, before: Option<i64>) -> String {
         let mut query = url::form_urlencoded::Serializer::new(String::new());
-        for (name, value) in [("stack", &self.stack), ("service", &self.service), ("server", &self.server), ("level", &self.level)] {
+        for (name, value) in
+            [("stack", &self.stack), ("service", &self.service), ("server", &self.server), ("level", &self.level)]
+        {
             if !value.is_empty() {
                 query.append_pair(name, value);
             }
@@ -90,11 +92,16 @@ impl EventsPage {
         let query = self.filter.query(None);
         let live = format!("/live/events/stream?{query}");
         let live = if self.filter.before.is_some() { Live::No } else { Live::From(&live) };
-        page(frame, "Events", live, html! {
-            div.title { h1 { "Events" } p.lead { "Everything that happened, newest first, with what led to it." } }
-            (self.form())
-            (self.timeline(frame))
-        })
+        page(
+            frame,
+            "Events",
+            live,
+            html! {
+                div.title { h1 { "Events" } p.lead { "Everything that happened, newest first, with what led to it." } }
+                (self.form())
+                (self.timeline(frame))
+            },
+        )
     }
 
     fn form(&self) -> Markup {
@@ -156,7 +163,10 @@ mod tests {
     fn events_page(filter: EventFilter) -> EventsPage {
         EventsPage {
             filter,
-            events: vec![samples::event(9, EventLevel::Error, "web broke: <script>alert(1)</script>"), samples::event(4, EventLevel::Info, "web is healthy")],
+            events: vec![
+                samples::event(9, EventLevel::Error, "web broke: <script>alert(1)</script>"),
+                samples::event(4, EventLevel::Info, "web is healthy"),
+            ],
             more: true,
             names: Names::of(&[samples::stack()], &[]),
             stacks: vec!["shop".into()],

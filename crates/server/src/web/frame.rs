@@ -183,7 +183,15 @@ mod tests {
     #[test]
     fn every_page_has_landmarks_a_title_and_a_skip_link() {
         let page = page(&samples::frame("/servers"), "Servers <1>", Live::No, html! { h1 { "Servers" } }).into_string();
-        for wanted in ["<title>Servers &lt;1&gt; · Mainstay</title>", "class=\"skip\" href=\"#main\"", "<main id=\"main\"", "<nav aria-label=\"Main\"", "<header", "<footer", "lang=\"en\""] {
+        for wanted in [
+            "<title>Servers &lt;1&gt; · Mainstay</title>",
+            "class=\"skip\" href=\"#main\"",
+            "<main id=\"main\"",
+            "<nav aria-label=\"Main\"",
+            "<header",
+            "<footer",
+            "lang=\"en\"",
+        ] {
             assert!(page.contains(wanted), "{wanted} is missing in {page}");
         }
         assert!(page.contains("href=\"/servers\" aria-current=\"page\""), "{page}");
@@ -205,7 +213,8 @@ mod tests {
 
     #[test]
     fn a_message_is_escaped_and_announced() {
-        let frame = Frame { message: Some(Message { good: false, text: "<script>x</script>".into() }), ..samples::frame("/") };
+        let frame =
+            Frame { message: Some(Message { good: false, text: "<script>x</script>".into() }), ..samples::frame("/") };
         let page = page(&frame, "Overview", Live::No, html! {}).into_string();
         assert!(page.contains("role=\"alert\"") && page.contains("&lt;script&gt;x"), "{page}");
     }

@@ -67,7 +67,10 @@ fn observed_fact(observed: Option<&InstanceObserved>, frame: &Frame) -> Markup {
 }
 
 fn has_more(observed: &InstanceObserved) -> bool {
-    observed.problem.is_some() || observed.last_probe.is_some() || observed.last_exit.is_some() || !observed.log_tail.is_empty()
+    observed.problem.is_some()
+        || observed.last_probe.is_some()
+        || observed.last_exit.is_some()
+        || !observed.log_tail.is_empty()
 }
 
 fn more(observed: &InstanceObserved, frame: &Frame) -> Markup {
@@ -88,7 +91,17 @@ mod tests {
     #[test]
     fn the_three_facts_stand_side_by_side() {
         let page = table(&[samples::instance(0, InstanceState::Unhealthy)], &samples::frame("/")).into_string();
-        for wanted in ["data-label=\"Intent\"", "Run", "data-label=\"Traffic\"", "Candidate", "data-label=\"Observed\"", "Unhealthy", "Crash loop", "the &lt;health&gt; check failed", "exited with code 1"] {
+        for wanted in [
+            "data-label=\"Intent\"",
+            "Run",
+            "data-label=\"Traffic\"",
+            "Candidate",
+            "data-label=\"Observed\"",
+            "Unhealthy",
+            "Crash loop",
+            "the &lt;health&gt; check failed",
+            "exited with code 1",
+        ] {
             assert!(page.contains(wanted), "{wanted} is missing in {page}");
         }
     }

@@ -111,7 +111,8 @@ mod tests {
     use super::*;
 
     fn page(records: &[LogRecord], filter: &str) -> String {
-        panel(&LogPanel { title: "Logs", records, filter, empty: "Nothing yet.", live: true, show_instance: true }).into_string()
+        panel(&LogPanel { title: "Logs", records, filter, empty: "Nothing yet.", live: true, show_instance: true })
+            .into_string()
     }
 
     #[test]
@@ -134,7 +135,8 @@ mod tests {
 
     #[test]
     fn the_tail_is_the_newest_lines_and_stays_small_whatever_was_written() {
-        let records: Vec<_> = (0..500).map(|n| samples::log(n, &format!("number {n}. {}", "<".repeat(3_000)))).collect();
+        let records: Vec<_> =
+            (0..500).map(|n| samples::log(n, &format!("number {n}. {}", "<".repeat(3_000)))).collect();
         let page = page(&records, "");
         assert!(page.contains("number 499") && !page.contains("number 100."));
         assert!(page.len() < 30_000, "{} bytes", page.len());

@@ -9,6 +9,12 @@
 //! what was sent before, and log lines as they are written. Parts hold no text field, so nothing
 //! that a person types is ever replaced.
 //!
+//! ```text
+//! handlers ──► subject ──► views (of the API) ──► <noun>.rs: page and fragments ──► frame
+//! live ────────┘                                                        ▲
+//! forms ─────► actions (of the API)                        words, times, ansi, logs
+//! ```
+//!
 //! Absent on purpose: client-side state, a bundler, inline script and style (the policy forbids
 //! both), and any address outside of this server.
 
@@ -16,12 +22,16 @@ mod ansi;
 mod assets;
 mod deployments;
 mod events;
+mod forms;
 mod frame;
+mod handlers;
 mod instances;
+mod live;
 mod logs;
 mod names;
 mod overview;
 mod problems;
+mod reads;
 mod reference;
 #[cfg(test)]
 mod samples;
@@ -30,6 +40,64 @@ mod servers;
 mod services;
 mod sign_in;
 mod stacks;
+mod subject;
 mod times;
 mod tokens;
+mod visitor;
 mod words;
+
+pub use visitor::errors_for_people;
+
+use crate::state::AppState;
+use axum::extract::DefaultBodyLimit;
+use axum::routing::{get, post};
+use axum::{Router, middleware};
+
+/// A form holds a few names and a password.
+const FORM_LIMIT_BYTES: usize = 16 * 1024;
+
+/// All pages, forms, streams and assets.
+pub fn router() -> Router<AppState> {
+    let pages = Router::new()
+        .route("/", get(handlers::overview))
+        .route("/stacks/{stack}", get(handlers::stack))
+        .route("/stacks/{stack}/plan", get(handlers::plan))
+        .route("/stacks/{stack}/services/{service}", get(handlers::service))
+        .route("/deployments/{id}", get(handlers::deployment))
+        .route("/servers", get(handlers::servers))
+        .route("/servers/new", get(handlers::join).post(forms::make_join_token))
+        .route("/servers/{server}", get(handlers::server))
+        .route("/events", get(handlers::events))
+        .route("/tokens", get(handlers::tokens).post(forms::make_token))
+        .route("/docs", get(handlers::docs))
+        .route("/docs/endpoints/{slug}", get(handlers::docs_endpoint))
+        .route("/docs/schemas/{name}", get(handlers::docs_schema));
+    let forms = Router::new()
+        .route("/login", get(handlers::sign_in).post(forms::sign_in))
+        .route("/logout", post(forms::sign_out))
+        .route("/stacks/{stack}/deploy", post(forms::deploy))
+        .route("/stacks/{stack}/remove", post(forms::remove_stack))
+        .route("/stacks/{stack}/services/{service}/restart", post(forms::restart))
+        .route("/stacks/{stack}/services/{service}/stop", post(forms::stop))
+        .route("/stacks/{stack}/services/{service}/start", post(forms::start))
+        .route("/stacks/{stack}/services/{service}/scale", post(forms::scale))
+        .route("/stacks/{stack}/services/{service}/rollback", post(forms::rollback))
+        .route("/deployments/{id}/cancel", post(forms::cancel))
+        .route("/servers/{server}/remove", post(forms::remove_server))
+        .route("/tokens/{id}/revoke", post(forms::revoke_token));
+    let streams = Router::new()
+        .route("/live/overview/stream", get(live::overview))
+        .route("/live/stacks/{stack}/stream", get(live::stack))
+        .route("/live/stacks/{stack}/services/{service}/stream", get(live::service))
+        .route("/live/deployments/{id}/stream", get(live::deployment))
+        .route("/live/servers/stream", get(live::servers))
+        .route("/live/servers/{server}/stream", get(live::server))
+        .route("/live/events/stream", get(live::events))
+        .route("/live/join/{id}/stream", get(live::join));
+    pages
+        .merge(forms)
+        .merge(streams)
+        .layer(DefaultBodyLimit::max(FORM_LIMIT_BYTES))
+        .layer(middleware::from_fn(visitor::around_pages))
+        .route("/assets/{file}", get(assets::asset))
+}

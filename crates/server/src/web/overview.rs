@@ -31,20 +31,29 @@ impl OverviewPage {
     }
 
     pub fn render(&self, frame: &Frame) -> Markup {
-        page(frame, "Overview", Live::From("/live/overview/stream"), html! {
-            (self.summary())
-            div.columns {
-                div.main-column { (self.stacks(frame)) }
-                div.side-column { (self.servers(frame)) (self.latest(frame)) }
-            }
-        })
+        page(
+            frame,
+            "Overview",
+            Live::From("/live/overview/stream"),
+            html! {
+                (self.summary())
+                div.columns {
+                    div.main-column { (self.stacks(frame)) }
+                    div.side-column { (self.servers(frame)) (self.latest(frame)) }
+                }
+            },
+        )
     }
 
     /// The state of everything in one sentence.
     fn summary(&self) -> Markup {
         let services = || self.stacks.iter().flat_map(|stack| &stack.services);
         let number_of = |wanted: &[ServiceCondition]| services().filter(|s| wanted.contains(&s.condition)).count();
-        let troubled: Vec<_> = services().filter(|s| matches!(s.condition, ServiceCondition::Down | ServiceCondition::Degraded | ServiceCondition::Unknown)).collect();
+        let troubled: Vec<_> = services()
+            .filter(|s| {
+                matches!(s.condition, ServiceCondition::Down | ServiceCondition::Degraded | ServiceCondition::Unknown)
+            })
+            .collect();
         let broken = troubled.len();
         let deploying = number_of(&[ServiceCondition::Deploying]);
         let running = number_of(&[ServiceCondition::Running]);
@@ -236,7 +245,14 @@ mod tests {
     #[test]
     fn where_nothing_runs_the_page_teaches_the_exact_commands() {
         let page = shown(&OverviewPage { stacks: vec![], servers: vec![], events: vec![] });
-        for wanted in ["Nothing runs here yet", "mainstay plan", "mainstay deploy", "mainstay init", "href=\"/servers/new\"", "MAINSTAY_URL=http://127.0.0.1:4600"] {
+        for wanted in [
+            "Nothing runs here yet",
+            "mainstay plan",
+            "mainstay deploy",
+            "mainstay init",
+            "href=\"/servers/new\"",
+            "MAINSTAY_URL=http://127.0.0.1:4600",
+        ] {
             assert!(page.contains(wanted), "{wanted} is missing");
         }
     }

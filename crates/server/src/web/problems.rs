@@ -15,28 +15,33 @@ pub fn problem_page(error: &ApiError, frame: &Frame) -> Markup {
         ErrorCode::Internal | ErrorCode::Other => "Something broke on our side",
         _ => "That did not work",
     };
-    page(frame, title, Live::No, html! {
-        div.narrow {
-            section.card.problem {
-                h1 { (title) }
-                p.reason { (sentence(&error.message)) }
-                @if !error.details.is_empty() {
-                    ul.notes { @for detail in &error.details { li {
-                        @if let Some(field) = &detail.field { code { (field) } ": " }
-                        (detail.message)
-                        @if let Some(line) = detail.line { " (line " (line) @if let Some(column) = detail.column { ", column " (column) } ")" }
-                        @if let Some(help) = &detail.help { " " span.soft { (help) } }
-                    } } }
-                }
-                @if let Some(help) = &error.help { p { (sentence(help)) } }
-                @if let Some(id) = &error.request_id { p.soft { "Request " code { (id) } " in the control plane's log." } }
-                p.actions {
-                    @if frame.user.is_some() { a.button href="/" { "To the overview" } " " a.button.quiet href="/events" { "What happened lately" } }
-                    @else { a.button href="/login" { "Sign in" } }
+    page(
+        frame,
+        title,
+        Live::No,
+        html! {
+            div.narrow {
+                section.card.problem {
+                    h1 { (title) }
+                    p.reason { (sentence(&error.message)) }
+                    @if !error.details.is_empty() {
+                        ul.notes { @for detail in &error.details { li {
+                            @if let Some(field) = &detail.field { code { (field) } ": " }
+                            (detail.message)
+                            @if let Some(line) = detail.line { " (line " (line) @if let Some(column) = detail.column { ", column " (column) } ")" }
+                            @if let Some(help) = &detail.help { " " span.soft { (help) } }
+                        } } }
+                    }
+                    @if let Some(help) = &error.help { p { (sentence(help)) } }
+                    @if let Some(id) = &error.request_id { p.soft { "Request " code { (id) } " in the control plane's log." } }
+                    p.actions {
+                        @if frame.user.is_some() { a.button href="/" { "To the overview" } " " a.button.quiet href="/events" { "What happened lately" } }
+                        @else { a.button href="/login" { "Sign in" } }
+                    }
                 }
             }
-        }
-    })
+        },
+    )
 }
 
 /// An API message as a sentence: capital letter, full stop.
@@ -57,9 +62,15 @@ mod tests {
 
     #[test]
     fn a_problem_says_what_why_and_what_to_do_next() {
-        let error = ApiError::new(ErrorCode::NotFound, "there is no stack `<shop>`").help("GET /docs lists what there is");
+        let error =
+            ApiError::new(ErrorCode::NotFound, "there is no stack `<shop>`").help("GET /docs lists what there is");
         let page = problem_page(&error, &samples::frame("/stacks/x")).into_string();
-        for wanted in ["There is nothing here", "There is no stack `&lt;shop&gt;`.", "GET /docs lists what there is.", "href=\"/\""] {
+        for wanted in [
+            "There is nothing here",
+            "There is no stack `&lt;shop&gt;`.",
+            "GET /docs lists what there is.",
+            "href=\"/\"",
+        ] {
             assert!(page.contains(wanted), "{wanted} is missing in {page}");
         }
     }

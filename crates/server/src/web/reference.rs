@@ -73,53 +73,63 @@ impl Reference {
         for operation in &self.operations {
             tags.entry(&operation.tag).or_default().push(operation);
         }
-        page(frame, "API", Live::No, html! {
-            div.title {
-                h1 { "API reference" }
-                p.lead { (marked(&self.description)) }
-            }
-            section.card aria-labelledby="try-title" {
-                h2 #try-title { "Try it" }
-                p { "Make " a href="/tokens" { "a token" } ", then:" }
-                (copyable(&format!("curl -H \"Authorization: Bearer $MAINSTAY_TOKEN\" {}/api/v1/stacks", frame.address)))
-                p.soft { "The whole description, for tools: " a href="/api/v1/openapi.json" { "openapi.json" } " (OpenAPI 3.1)." }
-            }
-            @for (tag, operations) in &tags {
-                section.card aria-label={ "Endpoints: " (tag) } {
-                    h2 #{ "tag-" (tag) } { (capital(tag)) }
-                    ul.endpoints { @for operation in operations { li {
-                        a href={ "/docs/endpoints/" (operation.slug) } { (method_badge(operation.method)) code { (operation.path) } }
-                        span.soft { (operation.summary) }
-                    } } }
+        page(
+            frame,
+            "API",
+            Live::No,
+            html! {
+                div.title {
+                    h1 { "API reference" }
+                    p.lead { (marked(&self.description)) }
                 }
-            }
-            section.card aria-labelledby="schemas-title" {
-                h2 #schemas-title { "Schemas" }
-                ul.inline { @for name in self.schemas.names() { li { a href={ "/docs/schemas/" (name) } { (name) } } } }
-            }
-        })
+                section.card aria-labelledby="try-title" {
+                    h2 #try-title { "Try it" }
+                    p { "Make " a href="/tokens" { "a token" } ", then:" }
+                    (copyable(&format!("curl -H \"Authorization: Bearer $MAINSTAY_TOKEN\" {}/api/v1/stacks", frame.address)))
+                    p.soft { "The whole description, for tools: " a href="/api/v1/openapi.json" { "openapi.json" } " (OpenAPI 3.1)." }
+                }
+                @for (tag, operations) in &tags {
+                    section.card aria-label={ "Endpoints: " (tag) } {
+                        h2 #{ "tag-" (tag) } { (capital(tag)) }
+                        ul.endpoints { @for operation in operations { li {
+                            a href={ "/docs/endpoints/" (operation.slug) } { (method_badge(operation.method)) code { (operation.path) } }
+                            span.soft { (operation.summary) }
+                        } } }
+                    }
+                }
+                section.card aria-labelledby="schemas-title" {
+                    h2 #schemas-title { "Schemas" }
+                    ul.inline { @for name in self.schemas.names() { li { a href={ "/docs/schemas/" (name) } { (name) } } } }
+                }
+            },
+        )
     }
 
     pub fn endpoint(&self, operation: &Operation, frame: &Frame) -> Markup {
-        page(frame, &format!("{} {}", operation.method.to_uppercase(), operation.path), Live::No, html! {
-            (breadcrumb(&[("/docs", "API reference")]))
-            div.title {
-                h1.endpoint { (method_badge(operation.method)) " " code { (operation.path) } }
-                p.lead { (marked(&operation.summary)) }
-                @if !operation.description.is_empty() && operation.description != operation.summary { p { (marked(&operation.description)) } }
-                p.soft { (match operation.access { Access::Anyone => "Needs no credential.", Access::Caller => "Needs a token or a session.", Access::Agent => "For agents: signed with the key of a server." }) }
-            }
-            @if !operation.parameters.is_empty() { (self.parameters(operation)) }
-            @if let Some(body) = &operation.body {
-                section.card aria-labelledby="body-title" {
-                    h2 #body-title { "Body" }
-                    p { (self.schemas.kind(body)) }
-                    (self.schemas.fields(body))
+        page(
+            frame,
+            &format!("{} {}", operation.method.to_uppercase(), operation.path),
+            Live::No,
+            html! {
+                (breadcrumb(&[("/docs", "API reference")]))
+                div.title {
+                    h1.endpoint { (method_badge(operation.method)) " " code { (operation.path) } }
+                    p.lead { (marked(&operation.summary)) }
+                    @if !operation.description.is_empty() && operation.description != operation.summary { p { (marked(&operation.description)) } }
+                    p.soft { (match operation.access { Access::Anyone => "Needs no credential.", Access::Caller => "Needs a token or a session.", Access::Agent => "For agents: signed with the key of a server." }) }
                 }
-            }
-            section.card aria-labelledby="example-title" { h2 #example-title { "Example" } (copyable(&self.command(operation, frame))) }
-            (self.answers(operation))
-        })
+                @if !operation.parameters.is_empty() { (self.parameters(operation)) }
+                @if let Some(body) = &operation.body {
+                    section.card aria-labelledby="body-title" {
+                        h2 #body-title { "Body" }
+                        p { (self.schemas.kind(body)) }
+                        (self.schemas.fields(body))
+                    }
+                }
+                section.card aria-labelledby="example-title" { h2 #example-title { "Example" } (copyable(&self.command(operation, frame))) }
+                (self.answers(operation))
+            },
+        )
     }
 
     fn parameters(&self, operation: &Operation) -> Markup {
@@ -184,7 +194,9 @@ impl Operation {
         let words: Vec<_> = path.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty()).collect();
         let access = match operation.get("security").and_then(Value::as_array) {
             Some(security) if security.iter().any(|entry| entry.get("agent").is_some()) => Access::Agent,
-            Some(security) if security.iter().all(|entry| entry.as_object().is_some_and(serde_json::Map::is_empty)) => Access::Anyone,
+            Some(security) if security.iter().all(|entry| entry.as_object().is_some_and(serde_json::Map::is_empty)) => {
+                Access::Anyone
+            }
             _ => Access::Caller,
         };
         Self {
@@ -196,7 +208,9 @@ impl Operation {
             description: text(operation, "description"),
             parameters: list("parameters"),
             body: operation.get("requestBody").and_then(json_schema).cloned(),
-            responses: responses.map(|all| all.iter().map(|(status, answer)| (status.clone(), answer.clone())).collect()).unwrap_or_default(),
+            responses: responses
+                .map(|all| all.iter().map(|(status, answer)| (status.clone(), answer.clone())).collect())
+                .unwrap_or_default(),
             access,
         }
     }
@@ -271,7 +285,12 @@ mod tests {
     #[test]
     fn the_index_lists_every_endpoint_and_schema_with_a_link() {
         let page = reference().index(&samples::frame("/docs")).into_string();
-        for wanted in ["href=\"/docs/endpoints/put-api-v1-stacks-stack-scale\"", "Changes the &lt;number&gt;.", "href=\"/docs/schemas/ScaleRequest\"", "<code>Authorization</code>"] {
+        for wanted in [
+            "href=\"/docs/endpoints/put-api-v1-stacks-stack-scale\"",
+            "Changes the &lt;number&gt;.",
+            "href=\"/docs/schemas/ScaleRequest\"",
+            "<code>Authorization</code>",
+        ] {
             assert!(page.contains(wanted), "{wanted} is missing in {page}");
         }
     }
@@ -281,7 +300,13 @@ mod tests {
         let reference = reference();
         let operation = reference.operation("put-api-v1-stacks-stack-scale").unwrap();
         let page = reference.endpoint(operation, &samples::frame("/docs")).into_string();
-        for wanted in ["curl -X PUT", "--data '{&quot;replicas&quot;:1}'", "How many.", "There is no such thing, or it is not yours.", "required"] {
+        for wanted in [
+            "curl -X PUT",
+            "--data '{&quot;replicas&quot;:1}'",
+            "How many.",
+            "There is no such thing, or it is not yours.",
+            "required",
+        ] {
             assert!(page.contains(wanted), "{wanted} is missing in {page}");
         }
     }
@@ -289,7 +314,8 @@ mod tests {
     #[test]
     fn an_endpoint_for_anyone_asks_for_no_token() {
         let reference = reference();
-        let page = reference.endpoint(reference.operation("get-healthz").unwrap(), &samples::frame("/docs")).into_string();
+        let page =
+            reference.endpoint(reference.operation("get-healthz").unwrap(), &samples::frame("/docs")).into_string();
         assert!(page.contains("Needs no credential") && !page.contains("Bearer"), "{page}");
     }
 }

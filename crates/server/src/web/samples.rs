@@ -100,8 +100,18 @@ pub fn instance(number: u32, state: InstanceState) -> InstanceView {
             restarts: 3,
             crash_looping: state == InstanceState::Unhealthy,
             stopping: false,
-            last_exit: Some(ExitStatus { code: Some(1), signal: None, out_of_memory: false, at_ms: NOW_MS - 3_710_000 }),
-            last_probe: Some(ProbeResult { ok: state == InstanceState::Healthy, at_ms: NOW_MS - 2_000, duration_ms: 4, message: "GET http://127.0.0.1:20001/health answered 200".into() }),
+            last_exit: Some(ExitStatus {
+                code: Some(1),
+                signal: None,
+                out_of_memory: false,
+                at_ms: NOW_MS - 3_710_000,
+            }),
+            last_probe: Some(ProbeResult {
+                ok: state == InstanceState::Healthy,
+                at_ms: NOW_MS - 2_000,
+                duration_ms: 4,
+                message: "GET http://127.0.0.1:20001/health answered 200".into(),
+            }),
             problem: (state == InstanceState::Unhealthy).then(|| "the <health> check failed 3 times in a row".into()),
             log_tail: vec![],
             memory_bytes: Some(96 * 1024 * 1024),
@@ -137,7 +147,11 @@ pub fn service(name: &str, condition: ServiceCondition) -> ServiceView {
         previous: Some(summary(6, NOW_MS - 86_400_000)),
         deployment: Some(deployment(stage)),
         instances: vec![instance(0, healthy), instance(1, InstanceState::Healthy)],
-        routes: vec![RouteSpec { host: Some("shop.example.com".parse().expect("a host")), path: Default::default(), strip_prefix: false }],
+        routes: vec![RouteSpec {
+            host: Some("shop.example.com".parse().expect("a host")),
+            path: Default::default(),
+            strip_prefix: false,
+        }],
         urls: vec!["http://shop.example.com:8080/".into(), format!("http://{name}.svc.internal:8080/")],
     }
 }
@@ -255,7 +269,12 @@ pub fn event(sequence: i64, level: EventLevel, message: &str) -> EventRecord {
             kind: EventKind::HealthChanged,
             level,
             message: message.into(),
-            cause: Cause { actor: Actor::Agent { server: "harbour".into() }, action: "process exited with code 1".into(), request_id: None, deployment_id: Some(DeploymentId::from_uuid(uuid(40))) },
+            cause: Cause {
+                actor: Actor::Agent { server: "harbour".into() },
+                action: "process exited with code 1".into(),
+                request_id: None,
+                deployment_id: Some(DeploymentId::from_uuid(uuid(40))),
+            },
             stack_id: Some(StackId::from_uuid(uuid(1))),
             service_id: Some(ServiceId::from_uuid(uuid(10))),
             deployment_id: Some(DeploymentId::from_uuid(uuid(40))),
@@ -271,7 +290,11 @@ pub fn log(sequence: i64, text: &str) -> LogRecord {
         service_id: ServiceId::from_uuid(uuid(10)),
         service: "web".into(),
         source: LogSource::Run { instance_id: InstanceId::from_uuid(uuid(60)) },
-        line: LogLine { at_ms: NOW_MS - 500 * (200 - sequence), stream: if sequence % 7 == 3 { LogStream::Stderr } else { LogStream::Stdout }, text: text.into() },
+        line: LogLine {
+            at_ms: NOW_MS - 500 * (200 - sequence),
+            stream: if sequence % 7 == 3 { LogStream::Stderr } else { LogStream::Stdout },
+            text: text.into(),
+        },
     }
 }
 

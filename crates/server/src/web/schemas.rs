@@ -15,7 +15,11 @@ pub struct Schemas(BTreeMap<String, Value>);
 impl Schemas {
     pub fn of(document: &Value) -> Self {
         let schemas = document.pointer("/components/schemas").and_then(Value::as_object);
-        Self(schemas.map(|all| all.iter().map(|(name, schema)| (name.clone(), schema.clone())).collect()).unwrap_or_default())
+        Self(
+            schemas
+                .map(|all| all.iter().map(|(name, schema)| (name.clone(), schema.clone())).collect())
+                .unwrap_or_default(),
+        )
     }
 
     pub fn names(&self) -> impl Iterator<Item = &str> {
@@ -32,18 +36,23 @@ impl Schemas {
 
     /// The page of one schema.
     pub fn page(&self, name: &str, schema: &Value, frame: &Frame) -> Markup {
-        page(frame, name, Live::No, html! {
-            (breadcrumb(&[("/docs", "API reference")]))
-            div.title {
-                h1 { span.kind { "Schema" } " " (name) }
-                p.lead { (marked(schema.get("description").and_then(Value::as_str).unwrap_or_default())) }
-            }
-            section.card aria-labelledby="fields-title" { h2 #fields-title { "What it holds" } p { (self.kind(schema)) } (self.fields(schema)) }
-            section.card aria-labelledby="example-title" {
-                h2 #example-title { "For example" }
-                pre.code tabindex="0" { code { (serde_json::to_string_pretty(&example(self, schema)).unwrap_or_default()) } }
-            }
-        })
+        page(
+            frame,
+            name,
+            Live::No,
+            html! {
+                (breadcrumb(&[("/docs", "API reference")]))
+                div.title {
+                    h1 { span.kind { "Schema" } " " (name) }
+                    p.lead { (marked(schema.get("description").and_then(Value::as_str).unwrap_or_default())) }
+                }
+                section.card aria-labelledby="fields-title" { h2 #fields-title { "What it holds" } p { (self.kind(schema)) } (self.fields(schema)) }
+                section.card aria-labelledby="example-title" {
+                    h2 #example-title { "For example" }
+                    pre.code tabindex="0" { code { (serde_json::to_string_pretty(&example(self, schema)).unwrap_or_default()) } }
+                }
+            },
+        )
     }
 
     /// The type in words, with links to named schemas.
@@ -64,12 +73,18 @@ impl Schemas {
             return html! { code { (plain(value)) } };
         }
         match schema.get("type") {
-            Some(Value::Array(types)) => html! { @for (n, name) in types.iter().enumerate() { @if n > 0 { " or " } (type_word(name.as_str().unwrap_or_default(), schema)) } },
-            Some(Value::String(name)) if name == "array" => html! { "list of " @match schema.get("items") { Some(items) => (self.kind(items)), None => "anything" } },
-            Some(Value::String(name)) if name == "object" && schema.get("properties").is_none() => match schema.get("additionalProperties") {
-                Some(values) if values.is_object() => html! { "map of text to " (self.kind(values)) },
-                _ => html! { "object" },
-            },
+            Some(Value::Array(types)) => {
+                html! { @for (n, name) in types.iter().enumerate() { @if n > 0 { " or " } (type_word(name.as_str().unwrap_or_default(), schema)) } }
+            }
+            Some(Value::String(name)) if name == "array" => {
+                html! { "list of " @match schema.get("items") { Some(items) => (self.kind(items)), None => "anything" } }
+            }
+            Some(Value::String(name)) if name == "object" && schema.get("properties").is_none() => {
+                match schema.get("additionalProperties") {
+                    Some(values) if values.is_object() => html! { "map of text to " (self.kind(values)) },
+                    _ => html! { "object" },
+                }
+            }
             Some(Value::String(name)) => type_word(name, schema),
             _ => html! { "anything" },
         }
@@ -88,7 +103,9 @@ impl Schemas {
             return html! { @for part in parts { (self.fields(part)) } };
         }
         let Some(fields) = schema.get("properties").and_then(Value::as_object) else { return html! {} };
-        let required = |name: &str| schema.get("required").and_then(Value::as_array).is_some_and(|all| all.iter().any(|v| v == name));
+        let required = |name: &str| {
+            schema.get("required").and_then(Value::as_array).is_some_and(|all| all.iter().any(|v| v == name))
+        };
         html! {
             table {
                 thead { tr { th scope="col" { "Field" } th scope="col" { "Type" } th scope="col" { "Meaning" } } }
@@ -161,7 +178,9 @@ fn example_at(schemas: &Schemas, schema: &Value, depth: usize) -> Value {
     }
     let name = match schema.get("type") {
         Some(Value::String(name)) => name.as_str(),
-        Some(Value::Array(names)) => names.iter().filter_map(Value::as_str).find(|name| *name != "null").unwrap_or("null"),
+        Some(Value::Array(names)) => {
+            names.iter().filter_map(Value::as_str).find(|name| *name != "null").unwrap_or("null")
+        }
         _ => "object",
     };
     match name {
@@ -174,7 +193,13 @@ fn example_at(schemas: &Schemas, schema: &Value, depth: usize) -> Value {
         "null" => Value::Null,
         _ => {
             let fields = schema.get("properties").and_then(Value::as_object);
-            Value::Object(fields.into_iter().flatten().map(|(name, field)| (name.clone(), example_at(schemas, field, depth))).collect())
+            Value::Object(
+                fields
+                    .into_iter()
+                    .flatten()
+                    .map(|(name, field)| (name.clone(), example_at(schemas, field, depth)))
+                    .collect(),
+            )
         }
     }
 }
@@ -195,7 +220,10 @@ mod tests {
         let schemas = Schemas::of(&json!({}));
         let kind = |schema: Value| schemas.kind(&schema).into_string();
         assert_eq!(kind(json!({ "type": ["string", "null"] })), "text or null");
-        assert_eq!(kind(json!({ "type": "array", "items": { "$ref": "#/components/schemas/StackView" } })), "list of <a href=\"/docs/schemas/StackView\">StackView</a>");
+        assert_eq!(
+            kind(json!({ "type": "array", "items": { "$ref": "#/components/schemas/StackView" } })),
+            "list of <a href=\"/docs/schemas/StackView\">StackView</a>"
+        );
         assert_eq!(kind(json!({ "enum": ["run", "stop"] })), "<code>run</code> or <code>stop</code>");
     }
 }

@@ -20,10 +20,15 @@ impl ServersPage {
     }
 
     pub fn render(&self, frame: &Frame) -> Markup {
-        page(frame, "Servers", Live::From("/live/servers/stream"), html! {
-            div.title { div.title-line { h1 { "Servers" } a.button href="/servers/new" { "Add a server" } } p.lead { "The machines that services run on. Each dials out to this control plane; nothing dials in to them." } }
-            (self.table(frame))
-        })
+        page(
+            frame,
+            "Servers",
+            Live::From("/live/servers/stream"),
+            html! {
+                div.title { div.title-line { h1 { "Servers" } a.button href="/servers/new" { "Add a server" } } p.lead { "The machines that services run on. Each dials out to this control plane; nothing dials in to them." } }
+                (self.table(frame))
+            },
+        )
     }
 
     fn table(&self, frame: &Frame) -> Markup {
@@ -96,14 +101,19 @@ impl ServerPage {
 
     pub fn render(&self, frame: &Frame) -> Markup {
         let live = format!("/live{}/stream", server_path(&self.server.name));
-        page(frame, self.server.name.as_str(), Live::From(&live), html! {
-            (breadcrumb(&[("/servers", "Servers")]))
-            (self.head(frame))
-            (self.blocked(frame))
-            (self.use_of_machine())
-            (self.instances(frame))
-            div.columns.even { (self.agent(frame)) (self.data_path()) (self.machine(frame)) (self.removal(frame)) }
-        })
+        page(
+            frame,
+            self.server.name.as_str(),
+            Live::From(&live),
+            html! {
+                (breadcrumb(&[("/servers", "Servers")]))
+                (self.head(frame))
+                (self.blocked(frame))
+                (self.use_of_machine())
+                (self.instances(frame))
+                div.columns.even { (self.agent(frame)) (self.data_path()) (self.machine(frame)) (self.removal(frame)) }
+            },
+        )
     }
 
     fn head(&self, frame: &Frame) -> Markup {
@@ -335,11 +345,16 @@ impl JoinPage {
     pub fn render(&self, frame: &Frame) -> Markup {
         let live = self.made.as_ref().map(|made| Arrival::live_path(&made.arrival.token.id));
         let live = live.as_deref().map_or(Live::No, Live::From);
-        page(frame, "Add a server", live, html! {
-            (breadcrumb(&[("/servers", "Servers")]))
-            div.title { h1 { "Add a server" } p.lead { "A machine joins with a token that is good once. From then on it has keys of its own." } }
-            @match &self.made { None => (self.form(frame)), Some(made) => (self.steps(made, frame)) }
-        })
+        page(
+            frame,
+            "Add a server",
+            live,
+            html! {
+                (breadcrumb(&[("/servers", "Servers")]))
+                div.title { h1 { "Add a server" } p.lead { "A machine joins with a token that is good once. From then on it has keys of its own." } }
+                @match &self.made { None => (self.form(frame)), Some(made) => (self.steps(made, frame)) }
+            },
+        )
     }
 
     fn form(&self, frame: &Frame) -> Markup {
@@ -385,8 +400,18 @@ mod tests {
     fn a_server_shows_all_that_it_says_of_itself() {
         let page = one(ServerCondition::Online);
         for wanted in [
-            "harbour.example.com", "Limits on memory and processors are not enforced", "At 41 of 42", "127.0.0.1:8080", "port 80 is in use by &lt;nginx&gt;",
-            "hosts-file", "web.svc.internal", "the build &lt;failed&gt;", "3.0 GiB of 8.0 GiB", "0.72 on 2 cores", "Processing", ", high",
+            "harbour.example.com",
+            "Limits on memory and processors are not enforced",
+            "At 41 of 42",
+            "127.0.0.1:8080",
+            "port 80 is in use by &lt;nginx&gt;",
+            "hosts-file",
+            "web.svc.internal",
+            "the build &lt;failed&gt;",
+            "3.0 GiB of 8.0 GiB",
+            "0.72 on 2 cores",
+            "Processing",
+            ", high",
         ] {
             assert!(page.contains(wanted), "{wanted} is missing in {page}");
         }
@@ -402,10 +427,14 @@ mod tests {
     #[test]
     fn joining_gives_one_line_to_copy_and_then_shows_the_machine() {
         let token = samples::token(1, TokenState::Usable, TokenPurpose::Join { project: None, stack: None });
-        let made = JoinMade { token: Secret::new("mst_join_abc"), arrival: Arrival { token: token.clone(), server: None } };
+        let made =
+            JoinMade { token: Secret::new("mst_join_abc"), arrival: Arrival { token: token.clone(), server: None } };
         let page = JoinPage { stacks: vec![], made: Some(made) }.render(&samples::frame("/servers/new")).into_string();
         assert!(page.contains("mainstay agent --join http://127.0.0.1:4600 --token mst_join_abc"), "{page}");
-        assert!(page.contains("Waiting for the machine") && page.contains(&format!("/live/join/{}", token.id)), "{page}");
+        assert!(
+            page.contains("Waiting for the machine") && page.contains(&format!("/live/join/{}", token.id)),
+            "{page}"
+        );
         let arrived = Arrival { token, server: Some(samples::server(ServerCondition::Online)) };
         assert!(arrived.state(&samples::frame("/servers/new")).into_string().contains("harbour has joined"));
     }

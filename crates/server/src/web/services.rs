@@ -10,7 +10,9 @@ use super::{times, words};
 use api::deployments::Deployment;
 use api::gateway::ServiceTraffic;
 use api::logs::LogRecord;
-use api::services::{EnvVariable, HealthCheck, PortSpec, REPLICAS_LIMIT, Revision, RunSpec, ServiceIntent, ServiceView};
+use api::services::{
+    EnvVariable, HealthCheck, PortSpec, REPLICAS_LIMIT, Revision, RunSpec, ServiceIntent, ServiceView,
+};
 use maud::{Markup, html};
 
 pub struct ServicePage {
@@ -54,18 +56,23 @@ impl ServicePage {
             live: true,
             show_instance: true,
         };
-        page(frame, &format!("{} in {}", service.name, service.stack), Live::From(&live), html! {
-            (breadcrumb(&[("/", "Overview"), (&stack, service.stack.as_str())]))
-            (self.head())
-            (self.actions(frame))
-            (self.deployment(frame))
-            (instances::table(&service.instances, frame))
-            (panel(&logs))
-            div.columns.even {
-                div.main-column { (self.revisions(frame)) (self.history(frame)) }
-                div.side-column { (self.facts()) (self.environment()) }
-            }
-        })
+        page(
+            frame,
+            &format!("{} in {}", service.name, service.stack),
+            Live::From(&live),
+            html! {
+                (breadcrumb(&[("/", "Overview"), (&stack, service.stack.as_str())]))
+                (self.head())
+                (self.actions(frame))
+                (self.deployment(frame))
+                (instances::table(&service.instances, frame))
+                (panel(&logs))
+                div.columns.even {
+                    div.main-column { (self.revisions(frame)) (self.history(frame)) }
+                    div.side-column { (self.facts()) (self.environment()) }
+                }
+            },
+        )
     }
 
     fn head(&self) -> Markup {
@@ -183,7 +190,13 @@ impl ServicePage {
     }
 
     fn facts(&self) -> Markup {
-        let spec = self.service.current.as_ref().and_then(|current| self.revisions.iter().find(|r| r.id == current.id)).or(self.revisions.first()).map(|r| &r.spec);
+        let spec = self
+            .service
+            .current
+            .as_ref()
+            .and_then(|current| self.revisions.iter().find(|r| r.id == current.id))
+            .or(self.revisions.first())
+            .map(|r| &r.spec);
         html! {
             section.card #facts aria-labelledby="facts-title" {
                 h2 #facts-title { "Configuration" }
@@ -248,7 +261,11 @@ mod tests {
             service: samples::service("web", condition),
             revisions: vec![samples::revision(7), samples::revision(6)],
             deployments: vec![samples::deployment(api::deployments::Stage::Running)],
-            env: vec![EnvVariable { name: "DATABASE_URL".into(), origin: EnvOrigin::Manifest, value: Some(Secret::new("postgres://secret-value")) }],
+            env: vec![EnvVariable {
+                name: "DATABASE_URL".into(),
+                origin: EnvOrigin::Manifest,
+                value: Some(Secret::new("postgres://secret-value")),
+            }],
             logs: (0..400).map(|n| samples::log(n, "GET /cart 200 <img src=x onerror=alert(1)>")).collect(),
             filter: String::new(),
             traffic: None,
@@ -286,7 +303,10 @@ mod tests {
     #[test]
     fn markup_from_outside_is_text_wherever_it_comes_from() {
         let page = shown(ServiceCondition::Down);
-        assert!(!page.contains("<img") && !page.contains("<script>") && !page.contains("Change number 7 <b>"), "{page}");
+        assert!(
+            !page.contains("<img") && !page.contains("<script>") && !page.contains("Change number 7 <b>"),
+            "{page}"
+        );
         assert!(page.contains("Change number 7 &lt;b&gt;"));
     }
 

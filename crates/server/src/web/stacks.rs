@@ -22,15 +22,20 @@ impl StackPage {
 
     pub fn render(&self, frame: &Frame) -> Markup {
         let live = format!("/live{}/stream", stack_path(&self.stack.name));
-        page(frame, self.stack.name.as_str(), Live::From(&live), html! {
-            (breadcrumb(&[("/", "Overview")]))
-            (self.head(frame))
-            (self.services(frame))
-            div.columns.even {
-                (self.manifest())
-                (self.actions(frame))
-            }
-        })
+        page(
+            frame,
+            self.stack.name.as_str(),
+            Live::From(&live),
+            html! {
+                (breadcrumb(&[("/", "Overview")]))
+                (self.head(frame))
+                (self.services(frame))
+                div.columns.even {
+                    (self.manifest())
+                    (self.actions(frame))
+                }
+            },
+        )
     }
 
     fn head(&self, frame: &Frame) -> Markup {
@@ -100,7 +105,11 @@ impl StackPage {
 
 fn service_row(service: &ServiceView, frame: &Frame) -> Markup {
     let (tone, word) = words::service_condition(service.condition);
-    let healthy = service.instances.iter().filter(|i| i.observed.as_ref().is_some_and(|o| o.state == api::observed::InstanceState::Healthy)).count();
+    let healthy = service
+        .instances
+        .iter()
+        .filter(|i| i.observed.as_ref().is_some_and(|o| o.state == api::observed::InstanceState::Healthy))
+        .count();
     html! {
         tr {
             th scope="row" data-label="Service" { a.name href=(service_path(&service.stack, &service.name)) { (service.name) } }
@@ -127,42 +136,47 @@ pub struct PlanPage {
 impl PlanPage {
     pub fn render(&self, frame: &Frame) -> Markup {
         let path = stack_path(&self.plan.stack);
-        page(frame, &format!("Plan of {}", self.plan.stack), Live::No, html! {
-            (breadcrumb(&[("/", "Overview"), (&path, self.plan.stack.as_str())]))
-            div.title {
-                h1 { span.kind { "Plan" } " " (self.plan.stack) }
-                p.lead {
-                    @if self.plan.is_empty() { "Nothing would change: what runs is what the manifest says." }
-                    @else { "This is what would happen. If anything moves before you agree, it is refused and nothing happens." }
-                }
-            }
-            @for service in &self.plan.services {
-                @let (tone, word) = words::plan_action(service.action);
-                section.card aria-label={ "Service " (service.service) } {
-                    div.card-head { h2 { (service.service) } (words::badge(tone, word)) }
-                    @if let Some(commit) = &service.commit { p.soft { "At commit " code title=(commit) { (commit.short()) } } }
-                    @if !service.differences.is_empty() {
-                        table {
-                            thead { tr { th scope="col" { "Field" } th scope="col" { "Now" } th scope="col" { "Then" } } }
-                            tbody { @for difference in &service.differences { tr {
-                                th scope="row" data-label="Field" { code { (difference.field) } }
-                                td data-label="Now" { @match &difference.from { Some(text) => del { (text) }, None => span.soft { "not set" } } }
-                                td data-label="Then" { @match &difference.to { Some(text) => ins { (text) }, None => span.soft { "not set" } } }
-                            } } }
-                        }
+        page(
+            frame,
+            &format!("Plan of {}", self.plan.stack),
+            Live::No,
+            html! {
+                (breadcrumb(&[("/", "Overview"), (&path, self.plan.stack.as_str())]))
+                div.title {
+                    h1 { span.kind { "Plan" } " " (self.plan.stack) }
+                    p.lead {
+                        @if self.plan.is_empty() { "Nothing would change: what runs is what the manifest says." }
+                        @else { "This is what would happen. If anything moves before you agree, it is refused and nothing happens." }
                     }
-                    @if !service.notes.is_empty() { ul.notes { @for note in &service.notes { li { (note) } } } }
                 }
-            }
-            @if !self.plan.is_empty() {
-                form.card.actions method="post" action={ (path) "/deploy" } {
-                    (csrf_field(frame))
-                    input type="hidden" name="fingerprint" value=(self.plan.fingerprint);
-                    button type="submit" { "Deploy this plan" }
-                    a.button.quiet href=(path) { "Back" }
+                @for service in &self.plan.services {
+                    @let (tone, word) = words::plan_action(service.action);
+                    section.card aria-label={ "Service " (service.service) } {
+                        div.card-head { h2 { (service.service) } (words::badge(tone, word)) }
+                        @if let Some(commit) = &service.commit { p.soft { "At commit " code title=(commit) { (commit.short()) } } }
+                        @if !service.differences.is_empty() {
+                            table {
+                                thead { tr { th scope="col" { "Field" } th scope="col" { "Now" } th scope="col" { "Then" } } }
+                                tbody { @for difference in &service.differences { tr {
+                                    th scope="row" data-label="Field" { code { (difference.field) } }
+                                    td data-label="Now" { @match &difference.from { Some(text) => del { (text) }, None => span.soft { "not set" } } }
+                                    td data-label="Then" { @match &difference.to { Some(text) => ins { (text) }, None => span.soft { "not set" } } }
+                                } } }
+                            }
+                        }
+                        @if !service.notes.is_empty() { ul.notes { @for note in &service.notes { li { (note) } } } }
+                    }
                 }
-            }
-        })
+                @if !self.plan.is_empty() {
+                    form.card.actions method="post" action={ (path) "/deploy" } {
+                        (csrf_field(frame))
+                        input type="hidden" name="fingerprint" value=(self.plan.fingerprint);
+                        button type="submit" { "Deploy this plan" }
+                        a.button.quiet href=(path) { "Back" }
+                    }
+                }
+            },
+        )
     }
 }
 
@@ -175,7 +189,14 @@ mod tests {
     #[test]
     fn a_stack_shows_its_services_its_problems_and_its_manifest() {
         let page = StackPage { stack: samples::stack() }.render(&samples::frame("/stacks/shop")).into_string();
-        for wanted in ["href=\"/stacks/shop/services/worker\"", "Degraded", "worker on harbour is unhealthy: &lt;nothing&gt; answers", "node server.js&quot; # &lt;fast&gt;", "2 healthy of 2", "name=\"csrf\" value=\"csrf-token\""] {
+        for wanted in [
+            "href=\"/stacks/shop/services/worker\"",
+            "Degraded",
+            "worker on harbour is unhealthy: &lt;nothing&gt; answers",
+            "node server.js&quot; # &lt;fast&gt;",
+            "2 healthy of 2",
+            "name=\"csrf\" value=\"csrf-token\"",
+        ] {
             assert!(page.contains(wanted), "{wanted} is missing in {page}");
         }
         assert!(page.len() < 50_000);

@@ -113,7 +113,14 @@ mod tests {
 
     #[test]
     fn distances_are_told_in_the_largest_unit_that_fits() {
-        let cases = [(0, "just now"), (4_999, "just now"), (12_000, "12 s ago"), (3_600_000, "1 h ago"), (200_000_000, "2 d ago"), (-60_000, "in 1 min")];
+        let cases = [
+            (0, "just now"),
+            (4_999, "just now"),
+            (12_000, "12 s ago"),
+            (3_600_000, "1 h ago"),
+            (200_000_000, "2 d ago"),
+            (-60_000, "in 1 min"),
+        ];
         for (distance, text) in cases {
             assert_eq!(relative_text(1_000_000_000 - distance, 1_000_000_000), text);
         }
@@ -121,7 +128,15 @@ mod tests {
 
     #[test]
     fn lengths_are_told_with_the_precision_that_matters() {
-        let cases = [(-5, "0 ms"), (420, "420 ms"), (3_250, "3.2 s"), (59_999, "59 s"), (72_000, "1 min 12 s"), (7_380_000, "2 h 3 min"), (100_000_000, "1 d 3 h")];
+        let cases = [
+            (-5, "0 ms"),
+            (420, "420 ms"),
+            (3_250, "3.2 s"),
+            (59_999, "59 s"),
+            (72_000, "1 min 12 s"),
+            (7_380_000, "2 h 3 min"),
+            (100_000_000, "1 d 3 h"),
+        ];
         for (length, text) in cases {
             assert_eq!(duration_text(length), text);
         }

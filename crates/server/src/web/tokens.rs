@@ -15,28 +15,33 @@ pub struct TokensPage {
 
 impl TokensPage {
     pub fn render(&self, frame: &Frame) -> Markup {
-        page(frame, "Tokens", Live::No, html! {
-            div.title { h1 { "Tokens" } p.lead { "A token lets a program use the API as you do, or lets one machine join." } }
-            @if let Some(made) = &self.made { (shown_once(made, frame)) }
-            section.card aria-labelledby="tokens-title" {
-                h2 #tokens-title { "All tokens" }
-                @if self.tokens.is_empty() { p.empty { "There is none." } } @else {
-                    table {
-                        thead { tr { th scope="col" { "Name" } th scope="col" { "For" } th scope="col" { "State" } th scope="col" { "Made" } th scope="col" { "Ends" } th scope="col" { span.hidden-label { "Actions" } } } }
-                        tbody { @for token in &self.tokens { (self.row(token, frame)) } }
+        page(
+            frame,
+            "Tokens",
+            Live::No,
+            html! {
+                div.title { h1 { "Tokens" } p.lead { "A token lets a program use the API as you do, or lets one machine join." } }
+                @if let Some(made) = &self.made { (shown_once(made, frame)) }
+                section.card aria-labelledby="tokens-title" {
+                    h2 #tokens-title { "All tokens" }
+                    @if self.tokens.is_empty() { p.empty { "There is none." } } @else {
+                        table {
+                            thead { tr { th scope="col" { "Name" } th scope="col" { "For" } th scope="col" { "State" } th scope="col" { "Made" } th scope="col" { "Ends" } th scope="col" { span.hidden-label { "Actions" } } } }
+                            tbody { @for token in &self.tokens { (self.row(token, frame)) } }
+                        }
                     }
                 }
-            }
-            form.card.stacked method="post" action="/tokens" aria-labelledby="new-token" {
-                h2 #new-token { "Make a token for the API" }
-                (csrf_field(frame))
-                label { span { "What is it for?" } input type="text" name="name" required maxlength="80" placeholder="deploys from CI" autocomplete="off"; }
-                label { span { "How long is it good?" } select name="days" {
-                    option value="30" { "30 days" } option value="90" selected { "90 days" } option value="365" { "A year" } option value="" { "Until it is revoked" }
-                } }
-                p { button type="submit" { "Make the token" } " " a href="/servers/new" { "A machine shall join instead" } }
-            }
-        })
+                form.card.stacked method="post" action="/tokens" aria-labelledby="new-token" {
+                    h2 #new-token { "Make a token for the API" }
+                    (csrf_field(frame))
+                    label { span { "What is it for?" } input type="text" name="name" required maxlength="80" placeholder="deploys from CI" autocomplete="off"; }
+                    label { span { "How long is it good?" } select name="days" {
+                        option value="30" { "30 days" } option value="90" selected { "90 days" } option value="365" { "A year" } option value="" { "Until it is revoked" }
+                    } }
+                    p { button type="submit" { "Make the token" } " " a href="/servers/new" { "Let a machine join instead" } }
+                }
+            },
+        )
     }
 
     fn row(&self, token: &TokenView, frame: &Frame) -> Markup {
@@ -60,7 +65,9 @@ impl TokensPage {
     fn purpose(&self, purpose: &TokenPurpose) -> String {
         match purpose {
             TokenPurpose::Api => "the API".into(),
-            TokenPurpose::Join { stack: Some(id), .. } => format!("one machine, only for stack {}", self.names.stack(id).unwrap_or(id.short())),
+            TokenPurpose::Join { stack: Some(id), .. } => {
+                format!("one machine, only for stack {}", self.names.stack(id).unwrap_or(id.short()))
+            }
             TokenPurpose::Join { project: Some(project), .. } => format!("one machine of project {project}"),
             TokenPurpose::Join { .. } => "one machine".into(),
         }

@@ -1,0 +1,251 @@
+//! Forms that change something: each calls the action that the API's endpoint calls, and goes back.
+
+use super::frame::Message;
+use super::handlers::{join_page, sign_in_page, tokens_page};
+use super::names::{server_path, service_path, stack_path};
+use super::problems::sentence;
+use super::servers::{Arrival, JoinMade};
+use super::visitor::{Submitted, anonymous_frame, finish, form_fields, redirect, safe_next};
+use super::words;
+use crate::actions;
+use crate::auth::{Caller, csrf, session};
+use crate::error::{HttpError, Result};
+use crate::extract::Path;
+use crate::requests::CurrentRequest;
+use crate::state::AppState;
+use crate::views;
+use api::deployments::{Deployment, RollbackRequest};
+use api::error::ErrorCode;
+use api::plans::{DefaultSource, DeployRequest, PlanRequest};
+use api::secret::Secret;
+use api::tokens::{SignInRequest, TokenPurpose, TokenRequest};
+use axum::extract::{ConnectInfo, Request, State};
+use axum::http::{HeaderValue, Method, header};
+use axum::response::{IntoResponse, Response};
+use std::net::SocketAddr;
+
+type ServicePath = Path<(String, String)>;
+
+const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+
+/// A number in a form.
+fn number<T: std::str::FromStr>(form: &Submitted, field: &str) -> Result<T> {
+    let text = form.text(field);
+    text.parse().map_err(|_| {
+        let shown: String = text.chars().take(40).collect();
+        HttpError::invalid(field, format!("`{field}` must be a whole number; `{}` is none", shown.escape_debug()))
+    })
+}
+
+/// What to say once a deployment was asked for.
+fn began(deployment: Deployment) -> String {
+    format!("{} of {} has begun.", words::deployment_kind(deployment.kind), deployment.service)
+}
+
+pub async fn restart(
+    State(state): State<AppState>,
+    Path((stack, service)): ServicePath,
+    form: Submitted,
+) -> Result<Response> {
+    let asked = actions::services::restart(&state, &form.visitor.caller, &stack, &service).await;
+    finish(asked, &service_path(&stack, &service), began)
+}
+
+pub async fn stop(
+    State(state): State<AppState>,
+    Path((stack, service)): ServicePath,
+    form: Submitted,
+) -> Result<Response> {
+    let asked = actions::services::stop(&state, &form.visitor.caller, &stack, &service).await;
+    finish(asked, &service_path(&stack, &service), began)
+}
+
+pub async fn start(
+    State(state): State<AppState>,
+    Path((stack, service)): ServicePath,
+    form: Submitted,
+) -> Result<Response> {
+    let asked = actions::services::start(&state, &form.visitor.caller, &stack, &service).await;
+    finish(asked, &service_path(&stack, &service), began)
+}
+
+pub async fn scale(
+    State(state): State<AppState>,
+    Path((stack, service)): ServicePath,
+    form: Submitted,
+) -> Result<Response> {
+    let back = service_path(&stack, &service);
+    let replicas = match number(&form, "replicas") {
+        Ok(replicas) => replicas,
+        Err(error) => return finish(Err::<Deployment, _>(error), &back, began),
+    };
+    finish(actions::services::scale(&state, &form.visitor.caller, &stack, &service, replicas).await, &back, began)
+}
+
+pub async fn rollback(
+    State(state): State<AppState>,
+    Path((stack, service)): ServicePath,
+    form: Submitted,
+) -> Result<Response> {
+    let back = service_path(&stack, &service);
+    let revision = match number(&form, "revision") {
+        Ok(revision) => Some(revision),
+        Err(error) => return finish(Err::<Deployment, _>(error), &back, began),
+    };
+    let asked =
+        actions::services::rollback(&state, &form.visitor.caller, &stack, &service, &RollbackRequest { revision })
+            .await;
+    finish(asked, &back, began)
+}
+
+pub async fn cancel(State(state): State<AppState>, Path(id): Path<String>, form: Submitted) -> Result<Response> {
+    let asked = actions::services::cancel(&state, &form.visitor.caller, &id).await;
+    finish(asked, &format!("/deployments/{id}"), |_| {
+        "The deployment is being cancelled; what served before keeps serving.".into()
+    })
+}
+
+pub async fn remove_stack(
+    State(state): State<AppState>,
+    Path(stack): Path<String>,
+    form: Submitted,
+) -> Result<Response> {
+    if let Err(refused) = form.confirm(&stack) {
+        return finish(Err::<(), _>(refused), &stack_path(&stack), |()| String::new());
+    }
+    actions::stacks::remove(&state, &form.visitor.caller, &stack).await?;
+    Ok(redirect("/", Some(Message { good: true, text: format!("The stack {stack} is being removed.") })))
+}
+
+pub async fn remove_server(
+    State(state): State<AppState>,
+    Path(server): Path<String>,
+    form: Submitted,
+) -> Result<Response> {
+    let back = server_path(&server);
+    if let Err(refused) = form.confirm(&server) {
+        return finish(Err::<(), _>(refused), &back, |()| String::new());
+    }
+    match actions::servers::remove(&state, &form.visitor.caller, &server).await {
+        Ok(()) => {
+            Ok(redirect("/servers", Some(Message { good: true, text: format!("The server {server} was removed.") })))
+        }
+        Err(error) => finish(Err::<(), _>(error), &back, |()| String::new()),
+    }
+}
+
+/// Exactly the plan that was shown, or nothing.
+pub async fn deploy(State(state): State<AppState>, Path(stack): Path<String>, form: Submitted) -> Result<Response> {
+    let caller = &form.visitor.caller;
+    let plan = plan_request(&state, caller, &stack).await?;
+    let request = DeployRequest {
+        plan,
+        fingerprint: Some(form.text("fingerprint").to_owned()),
+        services: Vec::new(),
+        force: false,
+    };
+    let asked = actions::deploy::deploy(&state, caller, &request).await;
+    finish(asked, &stack_path(&stack), |answer| match answer.deployments.len() {
+        0 => "Nothing had to change.".into(),
+        n => format!("{} begun.", words::count(n, "deployment has", "deployments have")),
+    })
+}
+
+pub async fn make_token(State(state): State<AppState>, form: Submitted) -> Result<Response> {
+    let days: Option<u64> = if form.text("days").is_empty() { None } else { Some(number(&form, "days")?) };
+    let request = TokenRequest {
+        name: form.text("name").to_owned(),
+        purpose: TokenPurpose::Api,
+        lifetime_ms: days.map(|days| days.saturating_mul(DAY_MS)),
+    };
+    match actions::tokens::create(&state, &form.visitor.caller, &request).await {
+        // Shown in the answer itself: a token in a redirect would have to be kept somewhere.
+        Ok(made) => {
+            let mut page = tokens_page(&state, &form.visitor).await?;
+            page.made = Some(made);
+            Ok(page.render(&form.visitor.frame).into_response())
+        }
+        Err(error) => finish(Err::<(), _>(error), "/tokens", |()| String::new()),
+    }
+}
+
+pub async fn revoke_token(State(state): State<AppState>, Path(id): Path<String>, form: Submitted) -> Result<Response> {
+    let asked = actions::tokens::revoke(&state, &form.visitor.caller, &id).await;
+    finish(asked, "/tokens", |()| "The token is revoked: it is not good any more from now on.".into())
+}
+
+pub async fn make_join_token(State(state): State<AppState>, form: Submitted) -> Result<Response> {
+    let caller = &form.visitor.caller;
+    let stack = match form.text("stack") {
+        "" => None,
+        name => Some(views::stack(&state, caller.scope(), name).await?.id),
+    };
+    let name = if form.text("name").is_empty() { "a machine" } else { form.text("name") };
+    let request =
+        TokenRequest { name: name.to_owned(), purpose: TokenPurpose::Join { project: None, stack }, lifetime_ms: None };
+    match actions::tokens::create(&state, caller, &request).await {
+        Ok(created) => {
+            let made = JoinMade { token: created.token, arrival: Arrival { token: created.view, server: None } };
+            Ok(join_page(&state, &form.visitor, Some(made)).await?.render(&form.visitor.frame).into_response())
+        }
+        Err(error) => finish(Err::<(), _>(error), "/servers/new", |()| String::new()),
+    }
+}
+
+/// Signing in. There is no session yet that a token could belong to, so the browser has to show that
+/// the form came from our own page; otherwise another site could sign a visitor in as somebody else.
+pub async fn sign_in(
+    State(state): State<AppState>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    CurrentRequest(request_id): CurrentRequest,
+    request: Request,
+) -> Result<Response> {
+    if !csrf::is_meant(&Method::POST, request.headers()) {
+        return Err(HttpError::new(ErrorCode::InvalidInput, "this sign-in does not come from Mainstay's own page")
+            .help("open the sign-in page and try again"));
+    }
+    let (parts, body) = request.into_parts();
+    let frame = anonymous_frame(&parts, &state);
+    let headers = parts.headers.clone();
+    let fields = form_fields(Request::from_parts(parts, body), &state).await?;
+    let field = |name: &str| fields.get(name).cloned().unwrap_or_default();
+    let next = safe_next(&field("next")).to_owned();
+    let asked = SignInRequest { user: field("user").trim().to_owned(), password: Secret::new(field("password")) };
+    match actions::sign_in::sign_in(&state, &asked, peer.ip(), &request_id).await {
+        Ok(signed_in) => {
+            let mut response = redirect(&next, None);
+            let cookie = session::cookie(&signed_in, session::is_secure(&state, &headers));
+            let cookie = HeaderValue::from_str(&cookie).map_err(HttpError::internal)?;
+            response.headers_mut().append(header::SET_COOKIE, cookie);
+            Ok(response)
+        }
+        Err(HttpError::Internal(error)) => Err(HttpError::Internal(error)),
+        Err(refused) => {
+            let (status, answer) = refused.to_answer();
+            let page = sign_in_page(&state, asked.user, Some(sentence(&answer.message)), next);
+            Ok((status, page.render(&frame)).into_response())
+        }
+    }
+}
+
+pub async fn sign_out(State(state): State<AppState>, form: Submitted) -> Result<Response> {
+    actions::sign_in::sign_out(&state, &form.visitor.caller).await?;
+    let mut response = redirect("/login", None);
+    let cookie = HeaderValue::from_str(&session::no_cookie()).map_err(HttpError::internal)?;
+    response.headers_mut().append(header::SET_COOKIE, cookie);
+    Ok(response)
+}
+
+/// The request that plans a stack's own manifest again, from the source that it was deployed from.
+pub async fn plan_request(state: &AppState, caller: &Caller, stack: &str) -> Result<PlanRequest> {
+    let view = views::stack(state, caller.scope(), stack).await?;
+    let mut default_source = None;
+    if let Some(service) = view.services.first() {
+        let revisions = views::revisions(state, caller.scope(), stack, service.name.as_str(), 1).await?;
+        default_source = revisions.into_iter().next().map(|revision| {
+            let source = revision.spec.source;
+            DefaultSource { git: source.git, reference: source.reference, directory: source.directory }
+        });
+    }
+    Ok(PlanRequest { manifest: view.manifest, manifest_path: None, default_source })
+}

@@ -1,0 +1,168 @@
+//! Pages that are looked at: each reads its subject and renders it.
+
+use super::events::EventFilter;
+use super::frame::Frame;
+use super::reference::Reference;
+use super::servers::{JoinMade, JoinPage};
+use super::sign_in::SignInPage;
+use super::stacks::PlanPage;
+use super::subject::Subject;
+use super::tokens::TokensPage;
+use super::visitor::{Visitor, anonymous_frame, safe_next};
+use crate::actions;
+use crate::error::{HttpError, Result};
+use crate::extract::{Path, Query};
+use crate::state::AppState;
+use crate::views;
+use axum::extract::{FromRequestParts, Request, State};
+use axum::response::{IntoResponse, Response};
+use maud::Markup;
+use serde::Deserialize;
+use std::sync::LazyLock;
+
+/// Longest filter over log lines.
+const FILTER_LIMIT: usize = 200;
+
+#[derive(Debug, Default, Deserialize)]
+pub struct LogFilter {
+    #[serde(default)]
+    filter: String,
+}
+
+impl LogFilter {
+    fn text(&self) -> String {
+        self.filter.chars().take(FILTER_LIMIT).collect()
+    }
+}
+
+async fn show(state: &AppState, visitor: Visitor, subject: Subject) -> Result<Markup> {
+    Ok(subject.read(state, &visitor.caller, true).await?.render(&visitor.frame))
+}
+
+pub async fn overview(State(state): State<AppState>, visitor: Visitor) -> Result<Markup> {
+    show(&state, visitor, Subject::Overview).await
+}
+
+pub async fn stack(State(state): State<AppState>, visitor: Visitor, Path(stack): Path<String>) -> Result<Markup> {
+    show(&state, visitor, Subject::Stack(stack)).await
+}
+
+pub async fn service(
+    State(state): State<AppState>,
+    visitor: Visitor,
+    Path((stack, service)): Path<(String, String)>,
+    Query(query): Query<LogFilter>,
+) -> Result<Markup> {
+    show(&state, visitor, Subject::Service { stack, service, filter: query.text() }).await
+}
+
+pub async fn deployment(
+    State(state): State<AppState>,
+    visitor: Visitor,
+    Path(id): Path<String>,
+    Query(query): Query<LogFilter>,
+) -> Result<Markup> {
+    show(&state, visitor, Subject::Deployment { id, filter: query.text() }).await
+}
+
+pub async fn servers(State(state): State<AppState>, visitor: Visitor) -> Result<Markup> {
+    show(&state, visitor, Subject::Servers).await
+}
+
+pub async fn server(State(state): State<AppState>, visitor: Visitor, Path(server): Path<String>) -> Result<Markup> {
+    show(&state, visitor, Subject::Server(server)).await
+}
+
+pub async fn events(
+    State(state): State<AppState>,
+    visitor: Visitor,
+    Query(filter): Query<EventFilter>,
+) -> Result<Markup> {
+    show(&state, visitor, Subject::Events(filter)).await
+}
+
+/// What deploying the stack's manifest again would change.
+pub async fn plan(State(state): State<AppState>, visitor: Visitor, Path(stack): Path<String>) -> Result<Markup> {
+    let request = super::forms::plan_request(&state, &visitor.caller, &stack).await?;
+    let plan = actions::planning::plan(&state, &visitor.caller, &request).await?;
+    Ok(PlanPage { plan }.render(&visitor.frame))
+}
+
+pub async fn join(State(state): State<AppState>, visitor: Visitor) -> Result<Markup> {
+    Ok(join_page(&state, &visitor, None).await?.render(&visitor.frame))
+}
+
+pub async fn join_page(state: &AppState, visitor: &Visitor, made: Option<JoinMade>) -> Result<JoinPage> {
+    let stacks = views::stacks(state, visitor.caller.scope()).await?;
+    Ok(JoinPage { stacks: stacks.iter().map(|stack| stack.name.to_string()).collect(), made })
+}
+
+pub async fn tokens(State(state): State<AppState>, visitor: Visitor) -> Result<Markup> {
+    Ok(tokens_page(&state, &visitor).await?.render(&visitor.frame))
+}
+
+pub async fn tokens_page(state: &AppState, visitor: &Visitor) -> Result<TokensPage> {
+    let stacks = views::stacks(state, visitor.caller.scope()).await?;
+    Ok(TokensPage {
+        tokens: actions::tokens::list(state, &visitor.caller).await?,
+        names: super::names::Names::of(&stacks, &[]),
+        made: None,
+    })
+}
+
+#[derive(Debug, Default, Deserialize)]
+pub struct Next {
+    #[serde(default)]
+    next: String,
+}
+
+/// The sign-in page; who is signed in already goes on.
+pub async fn sign_in(State(state): State<AppState>, Query(query): Query<Next>, request: Request) -> Response {
+    let next = safe_next(&query.next).to_owned();
+    let (mut parts, _) = request.into_parts();
+    if Visitor::from_request_parts(&mut parts, &state).await.is_ok() {
+        return super::visitor::redirect(&next, None);
+    }
+    sign_in_page(&state, String::new(), None, next).render(&anonymous_frame(&parts, &state)).into_response()
+}
+
+pub fn sign_in_page(state: &AppState, user: String, problem: Option<String>, next: String) -> SignInPage {
+    let password_file = state.initial_password_file().map(|path| path.display().to_string());
+    SignInPage { user, problem, password_file, next }
+}
+
+/// Made once: the document does not change while the binary runs.
+static REFERENCE: LazyLock<Reference> =
+    LazyLock::new(|| Reference::new(&serde_json::to_value(crate::router::openapi()).unwrap_or_default()));
+
+/// The frame for whoever reads the reference, signed in or not.
+async fn reader(state: &AppState, request: Request) -> Frame {
+    let (mut parts, _) = request.into_parts();
+    match Visitor::from_request_parts(&mut parts, state).await {
+        Ok(visitor) => visitor.frame,
+        Err(_) => anonymous_frame(&parts, state),
+    }
+}
+
+pub async fn docs(State(state): State<AppState>, request: Request) -> Markup {
+    REFERENCE.index(&reader(&state, request).await)
+}
+
+pub async fn docs_endpoint(
+    State(state): State<AppState>,
+    Path(slug): Path<String>,
+    request: Request,
+) -> Result<Markup> {
+    let operation = REFERENCE
+        .operation(&slug)
+        .ok_or_else(|| HttpError::not_found("endpoint", &slug).help("GET /docs lists what there is"))?;
+    Ok(REFERENCE.endpoint(operation, &reader(&state, request).await))
+}
+
+pub async fn docs_schema(State(state): State<AppState>, Path(name): Path<String>, request: Request) -> Result<Markup> {
+    let schema = REFERENCE
+        .schemas
+        .get(&name)
+        .ok_or_else(|| HttpError::not_found("schema", &name).help("GET /docs lists what there is"))?;
+    Ok(REFERENCE.schemas.page(&name, schema, &reader(&state, request).await))
+}
