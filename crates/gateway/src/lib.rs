@@ -1,24 +1,36 @@
-//! The data path.
+//! The data path: a process of its own between visitors and instances.
+//!
+//! The agent hands it a whole config over a Unix socket and reads back what is live; everything else
+//! (agent, control plane) may be down, restarted or replaced, and requests go on. It keeps the last
+//! config on disk and comes back alone. A newer gateway takes its sockets over while it runs.
+//!
+//! ```text
+//! control.sock ─► control ─► core ──swap──► routes ◄── read ── proxy ◄── serve ◄── listeners
+//!                              │                                │
+//! handover.sock ─► handover ───┤                                └─► upstreams (counts, connections)
+//!                              └──► dns (names of services on loopback)
+//! ```
+//!
+//! Absent on purpose: TLS (a later layer on the same listeners), health checks (the agent probes and
+//! says who is active), and any decision about which instance should be live.
 
-use std::path::PathBuf;
+mod access_log;
+mod activity;
+mod config;
+mod control;
+mod core;
+mod dns;
+mod handover;
+mod limits;
+mod listeners;
+mod port_owner;
+mod process;
+mod proxy;
+mod routes;
+mod serve;
+mod shared;
+pub mod static_files;
+mod upstreams;
 
-/// Where a gateway lives and how it begins.
-#[derive(Debug, Clone)]
-pub struct GatewayOptions {
-    /// Holds the control socket, the last config, the lock and the hand-over socket.
-    pub directory: PathBuf,
-    /// Take the listening sockets over from the gateway that runs on the same directory.
-    pub take_over: bool,
-}
-
-pub async fn run(options: GatewayOptions) -> anyhow::Result<()> {
-    anyhow::bail!("the gateway on {} is not built yet", options.directory.display())
-}
-
-pub mod static_files {
-    use std::path::PathBuf;
-
-    pub async fn run(directory: PathBuf, port: u16) -> anyhow::Result<()> {
-        anyhow::bail!("cannot serve {} on {port} yet", directory.display())
-    }
-}
+pub use limits::Limits;
+pub use process::{GatewayOptions, run, run_until};

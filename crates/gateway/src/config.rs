@@ -1,0 +1,195 @@
+//! A config before it is live: checked, and kept on disk.
+//!
+//! Checks are for what would make routing ambiguous or refer to nothing. A config is taken whole or
+//! refused whole, with a sentence that names the entry. The file is replaced by rename after a flush
+//! to disk, so after a crash there is either the one before or the new one.
+
+use api::gateway::{DnsResponder, GatewayConfig, ListenerKind};
+use api::ids::ServiceId;
+use std::collections::{HashMap, HashSet};
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+pub const FILE: &str = "config.json";
+/// Names of services are below this where no DNS responder says otherwise.
+pub const INTERNAL_DOMAIN: &str = "svc.internal";
+
+/// Why a config is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    #[error("service {service_id} is listed twice")]
+    ServiceTwice { service_id: ServiceId },
+    #[error("{what} names service {service_id}, which the config does not list")]
+    UnknownService { what: String, service_id: ServiceId },
+    #[error("{what} is given to two services, {first} and {second}; give each its own host or path")]
+    RouteTwice { what: String, first: String, second: String },
+    #[error("the address {address} is listed twice among the listeners")]
+    ListenerTwice { address: std::net::SocketAddr },
+    #[error("{what} must be on loopback, not on {address}")]
+    NotLoopback { what: &'static str, address: std::net::SocketAddr },
+    #[error("{what} is 0 ms; nothing could ever be answered")]
+    NoTime { what: &'static str },
+    #[error("`{domain}` is not a domain for internal names")]
+    Domain { domain: String },
+}
+
+/// Whether a config means one thing.
+pub fn check(config: &GatewayConfig) -> Result<(), ConfigError> {
+    let mut services = HashMap::new();
+    for service in &config.services {
+        if services.insert(&service.service_id, service.name.as_str()).is_some() {
+            return Err(ConfigError::ServiceTwice { service_id: service.service_id.clone() });
+        }
+    }
+    let known = |what: String, service_id: &ServiceId| match services.contains_key(service_id) {
+        true => Ok(()),
+        false => Err(ConfigError::UnknownService { what, service_id: service_id.clone() }),
+    };
+    let mut places: HashMap<(Option<&str>, &str), &ServiceId> = HashMap::new();
+    for route in &config.routes {
+        let host = route.host.as_ref().map(|host| host.as_str());
+        let what = format!("the route {}{}", host.unwrap_or("*"), route.path);
+        known(what.clone(), &route.service_id)?;
+        if let Some(first) = places.insert((host, route.path.as_str()), &route.service_id) {
+            let name = |service_id: &ServiceId| services.get(service_id).copied().unwrap_or_default().to_owned();
+            return Err(ConfigError::RouteTwice { what, first: name(first), second: name(&route.service_id) });
+        }
+    }
+    let mut addresses = HashSet::new();
+    for listener in &config.listeners {
+        if !addresses.insert(listener.address) {
+            return Err(ConfigError::ListenerTwice { address: listener.address });
+        }
+        if let ListenerKind::Service { service_id } = &listener.kind {
+            known(format!("the listener {}", listener.address), service_id)?;
+        }
+    }
+    for internal in &config.internal {
+        known(format!("the internal name {}", internal.name), &internal.service_id)?;
+    }
+    for (what, ms) in [
+        ("response_timeout_ms", config.response_timeout_ms),
+        ("connect_timeout_ms", config.connect_timeout_ms),
+        ("idle_timeout_ms", config.idle_timeout_ms),
+    ] {
+        if ms == 0 && !config.services.is_empty() {
+            return Err(ConfigError::NoTime { what });
+        }
+    }
+    config.dns.as_ref().map_or(Ok(()), check_dns)
+}
+
+fn check_dns(dns: &DnsResponder) -> Result<(), ConfigError> {
+    if !dns.address.ip().is_loopback() {
+        return Err(ConfigError::NotLoopback { what: "the DNS responder", address: dns.address });
+    }
+    let domain = dns.domain.trim_end_matches('.');
+    let label_ok =
+        |label: &str| (1..=63).contains(&label.len()) && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    if domain.len() > 200 || !domain.split('.').all(label_ok) {
+        return Err(ConfigError::Domain { domain: dns.domain.chars().take(80).collect() });
+    }
+    Ok(())
+}
+
+/// Internal names that two services claim: the first one has it, and this says so.
+pub fn contested_internal_names(config: &GatewayConfig) -> Vec<String> {
+    let mut owners: HashMap<&str, &ServiceId> = HashMap::new();
+    let mut contested = Vec::new();
+    for internal in &config.internal {
+        let owner = owners.entry(internal.name.as_str()).or_insert(&internal.service_id);
+        if **owner != internal.service_id {
+            contested.push(format!(
+                "the internal name {} is claimed by {} and {}; it goes to the first",
+                internal.name, owner, internal.service_id
+            ));
+        }
+    }
+    contested
+}
+
+/// Replaces the file in one step that a crash cannot halve.
+pub fn save(directory: &Path, config: &GatewayConfig) -> io::Result<()> {
+    let path = directory.join(FILE);
+    let temporary = directory.join(format!("{FILE}.new"));
+    let text = serde_json::to_vec_pretty(config).map_err(io::Error::other)?;
+    let mut file = File::options().create(true).write(true).truncate(true).mode(0o600).open(&temporary)?;
+    file.write_all(&text)?;
+    file.sync_all()?;
+    fs::rename(&temporary, &path)?;
+    File::open(directory)?.sync_all()
+}
+
+/// The last config, if there is one.
+pub fn load(directory: &Path) -> io::Result<Option<GatewayConfig>> {
+    match fs::read(directory.join(FILE)) {
+        Ok(text) => serde_json::from_slice(&text).map(Some).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    const A: &str = "svc_0000000000000000000000000000000a";
+    const B: &str = "svc_0000000000000000000000000000000b";
+
+    fn problem(change: impl FnOnce(&mut serde_json::Value)) -> String {
+        let service =
+            |id: &str, name: &str| json!({"service_id": id, "name": name, "upstreams": [], "unavailable_reason": ""});
+        let mut config = json!({
+            "listeners": [{"address": "127.0.0.1:80", "kind": {"kind": "public"}}],
+            "services": [service(A, "web"), service(B, "api")],
+            "routes": [{"host": "a.example", "path": "/", "strip_prefix": false, "service_id": A}],
+            "internal": [{"name": "web", "service_id": A}],
+            "dns": null, "response_timeout_ms": 1, "connect_timeout_ms": 1, "idle_timeout_ms": 1, "access_log": null,
+        });
+        change(&mut config);
+        let config = serde_json::from_value(config).unwrap();
+        check(&config).map_or_else(|error| error.to_string(), |()| "none".into())
+    }
+
+    #[test]
+    fn a_config_that_means_two_things_or_nothing_is_refused_with_the_entry_named() {
+        assert_eq!(problem(|_| {}), "none");
+        let two = problem(|c| {
+            c["routes"] = json!([
+                {"host": null, "path": "/x", "strip_prefix": false, "service_id": A},
+                {"host": null, "path": "/x/", "strip_prefix": true, "service_id": B},
+            ]);
+        });
+        assert_eq!(two, "the route */x is given to two services, web and api; give each its own host or path");
+        let unknown = problem(|c| c["routes"][0]["service_id"] = json!("svc_000000000000000000000000000000ff"));
+        assert!(
+            unknown.contains("the route a.example/ names service svc_000000000000000000000000000000ff"),
+            "{unknown}"
+        );
+        let twice = problem(|c| c["services"][1]["service_id"] = json!(A));
+        assert!(twice.contains("listed twice"), "{twice}");
+        let listener = problem(|c| {
+            let first = c["listeners"][0].clone();
+            c["listeners"].as_array_mut().unwrap().push(first);
+        });
+        assert!(listener.contains("127.0.0.1:80 is listed twice"), "{listener}");
+        let dns = problem(|c| {
+            c["dns"] = json!({"address": "0.0.0.0:53", "domain": "svc.internal", "answer": "127.0.0.1", "ttl_seconds": 1, "forward_to": []});
+        });
+        assert!(dns.contains("must be on loopback"), "{dns}");
+    }
+
+    #[test]
+    fn a_saved_config_loads_as_it_was_and_a_torn_file_is_an_error_not_an_empty_config() {
+        let directory = tempfile::tempdir().unwrap();
+        assert_eq!(load(directory.path()).unwrap(), None);
+        let config = GatewayConfig { access_log: Some("/x".into()), ..GatewayConfig::default() };
+        save(directory.path(), &config).unwrap();
+        assert_eq!(load(directory.path()).unwrap(), Some(config));
+        std::fs::write(directory.path().join(FILE), "{\"listeners\": [").unwrap();
+        assert_eq!(load(directory.path()).unwrap_err().kind(), io::ErrorKind::InvalidData);
+    }
+}

@@ -1,0 +1,123 @@
+//! The control socket: HTTP/1.1 and JSON, for the agent on the same machine.
+//!
+//! The socket file's mode (0600) is the access control. Three requests: `PUT /config`,
+//! `GET /status`, `POST /stop`.
+
+use crate::core::Gateway;
+use api::gateway::GatewayConfig;
+use http::{Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::{Bytes, Incoming};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde_json::{Value, json};
+use std::convert::Infallible;
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener as StdUnixListener;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::UnixListener;
+use tokio_util::sync::CancellationToken;
+
+pub const SOCKET: &str = "control.sock";
+const CONFIG_LIMIT_BYTES: usize = 32 * 1024 * 1024;
+const EXCHANGE_TIME: Duration = Duration::from_secs(30);
+
+/// A Unix socket that only this user can use, in the place of any that was there: made beside it and
+/// renamed over it, so there is no moment without.
+pub fn bind_private(path: &Path) -> io::Result<StdUnixListener> {
+    let beside = path.with_extension("new");
+    match fs::remove_file(&beside) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = StdUnixListener::bind(&beside)?;
+    fs::set_permissions(&beside, fs::Permissions::from_mode(0o600))?;
+    fs::rename(&beside, path)?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+/// Answers until `stop`; requests under way are finished.
+pub async fn serve(gateway: Arc<Gateway>, listener: Arc<UnixListener>, stop: CancellationToken) {
+    let connections = tokio_util::task::TaskTracker::new();
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                let gateway = gateway.clone();
+                connections.spawn(async move {
+                    let service = service_fn(move |request| answer(gateway.clone(), request));
+                    let mut builder = http1::Builder::new();
+                    builder.timer(TokioTimer::new()).header_read_timeout(EXCHANGE_TIME).keep_alive(false);
+                    if let Err(error) = builder.serve_connection(TokioIo::new(stream), service).await {
+                        tracing::debug!(%error, "a control connection ended");
+                    }
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept on the control socket");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+    connections.close();
+    // A peer that keeps its connection open must not keep the process.
+    let _ = tokio::time::timeout(Duration::from_secs(1), connections.wait()).await;
+}
+
+async fn answer(gateway: Arc<Gateway>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+    let (parts, body) = request.into_parts();
+    let (status, value) = match (&parts.method, parts.uri.path()) {
+        (&Method::PUT, "/config") => put_config(&gateway, body).await,
+        (&Method::GET, "/status") => match serde_json::to_value(gateway.status().await) {
+            Ok(status) => (StatusCode::OK, status),
+            Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, problem(&error)),
+        },
+        (&Method::POST, "/stop") => {
+            tracing::info!("asked to stop");
+            gateway.stop.cancel();
+            (StatusCode::ACCEPTED, json!({}))
+        }
+        _ => (StatusCode::NOT_FOUND, problem(&"there are PUT /config, GET /status and POST /stop")),
+    };
+    let mut response = Response::new(Full::new(Bytes::from(value.to_string())));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+    Ok(response)
+}
+
+async fn put_config(gateway: &Gateway, body: Incoming) -> (StatusCode, Value) {
+    let read = tokio::time::timeout(EXCHANGE_TIME, Limited::new(body, CONFIG_LIMIT_BYTES).collect()).await;
+    let bytes = match read {
+        Ok(Ok(body)) => body.to_bytes(),
+        Ok(Err(error)) => return (StatusCode::BAD_REQUEST, problem(&error)),
+        Err(_) => return (StatusCode::REQUEST_TIMEOUT, problem(&"the config did not arrive in time")),
+    };
+    let config: GatewayConfig = match serde_json::from_slice(&bytes) {
+        Ok(config) => config,
+        Err(error) => {
+            let text = format!("this is not a gateway config: {error}");
+            return (StatusCode::UNPROCESSABLE_ENTITY, problem(&text));
+        }
+    };
+    match gateway.apply(config).await {
+        Ok(digest) => (StatusCode::OK, json!({ "digest": digest })),
+        Err(error) => {
+            tracing::warn!(%error, "a config was refused; the one before stays live");
+            (StatusCode::UNPROCESSABLE_ENTITY, problem(&error))
+        }
+    }
+}
+
+fn problem(text: &impl ToString) -> Value {
+    json!({ "problem": text.to_string() })
+}

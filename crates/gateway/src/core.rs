@@ -1,0 +1,355 @@
+//! The control side: takes configs, says what is live.
+//!
+//! A new config becomes live in an order in which every step can still be refused until the last
+//! one cannot fail: check, bind what is new, write to disk, swap. Only then are sockets closed that
+//! are no longer wanted. Sockets that stay are not touched.
+//!
+//! One owner, one lock: all changes go through [`Gateway`]; requests see only the route table.
+
+use crate::config::{self, ConfigError};
+use crate::dns::{BoundDns, Dns};
+use crate::listeners::{BindError, BoundListener, Listener};
+use crate::routes::RouteTable;
+use crate::shared::Shared;
+use crate::upstreams::{Registry, Service};
+use api::gateway::{GatewayConfig, GatewayObserved, OpenRequests};
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Mutex, MutexGuard};
+use tokio_util::sync::CancellationToken;
+
+/// Why a config was not taken; the one before stays live.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    #[error("cannot write {}: {error}", path.display())]
+    Save { path: PathBuf, error: io::Error },
+    #[error("this gateway is being replaced by a newer one; send the config again in a moment")]
+    HandingOver,
+}
+
+#[derive(Debug)]
+pub struct Gateway {
+    pub shared: Arc<Shared>,
+    pub directory: PathBuf,
+    pub stop: CancellationToken,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+pub struct State {
+    pub config: Arc<GatewayConfig>,
+    digest: Option<String>,
+    pub listeners: BTreeMap<SocketAddr, Listener>,
+    pub dns: Option<Dns>,
+    registry: Registry,
+    problem: Option<String>,
+    /// A newer gateway is taking over.
+    pub frozen: bool,
+}
+
+/// Sockets that are bound already: from the gateway before.
+#[derive(Debug, Default)]
+pub struct Inherited {
+    pub listeners: BTreeMap<SocketAddr, BoundListener>,
+    pub dns: Option<BoundDns>,
+}
+
+impl Gateway {
+    pub fn new(directory: PathBuf, shared: Arc<Shared>, stop: CancellationToken) -> Self {
+        Self { shared, directory, stop, state: Mutex::default() }
+    }
+
+    pub async fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().await
+    }
+
+    /// Makes a config live, whole, or refuses it and changes nothing.
+    pub async fn apply(&self, config: GatewayConfig) -> Result<String, ApplyError> {
+        let mut state = self.state.lock().await;
+        if state.frozen {
+            return Err(ApplyError::HandingOver);
+        }
+        config::check(&config)?;
+        let (bound, displaced) = self.bind_new(&mut state, &config).await?;
+        let prepared = self.prepare_dns(&state, &config);
+        let dns = match prepared {
+            Ok(dns) => match self.save(&config).await {
+                Ok(()) => dns,
+                Err(error) => {
+                    drop(bound);
+                    self.restore(&mut state, displaced);
+                    return Err(error);
+                }
+            },
+            Err(error) => {
+                drop(bound);
+                self.restore(&mut state, displaced);
+                return Err(error.into());
+            }
+        };
+        state.problem = None;
+        Ok(self.commit(&mut state, config, bound, dns).await)
+    }
+
+    /// Starts from a config that was live before. What cannot be bound now is said in the status and
+    /// tried again; the rest is served meanwhile.
+    pub async fn resume(&self, config: GatewayConfig, mut inherited: Inherited) {
+        let mut state = self.state.lock().await;
+        let mut bound = Vec::new();
+        for listener in &config.listeners {
+            match inherited.listeners.remove(&listener.address) {
+                Some(ready) => bound.push(ready),
+                None => match BoundListener::bind(listener.address, listener.kind.clone()) {
+                    Ok(ready) => bound.push(ready),
+                    Err(error) => state.say(&error),
+                },
+            }
+        }
+        let dns = match (inherited.dns, &config.dns) {
+            (Some(ready), Some(_)) => Some(ready),
+            _ => self.prepare_dns(&state, &config).unwrap_or_else(|error| {
+                state.say(&error);
+                None
+            }),
+        };
+        self.commit(&mut state, config, bound, dns).await;
+    }
+
+    /// Tries again to bind what the live config wants and could not have.
+    pub async fn bind_missing(&self) {
+        let mut state = self.state.lock().await;
+        if state.frozen || state.problem.is_none() {
+            return;
+        }
+        let config = state.config.clone();
+        let mut problem = None;
+        for listener in &config.listeners {
+            if state.listeners.contains_key(&listener.address) {
+                continue;
+            }
+            match BoundListener::bind(listener.address, listener.kind.clone()) {
+                Ok(bound) => {
+                    tracing::info!(address = %listener.address, "listening");
+                    state.listeners.insert(listener.address, bound.start(&self.shared));
+                }
+                Err(error) => problem = Some(error.to_string()),
+            }
+        }
+        if config.dns.is_some() && state.dns.is_none() {
+            match self.prepare_dns(&state, &config) {
+                Ok(bound) => state.dns = bound.map(|bound| bound.start(&config, &self.shared.limits)),
+                Err(error) => problem = Some(error.to_string()),
+            }
+        }
+        state.problem = problem;
+    }
+
+    pub async fn status(&self) -> GatewayObserved {
+        let state = self.state.lock().await;
+        let table = self.shared.table.load();
+        let mut active: Vec<_> =
+            table.services().flat_map(|service| &service.active).map(|u| u.instance_id.clone()).collect();
+        active.sort();
+        active.dedup();
+        let mut open: BTreeMap<_, u64> = BTreeMap::new();
+        for upstream in state.registry.upstreams() {
+            let requests = upstream.open();
+            if requests > 0 || upstream.is_retired() {
+                *open.entry(upstream.instance_id.clone()).or_default() += requests;
+            }
+        }
+        let mut services: Vec<_> = table.services().map(|service| service.traffic()).collect();
+        services.sort_by(|a, b| a.service_id.cmp(&b.service_id));
+        GatewayObserved {
+            running: true,
+            pid: Some(std::process::id()),
+            version: Some(env!("CARGO_PKG_VERSION").into()),
+            digest: state.digest.clone(),
+            listening: state.listeners.values().map(|listener| listener.identity.local).collect(),
+            active,
+            open: open.into_iter().map(|(instance_id, requests)| OpenRequests { instance_id, requests }).collect(),
+            problem: state.problem.clone(),
+            services,
+            dns: state.dns.as_ref().map(Dns::address),
+            access_log_dropped: self.shared.access_log.dropped(),
+        }
+    }
+
+    /// Closes resting connections that are too old or closed by the other end.
+    pub async fn sweep(&self) {
+        let upstreams: Vec<_> = self.state.lock().await.registry.upstreams().cloned().collect();
+        for upstream in upstreams {
+            upstream.connections_sweep(self.shared.limits.upstream_rest_time);
+        }
+    }
+
+    /// Binds what is wanted and not there. Where an own socket that is to go stands in the way
+    /// (loopback and every interface on one port), it goes first and is returned.
+    async fn bind_new(
+        &self,
+        state: &mut State,
+        config: &GatewayConfig,
+    ) -> Result<(Vec<BoundListener>, Vec<SocketAddr>), BindError> {
+        let mut bound = Vec::new();
+        let mut displaced = Vec::new();
+        let wanted: Vec<SocketAddr> = config.listeners.iter().map(|listener| listener.address).collect();
+        for listener in &config.listeners {
+            if state.listeners.contains_key(&listener.address) {
+                continue;
+            }
+            let mut attempt = BoundListener::bind(listener.address, listener.kind.clone());
+            if attempt.as_ref().is_err_and(BindError::is_in_use) {
+                let in_the_way =
+                    |address: &&SocketAddr| address.port() == listener.address.port() && !wanted.contains(address);
+                let going: Vec<SocketAddr> = state.listeners.keys().filter(in_the_way).copied().collect();
+                for address in &going {
+                    if let Some(old) = state.listeners.remove(address) {
+                        old.close(&self.shared).await;
+                    }
+                }
+                displaced.extend(going);
+                attempt = BoundListener::bind(listener.address, listener.kind.clone());
+            }
+            match attempt {
+                Ok(ready) => bound.push(ready),
+                Err(error) => {
+                    drop(bound);
+                    self.restore(state, displaced);
+                    return Err(error);
+                }
+            }
+        }
+        Ok((bound, displaced))
+    }
+
+    /// Puts sockets back that had gone for a config that was then refused.
+    fn restore(&self, state: &mut State, displaced: Vec<SocketAddr>) {
+        let config = state.config.clone();
+        for listener in config.listeners.iter().filter(|listener| displaced.contains(&listener.address)) {
+            match BoundListener::bind(listener.address, listener.kind.clone()) {
+                Ok(bound) => {
+                    state.listeners.insert(listener.address, bound.start(&self.shared));
+                }
+                Err(error) => state.say(&error),
+            }
+        }
+    }
+
+    /// New sockets for the DNS responder, unless those that it has are right.
+    fn prepare_dns(&self, state: &State, config: &GatewayConfig) -> Result<Option<BoundDns>, BindError> {
+        match &config.dns {
+            Some(wanted) if state.dns.as_ref().map(Dns::configured) != Some(wanted.address) => {
+                BoundDns::bind(wanted.address).map(Some)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    async fn save(&self, config: &GatewayConfig) -> Result<(), ApplyError> {
+        let (directory, config) = (self.directory.clone(), config.clone());
+        let saved = tokio::task::spawn_blocking(move || config::save(&directory, &config)).await;
+        let saved = saved.unwrap_or_else(|panic| Err(io::Error::other(panic)));
+        saved.map_err(|error| ApplyError::Save { path: self.directory.join(config::FILE), error })
+    }
+
+    /// From here on nothing fails.
+    async fn commit(
+        &self,
+        state: &mut State,
+        config: GatewayConfig,
+        bound: Vec<BoundListener>,
+        dns: Option<BoundDns>,
+    ) -> String {
+        let shared = &self.shared;
+        self.swap_routes(state, &config);
+        for listener in &config.listeners {
+            if let Some(running) = state.listeners.get(&listener.address) {
+                running.identity.kind.store(Arc::new(listener.kind.clone()));
+            }
+        }
+        for listener in bound {
+            let running = listener.start(shared);
+            state.listeners.insert(running.identity.configured, running);
+        }
+        let unwanted: Vec<SocketAddr> = state
+            .listeners
+            .keys()
+            .filter(|address| !config.listeners.iter().any(|l| l.address == **address))
+            .copied()
+            .collect();
+        for address in unwanted {
+            if let Some(listener) = state.listeners.remove(&address) {
+                listener.close(shared).await;
+            }
+        }
+        match (dns, &config.dns) {
+            (Some(fresh), _) => state.dns = Some(fresh.start(&config, &shared.limits)),
+            (None, Some(_)) => state.dns.iter().for_each(|dns| dns.set_zone(&config)),
+            (None, None) => state.dns = None,
+        }
+        let path = config.access_log.as_ref().map(PathBuf::from);
+        let log = shared.access_log.clone();
+        // The log's channel may be full for a moment; that wait is not for an async thread.
+        let _ = tokio::task::spawn_blocking(move || log.set_path(path)).await;
+        let digest = wire::digest_of(&config);
+        if state.problem.is_none() {
+            state.problem = config::contested_internal_names(&config).into_iter().next();
+        }
+        tracing::info!(
+            services = config.services.len(),
+            routes = config.routes.len(),
+            listeners = state.listeners.len(),
+            digest,
+            "config is live"
+        );
+        state.digest = Some(digest.clone());
+        state.config = Arc::new(config);
+        digest
+    }
+
+    fn swap_routes(&self, state: &mut State, config: &GatewayConfig) {
+        let services: Vec<Arc<Service>> =
+            config.services.iter().map(|service| Arc::new(state.registry.service(service))).collect();
+        let table = build_table(config, &services);
+        state.registry.admit(&services);
+        self.shared.table.store(Arc::new(table));
+        state.registry.settle(&services, &config.services);
+    }
+}
+
+impl State {
+    fn say(&mut self, error: &BindError) {
+        tracing::error!(%error, "not everything of the config is live; trying again");
+        self.problem = Some(error.to_string());
+    }
+}
+
+fn build_table(config: &GatewayConfig, services: &[Arc<Service>]) -> RouteTable {
+    let by_id: BTreeMap<_, _> = services.iter().map(|service| (&service.service_id, service)).collect();
+    let domain = config.dns.as_ref().map_or(config::INTERNAL_DOMAIN, |dns| dns.domain.as_str());
+    let timeouts = [config.response_timeout_ms, config.connect_timeout_ms, config.idle_timeout_ms];
+    let mut table = RouteTable::new(domain, timeouts.map(Duration::from_millis));
+    for service in services {
+        table.add_service(service.clone());
+    }
+    for route in &config.routes {
+        if let Some(service) = by_id.get(&route.service_id) {
+            let host = route.host.as_ref().map(|host| host.as_str());
+            table.add_route(host, route.path.as_str(), route.strip_prefix, (*service).clone());
+        }
+    }
+    for internal in &config.internal {
+        if let Some(service) = by_id.get(&internal.service_id) {
+            table.add_internal(internal.name.as_str(), (*service).clone());
+        }
+    }
+    table
+}

@@ -1,0 +1,327 @@
+//! The life of the process: alone on its directory, started, upgraded, stopped.
+
+use crate::access_log;
+use crate::config;
+use crate::control;
+use crate::core::{Gateway, Inherited};
+use crate::dns::BoundDns;
+use crate::handover::{self, Accepted, Offer, Role};
+use crate::limits::Limits;
+use crate::listeners::BoundListener;
+use crate::shared::{Phase, Shared};
+use anyhow::{Context, bail};
+use api::gateway::GatewayConfig;
+use std::fs::{self, DirBuilder, File, TryLockError};
+use std::io::{Read, Seek, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::net::UnixListener as StdUnixListener;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::UnixListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+const LOCK: &str = "gateway.lock";
+const CHORES_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Where a gateway lives and how it begins.
+#[derive(Debug, Clone)]
+pub struct GatewayOptions {
+    /// Holds the control socket, the last config, the lock and the hand-over socket.
+    pub directory: PathBuf,
+    /// Take the listening sockets over from the gateway that runs on the same directory.
+    pub take_over: bool,
+}
+
+/// Runs until SIGTERM, SIGINT, `POST /stop` or a hand-over; open requests are finished.
+pub async fn run(options: GatewayOptions) -> anyhow::Result<()> {
+    let stop = CancellationToken::new();
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    let on_signal = stop.clone();
+    let signals = tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => tracing::info!("SIGTERM: finishing open requests"),
+            _ = interrupt.recv() => tracing::info!("SIGINT: finishing open requests"),
+        }
+        on_signal.cancel();
+    });
+    let result = run_until(options, Limits::default(), stop).await;
+    signals.abort();
+    result
+}
+
+/// What a gateway holds from its first moment on, fresh or passed on.
+struct Belongings {
+    lock: File,
+    control: StdUnixListener,
+    handover: StdUnixListener,
+    config: Option<GatewayConfig>,
+    inherited: Inherited,
+    accepted: Option<Accepted>,
+}
+
+/// Runs until `stop` or a hand-over.
+pub async fn run_until(options: GatewayOptions, limits: Limits, stop: CancellationToken) -> anyhow::Result<()> {
+    let directory = options.directory;
+    let mut builder = DirBuilder::new();
+    builder.recursive(true).mode(0o700);
+    builder.create(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
+    raise_descriptor_limit();
+    let belongings = gather(&directory, options.take_over).await?;
+
+    let log_thread = access_log::start(&limits).context("cannot start the access log")?;
+    let shared = Arc::new(Shared::new(limits, log_thread.log()));
+    let gateway = Arc::new(Gateway::new(directory.clone(), shared.clone(), stop.clone()));
+    if let Some(config) = belongings.config {
+        gateway.resume(config, belongings.inherited).await;
+    }
+    if let Some(accepted) = belongings.accepted {
+        let pid = accepted.offer.pid;
+        // Both processes accept now; if the old one does not answer it has ended, which is as good.
+        if let Err(error) = tokio::task::spawn_blocking(move || accepted.ready()).await? {
+            tracing::warn!(%error, pid, "the old gateway did not say that it stopped accepting");
+        }
+        tracing::info!(pid, "took over from the old gateway");
+    }
+    write_pid(&belongings.lock);
+
+    let control = Arc::new(UnixListener::from_std(belongings.control)?);
+    let handover = Arc::new(UnixListener::from_std(belongings.handover)?);
+    tracing::info!(directory = %directory.display(), pid = std::process::id(), "gateway is running");
+    let end = attend(&gateway, &control, &handover, &belongings.lock, &stop).await;
+    finish(&gateway, end, &directory, belongings.lock).await;
+    tokio::task::spawn_blocking(move || log_thread.finish()).await?;
+    Ok(())
+}
+
+/// Answers the two sockets and does the chores until it is time to go.
+async fn attend(
+    gateway: &Arc<Gateway>,
+    control: &Arc<UnixListener>,
+    handover: &Arc<UnixListener>,
+    lock: &File,
+    stop: &CancellationToken,
+) -> Phase {
+    let control_stop = CancellationToken::new();
+    let control_task = tokio::spawn(control::serve(gateway.clone(), control.clone(), control_stop.clone()));
+    let mut chores = tokio::time::interval(CHORES_INTERVAL);
+    chores.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let end = loop {
+        tokio::select! {
+            () = stop.cancelled() => break Phase::Stopping,
+            _ = chores.tick() => {
+                gateway.bind_missing().await;
+                gateway.sweep().await;
+            }
+            asked = handover.accept() => match asked {
+                Ok((stream, _)) => match hand_over(gateway, stream, control, handover, lock).await {
+                    Ok(stream) => {
+                        control_stop.cancel();
+                        let mut state = gateway.lock().await;
+                        for listener in std::mem::take(&mut state.listeners).into_values() {
+                            listener.cease().await;
+                        }
+                        state.dns = None;
+                        drop(state);
+                        let told = tokio::task::spawn_blocking(move || handover::done(&stream)).await;
+                        if !matches!(told, Ok(Ok(()))) {
+                            tracing::warn!("the new gateway was not told that this one stopped accepting");
+                        }
+                        break Phase::HandingOver;
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "a hand-over failed; this gateway goes on");
+                        gateway.lock().await.frozen = false;
+                    }
+                },
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept on the hand-over socket");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+    };
+    control_stop.cancel();
+    if let Err(error) = control_task.await {
+        tracing::error!(%error, "the control socket failed");
+    }
+    end
+}
+
+/// Sends everything to the new process; returns when it accepts.
+async fn hand_over(
+    gateway: &Arc<Gateway>,
+    stream: tokio::net::UnixStream,
+    control: &Arc<UnixListener>,
+    handover: &Arc<UnixListener>,
+    lock: &File,
+) -> std::io::Result<std::os::unix::net::UnixStream> {
+    let mut state = gateway.lock().await;
+    state.frozen = true;
+    let mut roles = vec![Role::Lock, Role::Control, Role::Handover];
+    let own = |fd: BorrowedFd<'_>| fd.try_clone_to_owned();
+    let mut descriptors: Vec<OwnedFd> = vec![own(lock.as_fd())?, own(control.as_fd())?, own(handover.as_fd())?];
+    for (address, listener) in &state.listeners {
+        let kind = listener.identity.kind.load();
+        roles.push(Role::Listener { address: *address, listener: kind.as_ref().clone() });
+        descriptors.push(own(listener.as_fd())?);
+    }
+    if let Some(dns) = &state.dns {
+        let address = dns.configured();
+        roles.extend([Role::DnsUdp { address }, Role::DnsTcp { address }]);
+        let (udp, tcp) = dns.as_fds();
+        descriptors.extend([own(udp)?, own(tcp)?]);
+    }
+    let offer = Offer { pid: std::process::id(), config: state.config.as_ref().clone(), roles };
+    drop(state);
+    let stream = stream.into_std()?;
+    let sent = tokio::task::spawn_blocking(move || {
+        let borrowed: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
+        handover::offer(&stream, &offer, &borrowed).map(|()| stream)
+    });
+    sent.await.unwrap_or_else(|panic| Err(std::io::Error::other(panic)))
+}
+
+/// Lets what is open finish, within the time for it.
+async fn finish(gateway: &Arc<Gateway>, end: Phase, directory: &Path, lock: File) {
+    let shared = &gateway.shared;
+    let mut state = gateway.lock().await;
+    for listener in std::mem::take(&mut state.listeners).into_values() {
+        listener.close(shared).await;
+    }
+    state.dns = None;
+    drop(state);
+    shared.enter(end);
+    let time = if end == Phase::HandingOver {
+        // The directory belongs to the new process.
+        drop(lock);
+        shared.limits.handover_time
+    } else {
+        for name in [control::SOCKET, handover::SOCKET] {
+            // A socket file that stays behind is replaced by the next start.
+            let _ = fs::remove_file(directory.join(name));
+        }
+        shared.limits.stop_time
+    };
+    shared.connections.close();
+    shared.tunnels.close();
+    let all = async { tokio::join!(shared.connections.wait(), shared.tunnels.wait()) };
+    if tokio::time::timeout(time, all).await.is_err() {
+        let open = shared.connections.len() + shared.tunnels.len();
+        tracing::warn!(open, seconds = time.as_secs(), "connections were still open and are closed now");
+        shared.abort.cancel();
+        let all = async { tokio::join!(shared.connections.wait(), shared.tunnels.wait()) };
+        let _ = tokio::time::timeout(Duration::from_secs(1), all).await;
+    }
+    tracing::info!("gateway has ended");
+}
+
+/// Sockets, lock and config: from the gateway that runs, or fresh.
+async fn gather(directory: &Path, take_over: bool) -> anyhow::Result<Belongings> {
+    if take_over {
+        let asked = directory.to_owned();
+        let accepted = tokio::task::spawn_blocking(move || handover::request(&asked)).await?;
+        match accepted.context("cannot take over from the running gateway; it goes on as before")? {
+            Some(accepted) => return unpack(accepted),
+            None => tracing::info!("no gateway runs here to take over from; starting afresh"),
+        }
+    }
+    let lock = take_lock(directory)?;
+    let socket = |name: &str| {
+        let path = directory.join(name);
+        control::bind_private(&path).with_context(|| {
+            format!("cannot make the socket {} (its path may have at most 107 characters)", path.display())
+        })
+    };
+    let config = match config::load(directory) {
+        Ok(config) => config,
+        Err(error) => {
+            let path = directory.join(config::FILE);
+            let aside = directory.join(format!("{}.unreadable", config::FILE));
+            tracing::error!(path = %path.display(), aside = %aside.display(), %error,
+                "the last config cannot be read and is put aside; waiting for the agent to send one");
+            // If it cannot be moved it is overwritten by the next config, which is as good.
+            let _ = fs::rename(&path, &aside);
+            None
+        }
+    };
+    let (control, handover) = (socket(control::SOCKET)?, socket(handover::SOCKET)?);
+    Ok(Belongings { lock, control, handover, config, inherited: Inherited::default(), accepted: None })
+}
+
+/// Gives each passed descriptor its role.
+fn unpack(mut accepted: Accepted) -> anyhow::Result<Belongings> {
+    let (mut lock, mut control, mut handover) = (None, None, None);
+    let (mut udp, mut tcp) = (None, None);
+    let mut inherited = Inherited::default();
+    let descriptors = std::mem::take(&mut accepted.descriptors);
+    for (role, descriptor) in accepted.offer.roles.drain(..).zip(descriptors) {
+        match role {
+            Role::Lock => lock = Some(File::from(descriptor)),
+            Role::Control => control = Some(StdUnixListener::from(descriptor)),
+            Role::Handover => handover = Some(StdUnixListener::from(descriptor)),
+            Role::Listener { address, listener } => {
+                let bound = BoundListener::inherit(address, listener, descriptor.into())?;
+                inherited.listeners.insert(address, bound);
+            }
+            Role::DnsUdp { address } => udp = Some((address, descriptor)),
+            Role::DnsTcp { address } => tcp = Some((address, descriptor)),
+        }
+    }
+    if let (Some((address, udp)), Some((_, tcp))) = (udp, tcp) {
+        inherited.dns = Some(BoundDns::inherit(address, udp.into(), tcp.into())?);
+    }
+    let (Some(lock), Some(control), Some(handover)) = (lock, control, handover) else {
+        bail!("the running gateway did not pass on all that a gateway needs; it goes on as before");
+    };
+    let config = Some(accepted.offer.config.clone());
+    Ok(Belongings { lock, control, handover, config, inherited, accepted: Some(accepted) })
+}
+
+/// One gateway per directory.
+fn take_lock(directory: &Path) -> anyhow::Result<File> {
+    let path = directory.join(LOCK);
+    let mut file = File::options()
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .mode(0o600)
+        .open(&path)
+        .with_context(|| format!("cannot open {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            let mut pid = String::new();
+            // Only for the message.
+            let _ = file.read_to_string(&mut pid);
+            bail!(
+                "a gateway already runs on {} (pid {}); stop it, or start this one with --take-over",
+                directory.display(),
+                pid.trim()
+            );
+        }
+        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
+    }
+}
+
+fn write_pid(mut lock: &File) {
+    let written = lock.set_len(0).and_then(|()| lock.rewind()).and_then(|()| writeln!(lock, "{}", std::process::id()));
+    if let Err(error) = written {
+        tracing::debug!(%error, "cannot note the pid in the lock file");
+    }
+}
+
+/// Each request holds two descriptors, and the usual soft limit is 1024.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum
+        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })
+    {
+        tracing::debug!(%error, "cannot raise the limit of open files");
+    }
+}

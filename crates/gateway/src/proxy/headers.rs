@@ -1,0 +1,255 @@
+//! Headers that belong to one hop, and headers that tell an instance who really asked.
+//!
+//! Hop-by-hop headers (RFC 9110, 7.6.1) end here, those named in `Connection` included. The
+//! forwarding headers of a peer on loopback (another proxy on this machine) are continued; those of
+//! anyone else are thrown away and written anew, because whoever can reach the port can write them.
+//! Names with underscores that frameworks fold into the same variable (`X_Forwarded_For`) go too.
+
+use crate::serve::Peer;
+use http::header::{self, Entry};
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+pub const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+pub const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+pub const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+pub const X_FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
+pub const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+
+const FORWARDING: [HeaderName; 7] = [
+    header::FORWARDED,
+    X_FORWARDED_FOR,
+    X_FORWARDED_PROTO,
+    X_FORWARDED_HOST,
+    X_FORWARDED_PORT,
+    X_FORWARDED_PREFIX,
+    X_REAL_IP,
+];
+
+const REQUEST_ID_LIMIT: usize = 128;
+
+/// Removes what is meant for this hop only. `te: trailers` is kept, since trailers are passed on.
+pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(header::CONNECTION) {
+        let named: Vec<HeaderName> = tokens(headers, &header::CONNECTION)
+            .filter_map(|token| HeaderName::from_bytes(token.as_bytes()).ok())
+            // A client must not talk us out of what frames and addresses the message.
+            .filter(|name| !matches!(*name, header::HOST | header::CONTENT_LENGTH | header::TRANSFER_ENCODING))
+            .collect();
+        for name in named {
+            headers.remove(name);
+        }
+        headers.remove(header::CONNECTION);
+    }
+    let trailers = headers.contains_key(header::TE) && tokens(headers, &header::TE).any(|t| t == "trailers");
+    for name in [KEEP_ALIVE, PROXY_CONNECTION, header::TE, header::TRANSFER_ENCODING, header::UPGRADE] {
+        headers.remove(name);
+    }
+    if trailers {
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+}
+
+/// The comma-separated tokens of all lines of one header, in lowercase.
+fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = String> + use<'a> {
+    let lines = headers.get_all(name).iter().filter_map(|line| line.to_str().ok());
+    lines.flat_map(|line| line.split(',')).map(|token| token.trim().to_ascii_lowercase())
+}
+
+/// The protocol that a request wants to change to, if it is one that we pass through.
+pub fn upgrade_wanted(headers: &HeaderMap) -> Option<HeaderValue> {
+    let upgrade = headers.get(header::UPGRADE)?;
+    let asks = tokens(headers, &header::CONNECTION).any(|token| token == "upgrade");
+    // HTTP/2 by upgrade is for this hop only, and only known without: answer in HTTP/1.1.
+    let passes = !tokens(headers, &header::UPGRADE).any(|token| token == "h2c" || token.starts_with("http/"));
+    (asks && passes).then(|| upgrade.clone())
+}
+
+/// The client's own id if it is sane, else a fresh one of 128 random bits.
+pub fn request_id(headers: &HeaderMap) -> HeaderValue {
+    let sane = |value: &&HeaderValue| {
+        let bytes = value.as_bytes();
+        (1..=REQUEST_ID_LIMIT).contains(&bytes.len()) && bytes.iter().all(|b| b.is_ascii_graphic() && *b != b'"')
+    };
+    if let Some(given) = headers.get(X_REQUEST_ID).filter(sane) {
+        return given.clone();
+    }
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let random = fastrand::u128(..).to_be_bytes();
+    let mut text = [0; 32];
+    for (pair, byte) in text.chunks_exact_mut(2).zip(random) {
+        pair[0] = DIGITS[usize::from(byte >> 4)];
+        pair[1] = DIGITS[usize::from(byte & 15)];
+    }
+    HeaderValue::from_bytes(&text).expect("hexadecimal digits are a header value")
+}
+
+/// Writes who asked, for what host, over what: `X-Forwarded-*`, `X-Real-Ip` and `Forwarded`.
+pub fn set_forwarding(headers: &mut HeaderMap, peer: &Peer, host: Option<&HeaderValue>) {
+    if !peer.is_trusted() {
+        remove_untrusted(headers);
+    }
+    append(headers, X_FORWARDED_FOR, &peer.texts.ip);
+    let element = forwarded_element(peer, host);
+    append(headers, header::FORWARDED, &element);
+    keep_or_set(headers, X_FORWARDED_PROTO, || HeaderValue::from_static("http"));
+    keep_or_set(headers, X_FORWARDED_PORT, || peer.texts.local_port.clone());
+    keep_or_set(headers, X_REAL_IP, || peer.texts.ip.clone());
+    if let Some(host) = host {
+        keep_or_set(headers, X_FORWARDED_HOST, || host.clone());
+    }
+}
+
+fn remove_untrusted(headers: &mut HeaderMap) {
+    for name in &FORWARDING {
+        headers.remove(name);
+    }
+    let folded = |name: &HeaderName| {
+        name.as_str().contains('_') && {
+            let name = name.as_str().replace('_', "-");
+            FORWARDING.iter().any(|forwarding| forwarding.as_str() == name)
+        }
+    };
+    if headers.keys().any(folded) {
+        let names: Vec<HeaderName> = headers.keys().filter(|name| folded(name)).cloned().collect();
+        for name in names {
+            headers.remove(name);
+        }
+    }
+}
+
+fn keep_or_set(headers: &mut HeaderMap, name: HeaderName, value: impl FnOnce() -> HeaderValue) {
+    headers.entry(name).or_insert_with(value);
+}
+
+/// Continues a list header in one line.
+fn append(headers: &mut HeaderMap, name: HeaderName, value: &HeaderValue) {
+    match headers.entry(name) {
+        Entry::Vacant(entry) => {
+            entry.insert(value.clone());
+        }
+        Entry::Occupied(mut entry) => {
+            let mut joined = Vec::new();
+            for line in entry.iter().chain([value]) {
+                if !joined.is_empty() {
+                    joined.extend_from_slice(b", ");
+                }
+                joined.extend_from_slice(line.as_bytes());
+            }
+            if let Ok(joined) = HeaderValue::from_bytes(&joined) {
+                entry.insert(joined);
+            }
+        }
+    }
+}
+
+/// RFC 7239: `for=192.0.2.1;proto=http;host="a.example"`.
+fn forwarded_element(peer: &Peer, host: Option<&HeaderValue>) -> HeaderValue {
+    let Some(host) = host else { return peer.texts.forwarded.clone() };
+    let mut text = Vec::with_capacity(peer.texts.forwarded.len() + host.len() + 8);
+    text.extend_from_slice(peer.texts.forwarded.as_bytes());
+    text.extend_from_slice(b";host=\"");
+    // A host that came this far holds neither quotes nor backslashes.
+    text.extend_from_slice(host.as_bytes());
+    text.push(b'"');
+    HeaderValue::from_bytes(&text).unwrap_or_else(|_| peer.texts.forwarded.clone())
+}
+
+/// HTTP/2 splits cookies into one line each; HTTP/1.1 wants one line (RFC 9113, 8.2.3).
+pub fn join_cookies(headers: &mut HeaderMap) {
+    if headers.get_all(header::COOKIE).iter().nth(1).is_none() {
+        return;
+    }
+    let lines: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if let Ok(joined) = HeaderValue::from_bytes(&lines.join(&b"; "[..])) {
+        headers.insert(header::COOKIE, joined);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(lines: &[(&str, &str)]) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for (name, value) in lines {
+            map.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());
+        }
+        map
+    }
+
+    #[test]
+    fn hop_by_hop_headers_and_those_named_in_connection_are_removed() {
+        let mut map = headers(&[
+            ("connection", "close, X-Private, host"),
+            ("connection", "Content-Length"),
+            ("x-private", "1"),
+            ("keep-alive", "timeout=5"),
+            ("te", "gzip, trailers"),
+            ("transfer-encoding", "chunked"),
+            ("host", "a"),
+            ("content-length", "3"),
+            ("x-kept", "1"),
+        ]);
+        remove_hop_by_hop(&mut map);
+        let mut names: Vec<&str> = map.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["content-length", "host", "te", "x-kept"]);
+        assert_eq!(map["te"], "trailers");
+    }
+
+    #[test]
+    fn an_upgrade_is_passed_only_when_connection_names_it_and_it_is_not_http() {
+        assert!(upgrade_wanted(&headers(&[("connection", "Upgrade"), ("upgrade", "websocket")])).is_some());
+        assert!(upgrade_wanted(&headers(&[("upgrade", "websocket")])).is_none());
+        assert!(upgrade_wanted(&headers(&[("connection", "upgrade"), ("upgrade", "h2c")])).is_none());
+    }
+
+    #[test]
+    fn what_an_untrusted_peer_says_of_itself_is_replaced_also_with_underscores() {
+        let lines = [
+            ("x-forwarded-for", "6.6.6.6"),
+            ("x_forwarded_for", "6.6.6.6"),
+            ("forwarded", "for=6.6.6.6"),
+            ("x-forwarded-proto", "https"),
+            ("x-real-ip", "6.6.6.6"),
+            ("x_other", "kept"),
+        ];
+        let host = HeaderValue::from_static("a.example:8080");
+        let mut map = headers(&lines);
+        set_forwarding(&mut map, &Peer::for_test("192.0.2.7:5", "192.0.2.2:8080"), Some(&host));
+        assert_eq!(map["x-forwarded-for"], "192.0.2.7");
+        assert_eq!(map["forwarded"], "for=192.0.2.7;proto=http;host=\"a.example:8080\"");
+        assert_eq!(map["x-forwarded-proto"], "http");
+        assert_eq!(map["x-forwarded-port"], "8080");
+        assert_eq!(map["x-forwarded-host"], "a.example:8080");
+        assert_eq!(map["x-real-ip"], "192.0.2.7");
+        assert!(!map.contains_key("x_forwarded_for") && map.contains_key("x_other"));
+
+        let mut map = headers(&lines);
+        set_forwarding(&mut map, &Peer::for_test("127.0.0.1:5", "127.0.0.1:8080"), Some(&host));
+        assert_eq!(map["x-forwarded-for"], "6.6.6.6, 127.0.0.1");
+        assert_eq!(map["x-forwarded-proto"], "https");
+        assert!(map["forwarded"].to_str().unwrap().starts_with("for=6.6.6.6, for=127.0.0.1;"));
+    }
+
+    #[test]
+    fn an_ipv6_peer_is_quoted_in_forwarded() {
+        let mut map = HeaderMap::new();
+        set_forwarding(&mut map, &Peer::for_test("[2001:db8::1]:5", "[2001:db8::2]:80"), None);
+        assert_eq!(map["forwarded"], "for=\"[2001:db8::1]\";proto=http");
+        assert_eq!(map["x-forwarded-for"], "2001:db8::1");
+    }
+
+    #[test]
+    fn a_request_id_is_kept_if_sane_and_made_otherwise() {
+        assert_eq!(request_id(&headers(&[("x-request-id", "abc-1")])), "abc-1");
+        for bad in ["", "a b", &"x".repeat(129), "a\"b"] {
+            let made = request_id(&headers(&[("x-request-id", bad)]));
+            assert_eq!(made.len(), 32, "{bad:?} gave {made:?}");
+        }
+    }
+}
