@@ -18,8 +18,10 @@
 //! Deliberately absent: health. A driver says whether a process runs; whether it is *well* is asked
 //! over its port by [`crate::health`], the same way for every driver.
 
+pub mod dns;
 pub mod fake;
 pub mod process;
+pub mod routes;
 
 use api::desired::{InstanceDesired, RevisionDesired};
 use api::ids::{DeploymentId, InstanceId, RevisionId, ServiceId};

@@ -1,0 +1,132 @@
+//! Doing one change. What came of it is not believed from here: the next look says.
+
+use super::look::{Gateway, Look};
+use super::preparations::Ended;
+use super::{Reconciler, subject_of, target_of};
+use crate::drivers::{Config, DriverError, PrepareRequest, StartRequest, Workloads};
+use crate::observe;
+use api::desired::{DesiredState, ServiceDesired};
+use api::ids::{InstanceId, RevisionId, ServiceId};
+use api::services::StopSpec;
+use plan::host::{Change, ConfigKind, Subject};
+use std::collections::BTreeMap;
+use std::time::Duration;
+use tokio::time::Instant;
+
+impl<W: Workloads, G: Gateway> Reconciler<W, G> {
+    /// The change, if it was done, for the next look to verify.
+    pub(super) async fn apply(&mut self, look: &Look, change: Change) -> Option<Change> {
+        tracing::debug!(?change, "applying");
+        let Some(desired) = self.desired.clone() else { return None };
+        let result = match &change {
+            Change::Prepare { service_id, revision_id, .. } => self.prepare(&desired, service_id, revision_id),
+            Change::StopInstance { instance_id, .. } => {
+                let grace = self.grace(&desired, look, instance_id);
+                self.machine.workloads.stop(instance_id, grace).await
+            }
+            Change::RemoveInstance { instance_id } => self.machine.workloads.remove(instance_id).await,
+            Change::StartInstance { service_id, instance_id, revision_id } => {
+                self.start(&desired, service_id, instance_id, revision_id).await
+            }
+            Change::ApplyConfig { kind: ConfigKind::Dns, .. } => {
+                self.machine.dns.apply(&look.dns_desired).await.map(|_| ())
+            }
+            Change::ApplyConfig { kind: ConfigKind::Routes, .. } => match &look.gateway_config {
+                Some(config) => self.machine.gateway.apply(config).await.map(|_| ()),
+                None => Ok(()),
+            },
+        };
+        match result {
+            Ok(()) => Some(change),
+            Err(error) => {
+                self.failed(&change, error).await;
+                None
+            }
+        }
+    }
+
+    async fn failed(&mut self, change: &Change, error: DriverError) {
+        let message = error.describe();
+        tracing::warn!(?change, %message, "a change failed; the others go on");
+        self.failures.record(subject_of(change), target_of(change), message, error.retryable()).await;
+    }
+
+    fn prepare(
+        &mut self,
+        desired: &DesiredState,
+        service_id: &ServiceId,
+        revision_id: &RevisionId,
+    ) -> Result<(), DriverError> {
+        let service = service(desired, service_id)?;
+        let revision = service.revision(revision_id).ok_or_else(|| DriverError::NotPrepared(revision_id.clone()))?;
+        let request = PrepareRequest {
+            service_id: service_id.clone(),
+            service: service.name.clone(),
+            revision: revision.clone(),
+            env: self.env(desired, service_id),
+        };
+        let workloads = self.machine.workloads.clone();
+        self.preparations.begin(revision_id.clone(), |cancel| async move { workloads.prepare(request, cancel).await });
+        Ok(())
+    }
+
+    /// Takes the result of a preparation in.
+    pub(super) async fn preparation_ended(&mut self, ended: Ended) {
+        let subject = Subject::Preparation(ended.revision_id);
+        match ended.result {
+            Ok(()) => self.failures.clear(&subject).await,
+            Err(error) if error.cancelled => {}
+            Err(error) => {
+                tracing::warn!(%error, retryable = error.retryable, "a preparation failed");
+                self.failures.record(subject, "prepare".into(), error.message, error.retryable).await;
+            }
+        }
+    }
+
+    async fn start(
+        &mut self,
+        desired: &DesiredState,
+        service_id: &ServiceId,
+        instance_id: &InstanceId,
+        revision_id: &RevisionId,
+    ) -> Result<(), DriverError> {
+        let service = service(desired, service_id)?;
+        let revision = service.revision(revision_id).ok_or_else(|| DriverError::NotPrepared(revision_id.clone()))?;
+        let instance = service.instances.iter().find(|i| &i.instance_id == instance_id);
+        let instance = instance.ok_or_else(|| DriverError::NoSuchInstance(instance_id.clone()))?;
+        let request = StartRequest {
+            service_id: service_id.clone(),
+            service: service.name.clone(),
+            instance: instance.clone(),
+            revision: revision.clone(),
+            env: self.env(desired, service_id),
+        };
+        let started = self.machine.workloads.start(request).await?;
+        if !started.already_running {
+            self.started.insert(instance_id.clone(), Instant::now());
+        }
+        Ok(())
+    }
+
+    fn env(&self, desired: &DesiredState, service_id: &ServiceId) -> BTreeMap<String, api::secret::Secret> {
+        observe::service_urls(desired, service_id, self.machine.dns.method().resolves(), &self.service_ports)
+    }
+
+    /// The grace time of the revision that runs; it may be known only from the former desired state.
+    fn grace(&self, desired: &DesiredState, look: &Look, instance_id: &InstanceId) -> Duration {
+        let revision = look.instances.iter().find(|i| &i.instance_id == instance_id).map(|i| &i.revision_id);
+        let known = revision.and_then(|revision| {
+            let states = std::iter::once(desired).chain(self.former.as_deref());
+            states.flat_map(DesiredState::services).find_map(|(_, s)| s.revision(revision).map(|r| r.stop.grace_ms))
+        });
+        Duration::from_millis(known.unwrap_or_else(|| StopSpec::default().grace_ms))
+    }
+}
+
+fn service<'a>(desired: &'a DesiredState, id: &ServiceId) -> Result<&'a ServiceDesired, DriverError> {
+    desired
+        .services()
+        .find(|(_, s)| &s.service_id == id)
+        .map(|(_, s)| s)
+        .ok_or_else(|| DriverError::refused(format!("the desired state does not name service {id}")))
+}

@@ -1,0 +1,238 @@
+//! Looking at the machine: everything that planning and reporting need, read anew each time.
+
+use super::Reconciler;
+use crate::clock::now_ms;
+use crate::drivers::dns::DnsDesired;
+use crate::drivers::routes::GatewayDriver;
+use crate::drivers::{Config, DriverError, Workloads};
+use crate::observe;
+use crate::resources;
+use api::UnixMillis;
+use api::desired::DesiredState;
+use api::gateway::{DnsObserved, GatewayConfig, GatewayObserved};
+use api::ids::InstanceId;
+use api::logs::LogSource;
+use api::observed::{
+    InstanceObserved, InstanceState, PreparationObserved, PreparationState, PreparationStep, Resources,
+};
+use api::services::HealthSpec;
+use plan::gateway::RenderContext;
+use plan::host::{ConfigKind, ConfigView, Subject};
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::path::PathBuf;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+const LOG_TAIL_LINES: usize = 20;
+/// How long the removal of an ended instance waits for its last log lines to be sent.
+const LOG_PATIENCE_MS: i64 = 30_000;
+/// Use of the machine is read at most this often.
+const RESOURCES_EVERY: Duration = Duration::from_secs(5);
+
+/// The gateway as the loop sees it.
+pub trait Gateway: Config<Desired = GatewayConfig> {
+    fn observe(&self) -> impl Future<Output = GatewayObserved> + Send;
+    fn changes(&self) -> watch::Receiver<u64>;
+    /// Starts it, or replaces one of another version.
+    fn ensure_running(&self) -> impl Future<Output = Result<(), DriverError>> + Send;
+    /// Whether what was observed is of the version that this agent brings.
+    fn is_current(&self, observed: &GatewayObserved) -> bool;
+    fn access_log(&self) -> Option<PathBuf>;
+}
+
+impl Gateway for GatewayDriver {
+    async fn observe(&self) -> GatewayObserved {
+        Self::observe(self).await
+    }
+    fn changes(&self) -> watch::Receiver<u64> {
+        Self::changes(self)
+    }
+    async fn ensure_running(&self) -> Result<(), DriverError> {
+        Self::ensure_running(self).await
+    }
+    fn is_current(&self, observed: &GatewayObserved) -> bool {
+        observed.version.as_deref() == Some(self.version())
+    }
+    fn access_log(&self) -> Option<PathBuf> {
+        Some(Self::access_log(self))
+    }
+}
+
+/// One look.
+pub struct Look {
+    pub at_ms: UnixMillis,
+    pub instances: Vec<InstanceObserved>,
+    pub preparations: Vec<PreparationObserved>,
+    pub gateway: GatewayObserved,
+    pub dns: DnsObserved,
+    pub configs: Vec<ConfigView>,
+    /// What the gateway should do; `None` without a desired state.
+    pub gateway_config: Option<GatewayConfig>,
+    pub dns_desired: DnsDesired,
+}
+
+impl<W: Workloads, G: Gateway> Reconciler<W, G> {
+    pub(super) async fn look(&mut self) -> Look {
+        let at_ms = now_ms();
+        let desired = self.desired.clone();
+        let mut instances = match self.machine.workloads.list().await {
+            Ok(instances) => instances,
+            Err(error) => {
+                // Nothing is guessed: what was seen last stands until it can be seen again.
+                tracing::error!(error = %error.describe(), "the instances on this machine cannot be listed");
+                self.last.as_ref().map(|l| l.instances.clone()).unwrap_or_default()
+            }
+        };
+        self.machine.health.sync(&instances, &health_specs(desired.as_deref(), &instances));
+        self.machine.health.merge(&mut instances);
+        for instance in &mut instances {
+            if is_unwell(instance) && instance.log_tail.is_empty() {
+                let source = LogSource::Run { instance_id: instance.instance_id.clone() };
+                instance.log_tail = self.machine.workloads.log_tail(&source, LOG_TAIL_LINES).await;
+            }
+        }
+        let preparations = self.preparations_seen(desired.as_deref()).await;
+        let gateway = self.machine.gateway.observe().await;
+        let dns_desired = desired.as_deref().map(observe::dns_desired).unwrap_or_default();
+        let dns = self.machine.dns.observe(&dns_desired).await;
+        let mut look = Look {
+            at_ms,
+            instances,
+            preparations,
+            gateway,
+            dns,
+            configs: Vec::new(),
+            gateway_config: None,
+            dns_desired,
+        };
+        if let Some(desired) = desired.as_deref() {
+            self.add_configs(desired, &mut look).await;
+        }
+        look
+    }
+
+    async fn add_configs(&self, desired: &DesiredState, look: &mut Look) {
+        let context = RenderContext {
+            service_ports: self.service_ports.clone(),
+            dns_responder: self.machine.dns.needs_responder(),
+            dns_forward_to: Vec::new(),
+            access_log: self.machine.gateway.access_log().map(|path| path.display().to_string()),
+        };
+        let config = plan::gateway::render(desired, &look.instances, &look.preparations, &context);
+        // A gateway of another version is not what is desired, whatever it serves.
+        let live = look.gateway.digest.clone().filter(|_| self.machine.gateway.is_current(&look.gateway));
+        look.configs = vec![
+            ConfigView {
+                kind: ConfigKind::Dns,
+                desired_digest: self.machine.dns.desired_digest(&look.dns_desired),
+                live_digest: self.machine.dns.live_digest().await,
+            },
+            ConfigView { kind: ConfigKind::Routes, desired_digest: wire::digest_of(&config), live_digest: live },
+        ];
+        look.gateway_config = Some(config);
+    }
+
+    /// What the driver says, and what this loop began or gave up that the driver does not show yet.
+    async fn preparations_seen(&self, desired: Option<&DesiredState>) -> Vec<PreparationObserved> {
+        let mut seen = self.machine.workloads.preparations().await;
+        let Some(desired) = desired else { return seen };
+        for (_, service) in desired.services() {
+            for revision in &service.revisions {
+                let id = &revision.revision_id;
+                let position = seen.iter().position(|p| &p.revision_id == id);
+                let ready = position.is_some_and(|p| seen[p].state == PreparationState::Ready);
+                let working = position.is_some_and(|p| seen[p].state == PreparationState::Working);
+                let begun = self.preparations.contains(id) && !working && !ready;
+                if begun {
+                    let entry = PreparationObserved {
+                        service_id: service.service_id.clone(),
+                        revision_id: id.clone(),
+                        deployment_id: revision.deployment_id.clone(),
+                        state: PreparationState::Working,
+                        step: PreparationStep::Sync,
+                        started_at_ms: self.preparations.began_at_ms(id),
+                        ended_at_ms: None,
+                        error: None,
+                        retryable: false,
+                        attempts: self.failures.attempts(&Subject::Preparation(id.clone())) + 1,
+                        log_tail: Vec::new(),
+                    };
+                    match position {
+                        Some(position) => seen[position] = entry,
+                        None => seen.push(entry),
+                    }
+                }
+            }
+        }
+        seen
+    }
+
+    /// Instances that are wanted, are not there, and could not be started: with the reason.
+    pub(super) fn with_start_problems(&self, look: &Look) -> Vec<InstanceObserved> {
+        let mut instances = look.instances.clone();
+        let Some(desired) = self.desired.as_deref() else { return instances };
+        for failure in self.failures.list() {
+            let Subject::Instance(id) = &failure.subject else { continue };
+            match instances.iter_mut().find(|i| &i.instance_id == id) {
+                Some(instance) if matches!(instance.state, InstanceState::Absent | InstanceState::Exited) => {
+                    instance.problem.get_or_insert(failure.message);
+                }
+                Some(_) => {}
+                None => instances.extend(observe::absent_with_problem(desired, id, failure.message)),
+            }
+        }
+        instances
+    }
+
+    /// Whether an ended instance has lines that the control plane lacks, and it is worth waiting for them.
+    pub(super) async fn log_is_on_its_way(&self, id: &InstanceId) -> bool {
+        let source = LogSource::Run { instance_id: id.clone() };
+        let ended_at_ms = self
+            .last
+            .as_ref()
+            .and_then(|l| l.instances.iter().find(|i| &i.instance_id == id))
+            .and_then(|i| i.last_exit.as_ref())
+            .map(|exit| exit.at_ms);
+        let recent = ended_at_ms.is_some_and(|at| now_ms() - at < LOG_PATIENCE_MS);
+        if !recent {
+            return false;
+        }
+        let logs = self.machine.workloads.logs().await;
+        logs.iter()
+            .find(|log| log.source == source)
+            .is_some_and(|log| self.shipped.offset(&source).unwrap_or(0) < log.end_offset)
+    }
+
+    pub(super) fn resources(&mut self) -> Resources {
+        if let Some((at, resources)) = &self.resources_at
+            && at.elapsed() < RESOURCES_EVERY
+        {
+            return resources.clone();
+        }
+        let resources = resources::read(&self.machine.proc, &self.machine.data);
+        self.resources_at = Some((Instant::now(), resources.clone()));
+        resources
+    }
+}
+
+/// Only instances of a wanted service are checked; one that stops is left in peace.
+fn health_specs(desired: Option<&DesiredState>, instances: &[InstanceObserved]) -> BTreeMap<InstanceId, HealthSpec> {
+    let Some(desired) = desired else { return BTreeMap::new() };
+    let spec_of = |instance: &InstanceObserved| {
+        let (_, service) = desired.services().find(|(_, s)| s.service_id == instance.service_id)?;
+        service.revision(&instance.revision_id).map(|revision| revision.health.clone())
+    };
+    instances
+        .iter()
+        .filter(|instance| !instance.stopping)
+        .filter_map(|instance| Some((instance.instance_id.clone(), spec_of(instance)?)))
+        .collect()
+}
+
+fn is_unwell(instance: &InstanceObserved) -> bool {
+    let ended = instance.state == InstanceState::Exited && !instance.stopping;
+    let restarting = instance.state == InstanceState::Transient && instance.restarts > 0;
+    instance.state == InstanceState::Unhealthy || instance.crash_looping || ended || restarting
+}

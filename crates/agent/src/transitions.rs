@@ -1,0 +1,408 @@
+//! What happened between two looks at the machine, as events with their causes. Pure.
+//!
+//! The loop does not emit events where it acts: an act that did nothing is no news, and much of what
+//! happens (a crash, a health check that fails, an end of the gateway) is not an act of the agent. So
+//! events are the difference of two observations. After a restart of the agent there is no former
+//! observation; what runs then is said to be adopted, and nothing else is claimed to have happened.
+
+use api::UnixMillis;
+use api::cause::Cause;
+use api::desired::DesiredState;
+use api::events::{Event, EventKind, EventLevel};
+use api::ids::{DeploymentId, EventId, InstanceId, RevisionId, ServiceId, StackId};
+use api::observed::{
+    InstanceObserved, InstanceState, ObservedState, PreparationObserved, PreparationState, PreparationStep,
+    StackCondition,
+};
+use std::collections::BTreeMap;
+
+/// Makes the events; `ids` are drawn by the shell.
+pub fn transitions(
+    before: Option<&ObservedState>,
+    after: &ObservedState,
+    desired: &[&DesiredState],
+    ids: &mut (dyn FnMut() -> EventId + '_),
+) -> Vec<Event> {
+    let names = Names::of(desired);
+    let mut out = Collector { names: &names, after, ids, events: Vec::new() };
+    match before {
+        None => out.adopted(),
+        Some(before) => {
+            out.config(before);
+            out.preparations(before);
+            out.instances(before);
+            out.network(before);
+            out.stacks(before);
+        }
+    }
+    out.events
+}
+
+/// What an id is called, from the newest desired state that knows it.
+#[derive(Default)]
+struct Names {
+    services: BTreeMap<ServiceId, (String, StackId)>,
+    stacks: BTreeMap<StackId, String>,
+    deployments: BTreeMap<InstanceId, DeploymentId>,
+    builds: BTreeMap<RevisionId, bool>,
+}
+
+impl Names {
+    fn of(desired: &[&DesiredState]) -> Self {
+        let mut names = Self::default();
+        for state in desired {
+            for stack in &state.stacks {
+                names.stacks.entry(stack.stack_id.clone()).or_insert_with(|| stack.name.to_string());
+                for service in &stack.services {
+                    let entry = (service.name.to_string(), stack.stack_id.clone());
+                    names.services.entry(service.service_id.clone()).or_insert(entry);
+                    for instance in &service.instances {
+                        let deployment = instance.deployment_id.clone();
+                        names.deployments.entry(instance.instance_id.clone()).or_insert(deployment);
+                    }
+                    for revision in &service.revisions {
+                        names.builds.entry(revision.revision_id.clone()).or_insert(revision.build.is_some());
+                    }
+                }
+            }
+        }
+        names
+    }
+
+    fn service<'a>(&'a self, id: &'a ServiceId) -> &'a str {
+        self.services.get(id).map_or_else(|| id.short(), |(name, _)| name.as_str())
+    }
+}
+
+struct Collector<'a> {
+    names: &'a Names,
+    after: &'a ObservedState,
+    ids: &'a mut (dyn FnMut() -> EventId + 'a),
+    events: Vec<Event>,
+}
+
+impl Collector<'_> {
+    fn push(&mut self, kind: EventKind, level: EventLevel, message: String, action: impl Into<String>) -> &mut Event {
+        self.events.push(Event {
+            id: (self.ids)(),
+            at_ms: self.after.observed_at_ms,
+            kind,
+            level,
+            message,
+            cause: Cause::system("agent", action),
+            stack_id: None,
+            service_id: None,
+            deployment_id: None,
+            instance_id: None,
+            server_id: Some(self.after.server_id.clone()),
+        });
+        self.events.last_mut().expect("an event was just pushed")
+    }
+
+    fn of_instance(
+        &mut self,
+        instance: &InstanceObserved,
+        kind: EventKind,
+        level: EventLevel,
+        message: String,
+        action: impl Into<String>,
+    ) {
+        let names = self.names;
+        let event = self.push(kind, level, message, action);
+        event.service_id = Some(instance.service_id.clone());
+        event.instance_id = Some(instance.instance_id.clone());
+        event.stack_id = names.services.get(&instance.service_id).map(|(_, stack)| stack.clone());
+        event.deployment_id = names.deployments.get(&instance.instance_id).cloned();
+        event.cause.deployment_id = event.deployment_id.clone();
+    }
+
+    fn of_preparation(
+        &mut self,
+        preparation: &PreparationObserved,
+        kind: EventKind,
+        level: EventLevel,
+        message: String,
+        action: impl Into<String>,
+    ) {
+        let names = self.names;
+        let event = self.push(kind, level, message, action);
+        event.service_id = Some(preparation.service_id.clone());
+        event.stack_id = names.services.get(&preparation.service_id).map(|(_, stack)| stack.clone());
+        event.deployment_id = Some(preparation.deployment_id.clone());
+        event.cause.deployment_id = event.deployment_id.clone();
+    }
+
+    fn adopted(&mut self) {
+        for instance in self.after.instances.iter().filter(|i| is_alive(i.state)) {
+            let name = self.names.service(&instance.service_id).to_owned();
+            let pid = instance.pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
+            let message =
+                format!("{name}: instance {} was found running{pid} and adopted", instance.instance_id.short());
+            self.of_instance(instance, EventKind::InstanceAdopted, EventLevel::Info, message, "the agent started");
+        }
+    }
+
+    fn config(&mut self, before: &ObservedState) {
+        let after = self.after;
+        if after.generation != before.generation {
+            let message = format!("desired state {} received", after.generation);
+            let action = format!("the control plane published generation {}", after.generation);
+            self.push(EventKind::ConfigReceived, EventLevel::Info, message, action);
+        }
+        if let Some(reason) = &after.agent.refused
+            && before.agent.refused.as_ref() != Some(reason)
+        {
+            let message = format!("a desired state was refused: {reason}");
+            self.push(EventKind::ConfigRefused, EventLevel::Error, message, "verification failed");
+        }
+        let applied = |state: &ObservedState| {
+            state.generation > 0 && state.stacks.iter().all(|s| s.condition == StackCondition::Applied)
+        };
+        if applied(after) && !(applied(before) && before.generation == after.generation) {
+            let message = format!("desired state {} applied", after.generation);
+            self.push(EventKind::ConfigApplied, EventLevel::Info, message, "everything is as desired");
+        }
+    }
+
+    fn preparations(&mut self, before: &ObservedState) {
+        let former: BTreeMap<&RevisionId, &PreparationObserved> =
+            before.preparations.iter().map(|p| (&p.revision_id, p)).collect();
+        for now in &self.after.preparations {
+            let was = former.get(&now.revision_id).copied();
+            let fresh = |at: Option<UnixMillis>| at.is_some_and(|at| at >= before.observed_at_ms);
+            let name = self.names.service(&now.service_id).to_owned();
+            let builds = self.names.builds.get(&now.revision_id).copied().unwrap_or(true);
+            let building = |p: &PreparationObserved| p.step == PreparationStep::Build;
+            let began = builds
+                && building(now)
+                && match was {
+                    Some(was) => {
+                        !(building(was) && was.state == PreparationState::Working)
+                            && (was.state != now.state || was.attempts != now.attempts)
+                    }
+                    None => now.state == PreparationState::Working || fresh(now.started_at_ms),
+                };
+            if began && (now.state == PreparationState::Working || fresh(now.ended_at_ms)) {
+                let message = format!("{name}: the build of its release began");
+                self.of_preparation(now, EventKind::BuildStarted, EventLevel::Info, message, "deploy");
+            }
+            let ended = match was {
+                Some(was) => was.state != now.state || was.attempts != now.attempts,
+                None => fresh(now.ended_at_ms),
+            };
+            match now.state {
+                PreparationState::Ready if ended && builds && building(now) && fresh(now.ended_at_ms) => {
+                    let message = format!("{name}: its release was built{}", took(now));
+                    self.of_preparation(now, EventKind::BuildSucceeded, EventLevel::Info, message, "deploy");
+                }
+                PreparationState::Failed if ended => self.preparation_failed(now, &name),
+                _ => {}
+            }
+        }
+    }
+
+    fn preparation_failed(&mut self, now: &PreparationObserved, name: &str) {
+        let error = now.error.clone().unwrap_or_else(|| "no reason is known".into());
+        let (kind, what) = match now.step {
+            PreparationStep::Sync => (EventKind::SyncFailed, "its source could not be fetched"),
+            PreparationStep::Build => (EventKind::BuildFailed, "its build failed"),
+        };
+        let level = if now.retryable { EventLevel::Warning } else { EventLevel::Error };
+        let again = if now.retryable { "; it is tried again" } else { "" };
+        self.of_preparation(now, kind, level, format!("{name}: {what}: {error}{again}"), error);
+    }
+
+    fn instances(&mut self, before: &ObservedState) {
+        let former: BTreeMap<&InstanceId, &InstanceObserved> =
+            before.instances.iter().map(|i| (&i.instance_id, i)).collect();
+        for now in &self.after.instances {
+            match former.get(&now.instance_id).copied() {
+                None => self.appeared(now),
+                Some(was) => self.changed(was, now),
+            }
+        }
+        for was in &before.instances {
+            let gone = !self.after.instances.iter().any(|now| now.instance_id == was.instance_id);
+            if gone && is_alive(was.state) {
+                let message =
+                    format!("{}: instance {} stopped", self.names.service(&was.service_id), was.instance_id.short());
+                self.of_instance(was, EventKind::InstanceStopped, EventLevel::Info, message, "no longer wanted");
+            }
+        }
+    }
+
+    fn appeared(&mut self, now: &InstanceObserved) {
+        if now.state == InstanceState::Absent {
+            return;
+        }
+        self.started(now, "deploy");
+        self.exits(0, now);
+        self.health(InstanceState::Transient, now);
+        if now.state == InstanceState::Exited {
+            self.ended(now);
+        }
+    }
+
+    fn changed(&mut self, was: &InstanceObserved, now: &InstanceObserved) {
+        self.exits(was.restarts, now);
+        if now.crash_looping && !was.crash_looping {
+            let exit = now.last_exit.as_ref().map_or_else(|| "ended".into(), |e| e.describe());
+            let name = self.names.service(&now.service_id);
+            let message = format!(
+                "{name}: instance {} is crash-looping: its process {exit} {} times",
+                now.instance_id.short(),
+                now.restarts
+            );
+            let action = format!("process {exit}");
+            self.of_instance(now, EventKind::InstanceCrashLooping, EventLevel::Error, message, action);
+        }
+        match (was.state, now.state) {
+            (InstanceState::Exited | InstanceState::Absent, state) if is_alive(state) => {
+                self.started(now, "it was not running")
+            }
+            (former, InstanceState::Exited) if is_alive(former) && (was.stopping || now.stopping) => {
+                let message =
+                    format!("{}: instance {} stopped", self.names.service(&now.service_id), now.instance_id.short());
+                self.of_instance(now, EventKind::InstanceStopped, EventLevel::Info, message, "no longer wanted");
+            }
+            (former, InstanceState::Exited) if is_alive(former) => self.ended(now),
+            _ => {}
+        }
+        self.health(was.state, now);
+    }
+
+    fn started(&mut self, now: &InstanceObserved, action: &str) {
+        let port = now.port.map(|port| format!(" on port {port}")).unwrap_or_default();
+        let message =
+            format!("{}: instance {} started{port}", self.names.service(&now.service_id), now.instance_id.short());
+        self.of_instance(now, EventKind::InstanceStarted, EventLevel::Info, message, action);
+    }
+
+    /// Crashes that its supervisor already answered with a restart.
+    fn exits(&mut self, restarts_before: u32, now: &InstanceObserved) {
+        if now.restarts <= restarts_before {
+            return;
+        }
+        let exit = now.last_exit.as_ref().map_or_else(|| "ended".into(), |e| e.describe());
+        let times = match now.restarts - restarts_before {
+            1 => String::new(),
+            n => format!(" ({n} times)"),
+        };
+        let name = self.names.service(&now.service_id);
+        let message =
+            format!("{name}: the process of instance {} {exit}{times} and is started again", now.instance_id.short());
+        let action = format!("process {exit}");
+        self.of_instance(now, EventKind::InstanceExited, EventLevel::Warning, message, action);
+    }
+
+    fn ended(&mut self, now: &InstanceObserved) {
+        let exit = now.last_exit.as_ref().map_or_else(|| "ended".into(), |e| e.describe());
+        let message = format!(
+            "{}: the process of instance {} {exit}",
+            self.names.service(&now.service_id),
+            now.instance_id.short()
+        );
+        let action = format!("process {exit}");
+        self.of_instance(now, EventKind::InstanceExited, EventLevel::Error, message, action);
+    }
+
+    fn health(&mut self, was: InstanceState, now: &InstanceObserved) {
+        let (level, what) = match (was, now.state) {
+            (was, InstanceState::Healthy) if was != InstanceState::Healthy => (EventLevel::Info, "is healthy"),
+            (was, InstanceState::Unhealthy) if was != InstanceState::Unhealthy => (EventLevel::Warning, "is unhealthy"),
+            _ => return,
+        };
+        let probe = now.last_probe.as_ref().map(|p| p.message.clone());
+        let detail = probe.as_ref().map(|p| format!(": {p}")).unwrap_or_default();
+        let name = self.names.service(&now.service_id);
+        let message = format!("{name}: instance {} {what}{detail}", now.instance_id.short());
+        self.of_instance(now, EventKind::HealthChanged, level, message, probe.unwrap_or_else(|| "health check".into()));
+    }
+
+    fn network(&mut self, before: &ObservedState) {
+        let (was, now) = (&before.gateway, &self.after.gateway);
+        if now.running && (!was.running || was.pid != now.pid) {
+            let action = match (was.running, was.version == now.version) {
+                (true, false) => "upgrade",
+                (true, true) => "the former one was replaced",
+                (false, _) => "none was running",
+            };
+            let version = now.version.as_deref().unwrap_or("of unknown version");
+            self.push(EventKind::GatewayStarted, EventLevel::Info, format!("the gateway {version} runs"), action);
+        }
+        if was.running && !now.running {
+            let reason = now.problem.clone().unwrap_or_else(|| "its process ended".into());
+            self.push(
+                EventKind::GatewayStopped,
+                EventLevel::Error,
+                format!("the gateway does not run: {reason}"),
+                reason,
+            );
+        }
+        if now.problem.is_some() && now.problem != was.problem && now.running {
+            let problem = now.problem.clone().unwrap_or_default();
+            let message = format!("routes are not as desired: {problem}");
+            self.push(EventKind::RoutesChanged, EventLevel::Error, message, problem);
+        } else if now.running && now.digest.is_some() && now.digest != was.digest && now.active != was.active {
+            let message = match now.active.len() {
+                0 => "routes changed: no instance gets requests".to_owned(),
+                1 => "routes changed: 1 instance gets requests".to_owned(),
+                n => format!("routes changed: {n} instances get requests"),
+            };
+            let action = format!("desired state {}", self.after.generation);
+            self.push(EventKind::RoutesChanged, EventLevel::Info, message, action);
+        }
+        let (was, now) = (&before.dns, &self.after.dns);
+        if now.names != was.names || (now.problem != was.problem && now.problem.is_some()) {
+            let (level, message) = match &now.problem {
+                Some(problem) => (EventLevel::Warning, format!("internal names do not resolve: {problem}")),
+                None if now.names.is_empty() => (EventLevel::Info, "no internal name is left".to_owned()),
+                None => {
+                    (EventLevel::Info, format!("internal names resolve by {}: {}", now.method, now.names.join(", ")))
+                }
+            };
+            let action = format!("desired state {}", self.after.generation);
+            self.push(EventKind::DnsChanged, level, message, action);
+        }
+    }
+
+    fn stacks(&mut self, before: &ObservedState) {
+        for now in &self.after.stacks {
+            let was = before.stacks.iter().find(|s| s.stack_id == now.stack_id);
+            let name = self.names.stacks.get(&now.stack_id).cloned().unwrap_or_else(|| now.stack_id.short().to_owned());
+            let condition_was = was.map(|w| w.condition);
+            let new_version = was.is_none_or(|w| w.version != now.version);
+            let (kind, level, message, action) = match now.condition {
+                StackCondition::Applied if condition_was != Some(StackCondition::Applied) || new_version => {
+                    let message = format!("{name}: version {} is applied", now.version);
+                    (EventKind::StackApplied, EventLevel::Info, message, "everything is as desired".to_owned())
+                }
+                StackCondition::Degraded
+                    if condition_was != Some(StackCondition::Degraded)
+                        || was.is_some_and(|w| w.problems != now.problems) =>
+                {
+                    let problems = now.problems.join("; ");
+                    (EventKind::StackDegraded, EventLevel::Warning, format!("{name} is degraded: {problems}"), problems)
+                }
+                _ => continue,
+            };
+            let event = self.push(kind, level, message, action);
+            event.stack_id = Some(now.stack_id.clone());
+        }
+    }
+}
+
+fn is_alive(state: InstanceState) -> bool {
+    !matches!(state, InstanceState::Absent | InstanceState::Exited)
+}
+
+fn took(preparation: &PreparationObserved) -> String {
+    match (preparation.started_at_ms, preparation.ended_at_ms) {
+        (Some(from), Some(to)) if to >= from => format!(" in {:.1} s", (to - from) as f64 / 1000.0),
+        _ => String::new(),
+    }
+}
+
+#[cfg(test)]
+#[path = "transitions_tests.rs"]
+mod tests;
