@@ -1,1 +1,533 @@
-//! Placeholder while the driver lands.
+//! A driver without a machine: everything in memory, and what goes wrong is written in the request.
+//!
+//! It passes the same conformance suite as the real ones, so what the loop learns from it is true of
+//! them too. Tests of the loop use it to have a hundred instances in a millisecond and a failure on
+//! demand. Like a machine, the state ([`FakeMachine`]) outlives the driver object: dropping a
+//! [`FakeDriver`] and making another on the same machine is a restart of the agent.
+//!
+//! Commands are words, not shell:
+//!
+//! | build command | | run command | |
+//! |---|---|---|---|
+//! | `fail` | exits with 1 | `serve` | runs until it is stopped |
+//! | `hang` | runs until it times out | `exit` | ends at once, again and again |
+//! | anything else | succeeds | `stubborn` | runs, and ends only when its grace is over |
+//!
+//! [`FakeMachine::fail_next`] makes the next call of a verb fail.
+
+use super::{
+    CheckOutcome, DriverError, Keep, LogState, PrepareError, PrepareRequest, StartRequest, StartedInstance, Workloads,
+    WorkloadsFacts,
+};
+use crate::drivers::process::now_ms;
+use api::desired::RevisionDesired;
+use api::ids::{InstanceId, RevisionId, ServiceId};
+use api::logs::{LogBatch, LogLine, LogSource, LogStream};
+use api::observed::{
+    ExitStatus, InstanceObserved, InstanceState, PreparationObserved, PreparationState, PreparationStep,
+};
+use api::services::{PortSpec, RunSpec};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+const FIRST_PORT: u16 = 20_000;
+/// Lines kept per log, so that rotation happens in tests too.
+const LOG_LINES_LIMIT: usize = 200;
+
+/// Calls that can be made to fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Verb {
+    List,
+    Prepare,
+    Start,
+    Stop,
+    Remove,
+}
+
+/// What lives on when the driver object does not.
+#[derive(Clone, Default)]
+pub struct FakeMachine {
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Default)]
+struct State {
+    instances: BTreeMap<InstanceId, Instance>,
+    builds: BTreeSet<String>,
+    preparations: BTreeMap<RevisionId, (String, PreparationObserved)>,
+    logs: BTreeMap<LogSource, Log>,
+    failures: BTreeMap<Verb, Vec<String>>,
+    started: u32,
+}
+
+struct Instance {
+    request: StartRequest,
+    port: Option<u16>,
+    run: Run,
+    started_at_ms: i64,
+    restarts: u32,
+    ends: u32,
+    last_exit: Option<ExitStatus>,
+    pid: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Run {
+    Running,
+    /// It ended; the supervisor starts it again then.
+    Waiting(Instant),
+    /// It was asked to stop and is gone then.
+    Stopping(Instant),
+    Exited,
+    /// The supervisor itself is gone.
+    Lost,
+}
+
+#[derive(Default)]
+struct Log {
+    service_id: Option<ServiceId>,
+    first: u64,
+    lines: Vec<LogLine>,
+}
+
+impl FakeMachine {
+    /// The next call of `verb` fails with this message.
+    pub fn fail_next(&self, verb: Verb, message: &str) {
+        self.state().failures.entry(verb).or_default().push(message.into());
+    }
+
+    /// As `kill -9` of the supervisor: the instance is down and nobody starts it again.
+    pub fn kill_supervisor(&self, instance: &InstanceId) {
+        if let Some(instance) = self.state().instances.get_mut(instance) {
+            instance.run = Run::Lost;
+        }
+    }
+
+    /// The process prints a line.
+    pub fn print(&self, instance: &InstanceId, text: &str) {
+        let mut state = self.state();
+        let Some(service) = state.instances.get(instance).map(|i| i.request.service_id.clone()) else { return };
+        state.log(LogSource::Run { instance_id: instance.clone() }, service, LogStream::Stdout, text);
+    }
+
+    /// How often anything was started, restarts by the supervisor not counted.
+    pub fn starts(&self) -> u32 {
+        self.state().started
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn failure(&mut self, verb: Verb) -> Option<String> {
+        let queue = self.failures.get_mut(&verb)?;
+        (!queue.is_empty()).then(|| queue.remove(0))
+    }
+
+    fn check(&mut self, verb: Verb) -> Result<(), DriverError> {
+        self.failure(verb).map_or(Ok(()), |message| Err(DriverError::temporary(message)))
+    }
+
+    fn log(&mut self, source: LogSource, service: ServiceId, stream: LogStream, text: &str) {
+        let log = self.logs.entry(source).or_default();
+        log.service_id = Some(service);
+        log.lines.push(LogLine { at_ms: now_ms(), stream, text: text.into() });
+        while log.lines.len() > LOG_LINES_LIMIT {
+            let gone = log.lines.remove(0);
+            log.first += width(&gone);
+        }
+    }
+
+    /// Let time do what supervisors would have done by now.
+    fn advance(&mut self) {
+        let now = Instant::now();
+        for instance in self.instances.values_mut() {
+            match instance.run {
+                Run::Running if instance.ends_at_once() => instance.end(now),
+                Run::Waiting(at) if now >= at => {
+                    instance.restarts += 1;
+                    instance.started_at_ms = now_ms();
+                    instance.end(now);
+                }
+                Run::Stopping(at) if now >= at => {
+                    instance.run = Run::Exited;
+                    instance.last_exit = Some(exit(None, Some(15)));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn free_port(&self) -> u16 {
+        let taken: BTreeSet<u16> = self.instances.values().filter_map(|instance| instance.port).collect();
+        (FIRST_PORT..).find(|port| !taken.contains(port)).unwrap_or(FIRST_PORT)
+    }
+}
+
+fn exit(code: Option<i32>, signal: Option<i32>) -> ExitStatus {
+    ExitStatus { code, signal, out_of_memory: false, at_ms: now_ms() }
+}
+
+/// Bytes that a line takes in the fake's log.
+fn width(line: &LogLine) -> u64 {
+    line.text.len() as u64 + 1
+}
+
+fn word(revision: &RevisionDesired) -> &str {
+    match &revision.run {
+        RunSpec::Command { command } => command,
+        RunSpec::Static { .. } => "serve",
+    }
+}
+
+impl Instance {
+    fn ends_at_once(&self) -> bool {
+        word(&self.request.revision) == "exit"
+    }
+
+    fn end(&mut self, now: Instant) {
+        let restart = &self.request.revision.restart;
+        self.ends += 1;
+        self.last_exit = Some(exit(Some(1), None));
+        let wait = if self.crash_looping() {
+            restart.backoff_limit_ms
+        } else {
+            restart.backoff_ms.saturating_mul(1 << (self.ends - 1).min(32)).min(restart.backoff_limit_ms)
+        };
+        self.run = Run::Waiting(now + Duration::from_millis(wait));
+    }
+
+    fn crash_looping(&self) -> bool {
+        self.ends >= self.request.revision.restart.crash_loop_after.max(1)
+    }
+
+    fn observe(&self) -> InstanceObserved {
+        let state = match self.run {
+            Run::Running => InstanceState::Running,
+            Run::Waiting(_) | Run::Stopping(_) => InstanceState::Transient,
+            Run::Exited | Run::Lost => InstanceState::Exited,
+        };
+        let problem = match self.run {
+            Run::Waiting(_) => self.last_exit.as_ref().map(ExitStatus::describe),
+            Run::Lost => Some("its supervisor was killed".into()),
+            _ => None,
+        };
+        InstanceObserved {
+            instance_id: self.request.instance.instance_id.clone(),
+            service_id: self.request.service_id.clone(),
+            revision_id: self.request.revision.revision_id.clone(),
+            state,
+            stopping: matches!(self.run, Run::Stopping(_)),
+            pid: (state == InstanceState::Running).then_some(self.pid),
+            port: self.port,
+            started_at_ms: Some(self.started_at_ms),
+            restarts: self.restarts,
+            crash_looping: matches!(self.run, Run::Waiting(_)) && self.crash_looping(),
+            last_exit: self.last_exit.clone(),
+            last_probe: None,
+            problem,
+            log_tail: Vec::new(),
+            memory_bytes: None,
+            cpu_ms: None,
+        }
+    }
+}
+
+pub struct FakeDriver {
+    machine: FakeMachine,
+    changes: watch::Sender<u64>,
+    /// One preparation per revision at a time.
+    turns: Mutex<BTreeMap<RevisionId, Arc<tokio::sync::Mutex<()>>>>,
+}
+
+impl FakeDriver {
+    pub fn new(machine: FakeMachine) -> Self {
+        Self { machine, changes: watch::Sender::new(0), turns: Mutex::default() }
+    }
+
+    pub fn machine(&self) -> &FakeMachine {
+        &self.machine
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.machine.state()
+    }
+
+    fn changed(&self) {
+        self.changes.send_modify(|number| *number = number.wrapping_add(1));
+    }
+
+    fn record(&self, request: &PrepareRequest, state: PreparationState, error: Option<&PrepareError>) {
+        let revision = &request.revision;
+        let mut machine = self.state();
+        let attempts = machine.preparations.get(&revision.revision_id).map_or(0, |(_, seen)| seen.attempts);
+        let observed = PreparationObserved {
+            service_id: request.service_id.clone(),
+            revision_id: revision.revision_id.clone(),
+            deployment_id: revision.deployment_id.clone(),
+            state,
+            step: error.map_or(PreparationStep::Build, |error| error.step),
+            started_at_ms: Some(now_ms()),
+            ended_at_ms: (state != PreparationState::Working).then(now_ms),
+            error: error.map(|error| error.message.clone()),
+            retryable: error.is_some_and(|error| error.retryable),
+            attempts: attempts + u32::from(state == PreparationState::Working),
+            log_tail: error.map(|error| error.log_tail.clone()).unwrap_or_default(),
+        };
+        machine.preparations.insert(revision.revision_id.clone(), (revision.build_key.clone(), observed));
+        drop(machine);
+        self.changed();
+    }
+
+    /// What the word in the build command asks for.
+    async fn build(&self, request: &PrepareRequest, cancel: &CancellationToken) -> Result<(), PrepareError> {
+        let revision = &request.revision;
+        let failed = |message: String, retryable| PrepareError {
+            step: PreparationStep::Build,
+            message,
+            retryable,
+            cancelled: false,
+            log_tail: vec!["building".into()],
+        };
+        let source = LogSource::Build { deployment_id: revision.deployment_id.clone() };
+        self.state().log(source, request.service_id.clone(), LogStream::Mainstay, "building");
+        if let Some(message) = self.state().failure(Verb::Prepare) {
+            return Err(PrepareError { step: PreparationStep::Sync, ..failed(message, true) });
+        }
+        let Some(build) = &revision.build else { return Ok(()) };
+        match build.command.as_str() {
+            "fail" => Err(failed("the build command `fail` exited with code 1".into(), false)),
+            "hang" => {
+                let timeout = Duration::from_millis(build.timeout_ms);
+                tokio::select! {
+                    () = tokio::time::sleep(timeout) => Err(failed(format!("build timed out after {timeout:?}"), false)),
+                    () = cancel.cancelled() => Err(PrepareError { cancelled: true, ..failed("cancelled".into(), true) }),
+                }
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Workloads for FakeDriver {
+    fn kind(&self) -> &'static str {
+        "fake"
+    }
+
+    async fn probe(&self) -> WorkloadsFacts {
+        WorkloadsFacts {
+            cgroups: "none".into(),
+            limitations: vec!["Nothing here is real.".into()],
+            ..WorkloadsFacts::default()
+        }
+    }
+
+    async fn list(&self) -> Result<Vec<InstanceObserved>, DriverError> {
+        let mut state = self.state();
+        state.check(Verb::List)?;
+        state.advance();
+        Ok(state.instances.values().map(Instance::observe).collect())
+    }
+
+    async fn preparations(&self) -> Vec<PreparationObserved> {
+        self.state().preparations.values().map(|(_, observed)| observed.clone()).collect()
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    async fn prepare(&self, request: PrepareRequest, cancel: CancellationToken) -> Result<(), PrepareError> {
+        let revision = request.revision.revision_id.clone();
+        let turn =
+            self.turns.lock().unwrap_or_else(PoisonError::into_inner).entry(revision.clone()).or_default().clone();
+        let _turn = turn.lock().await;
+        self.record(&request, PreparationState::Working, None);
+        if self.state().builds.contains(&request.revision.build_key) {
+            self.record(&request, PreparationState::Ready, None);
+            return Ok(());
+        }
+        match self.build(&request, &cancel).await {
+            Ok(()) => {
+                self.state().builds.insert(request.revision.build_key.clone());
+                self.record(&request, PreparationState::Ready, None);
+                Ok(())
+            }
+            Err(error) if error.cancelled => {
+                self.state().preparations.remove(&revision);
+                self.changed();
+                Err(error)
+            }
+            Err(error) => {
+                self.record(&request, PreparationState::Failed, Some(&error));
+                Err(error)
+            }
+        }
+    }
+
+    async fn start(&self, request: StartRequest) -> Result<StartedInstance, DriverError> {
+        let mut state = self.state();
+        state.check(Verb::Start)?;
+        if !state.builds.contains(&request.revision.build_key) {
+            return Err(DriverError::NotPrepared(request.revision.revision_id));
+        }
+        let id = request.instance.instance_id.clone();
+        let before = state.instances.get(&id).map(|instance| (instance.port, instance.run, instance.restarts));
+        if let Some((port, run, _)) = before {
+            match run {
+                Run::Running | Run::Waiting(_) => return Ok(StartedInstance { port, already_running: true }),
+                Run::Stopping(_) => return Err(DriverError::temporary("it is still stopping")),
+                Run::Exited | Run::Lost => {}
+            }
+        }
+        let port = match request.revision.port {
+            PortSpec::None => None,
+            PortSpec::Fixed { port } => {
+                let other = state
+                    .instances
+                    .iter()
+                    .find(|(other, i)| **other != id && i.port == Some(port) && i.run == Run::Running);
+                if let Some((other, _)) = other {
+                    return Err(DriverError::PortInUse { port, owner: format!("instance {other}") });
+                }
+                Some(port)
+            }
+            PortSpec::Injected => Some(before.and_then(|(port, _, _)| port).unwrap_or_else(|| state.free_port())),
+        };
+        state.started += 1;
+        let pid = state.started;
+        let restarts = before.filter(|(_, run, _)| *run == Run::Lost).map_or(0, |(_, _, restarts)| restarts + 1);
+        let source = LogSource::Run { instance_id: id.clone() };
+        state.log(source, request.service_id.clone(), LogStream::Mainstay, &format!("started with pid {pid}"));
+        let started_at_ms = now_ms();
+        let instance =
+            Instance { request, port, run: Run::Running, started_at_ms, restarts, ends: 0, last_exit: None, pid };
+        state.instances.insert(id, instance);
+        drop(state);
+        self.changed();
+        Ok(StartedInstance { port, already_running: false })
+    }
+
+    async fn stop(&self, instance: &InstanceId, grace: Duration) -> Result<(), DriverError> {
+        let mut state = self.state();
+        state.check(Verb::Stop)?;
+        let Some(instance) = state.instances.get_mut(instance) else { return Ok(()) };
+        let takes =
+            if word(&instance.request.revision) == "stubborn" { grace } else { Duration::from_millis(5).min(grace) };
+        instance.run = match instance.run {
+            Run::Running | Run::Waiting(_) => Run::Stopping(Instant::now() + takes),
+            Run::Stopping(at) => Run::Stopping(at.min(Instant::now() + grace)),
+            Run::Exited | Run::Lost => Run::Exited,
+        };
+        let when = match instance.run {
+            Run::Stopping(at) => Some(at),
+            _ => None,
+        };
+        drop(state);
+        self.changed();
+        if let Some(at) = when {
+            let changes = self.changes.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep_until(at).await;
+                changes.send_modify(|number| *number = number.wrapping_add(1));
+            });
+        }
+        Ok(())
+    }
+
+    async fn remove(&self, instance: &InstanceId) -> Result<(), DriverError> {
+        let mut state = self.state();
+        state.check(Verb::Remove)?;
+        state.advance();
+        match state.instances.get(instance).map(|instance| instance.run) {
+            None => return Ok(()),
+            Some(Run::Exited | Run::Lost) => {}
+            Some(_) => return Err(DriverError::StillRunning(instance.clone())),
+        }
+        state.instances.remove(instance);
+        state.logs.remove(&LogSource::Run { instance_id: instance.clone() });
+        Ok(())
+    }
+
+    async fn read_log(
+        &self,
+        source: &LogSource,
+        offset: u64,
+        max_bytes: usize,
+    ) -> Result<Option<LogBatch>, DriverError> {
+        let state = self.state();
+        let Some(log) = state.logs.get(source) else { return Ok(None) };
+        let Some(service_id) = log.service_id.clone() else { return Ok(None) };
+        let begin = offset.max(log.first);
+        let (mut at, mut next, mut lines) = (log.first, begin, Vec::new());
+        for line in &log.lines {
+            if at >= begin {
+                if !lines.is_empty() && next - begin + width(line) > max_bytes as u64 {
+                    break;
+                }
+                lines.push(line.clone());
+                next = at + width(line);
+            }
+            at += width(line);
+        }
+        let offset = if lines.is_empty() { next.min(at) } else { begin };
+        Ok(Some(LogBatch { source: source.clone(), service_id, offset, next_offset: next.min(at), lines }))
+    }
+
+    async fn log_tail(&self, source: &LogSource, lines: usize) -> Vec<String> {
+        let state = self.state();
+        let Some(log) = state.logs.get(source) else { return Vec::new() };
+        log.lines[log.lines.len().saturating_sub(lines)..].iter().map(|line| line.text.clone()).collect()
+    }
+
+    async fn logs(&self) -> Vec<LogState> {
+        let state = self.state();
+        let states = state.logs.iter().filter_map(|(source, log)| {
+            let end_offset = log.first + log.lines.iter().map(width).sum::<u64>();
+            Some(LogState {
+                source: source.clone(),
+                service_id: log.service_id.clone()?,
+                first_offset: log.first,
+                end_offset,
+            })
+        });
+        states.collect()
+    }
+
+    async fn collect_garbage(&self, keep: &Keep) -> Result<u64, DriverError> {
+        let mut state = self.state();
+        let used: BTreeSet<String> = state.instances.values().map(|i| i.request.revision.build_key.clone()).collect();
+        let before = state.builds.len();
+        state.builds.retain(|key| keep.build_keys.contains(key) || used.contains(key));
+        let freed = (before - state.builds.len()) as u64;
+        let State { builds, preparations, .. } = &mut *state;
+        preparations.retain(|revision, (key, _)| keep.revisions.contains(revision) || builds.contains(key));
+        Ok(freed)
+    }
+
+    async fn check(
+        &self,
+        instance: &InstanceId,
+        command: &str,
+        _timeout: Duration,
+    ) -> Result<CheckOutcome, DriverError> {
+        if !self.state().instances.contains_key(instance) {
+            return Err(DriverError::NoSuchInstance(instance.clone()));
+        }
+        let ok = command != "fail";
+        Ok(CheckOutcome { ok, message: format!("`{command}` exited with code {}", i32::from(!ok)) })
+    }
+
+    async fn listening(&self, instance: &InstanceId) -> Vec<SocketAddr> {
+        let state = self.state();
+        let port = state.instances.get(instance).filter(|i| i.run == Run::Running).and_then(|i| i.port);
+        port.map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port))).into_iter().collect()
+    }
+}

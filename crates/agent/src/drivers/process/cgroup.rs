@@ -1,0 +1,391 @@
+//! Control groups: how limits are enforced, use is measured and a whole tree of processes is found.
+//!
+//! Three kinds of machine exist. With version 2 everything is in one tree, which root owns and
+//! systemd can delegate. With version 1 each controller has its own tree. And some machines let us
+//! write to none of them: then instances run without limits, and the agent says so. The files are
+//! written directly; there are ten of them.
+//!
+//! All groups lie under one named `mainstay`, and only those are ever touched.
+
+use super::procfs;
+use api::services::Limits;
+use serde::{Deserialize, Serialize};
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+const OURS: &str = "mainstay";
+/// Length of the accounting period that a CPU limit is a share of.
+const CPU_PERIOD_MICROS: u64 = 100_000;
+
+/// What this machine offers.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Cgroups {
+    /// Our folder in each usable hierarchy.
+    unified: Option<PathBuf>,
+    /// The unified hierarchy limits memory, CPU and pids.
+    unified_limits: bool,
+    memory: Option<PathBuf>,
+    cpu: Option<PathBuf>,
+    cpuacct: Option<PathBuf>,
+    pids: Option<PathBuf>,
+}
+
+impl Cgroups {
+    /// Find out by trying: what can be created can be used.
+    pub fn detect() -> Self {
+        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        let mut found = Self::default();
+        for line in mounts.lines() {
+            let fields: Vec<&str> = line.split(' ').collect();
+            let [_, mount, kind, options, ..] = fields.as_slice() else { continue };
+            let mount = Path::new(mount);
+            if *kind == "cgroup2" && found.unified.is_none() {
+                found.try_unified(mount, &own);
+            } else if *kind == "cgroup" {
+                for controller in options.split(',') {
+                    let place = match controller {
+                        "memory" => &mut found.memory,
+                        "cpu" => &mut found.cpu,
+                        "cpuacct" => &mut found.cpuacct,
+                        "pids" => &mut found.pids,
+                        _ => continue,
+                    };
+                    let ours = mount.join(OURS);
+                    if place.is_none() && std::fs::create_dir_all(&ours).is_ok() && writable(&ours) {
+                        *place = Some(ours);
+                    }
+                }
+            }
+        }
+        found
+    }
+
+    /// Below our own group where it was delegated to us (a systemd unit with `Delegate=yes`), else at
+    /// the top, where only root may.
+    fn try_unified(&mut self, mount: &Path, own: &str) {
+        let own = own.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/");
+        // A second start inside the same unit finds itself in the leaf that the first one made.
+        let own = own.strip_suffix("/agent").unwrap_or(own).trim_start_matches('/');
+        let delegated = mount.join(own);
+        if !own.is_empty() && writable(&delegated) && move_to_leaf(&delegated).is_ok() {
+            let ours = delegated.join(OURS);
+            if let Some(limits) = make_unified(&delegated, &ours) {
+                self.unified = Some(ours);
+                self.unified_limits = limits;
+                if limits {
+                    return;
+                }
+            }
+        }
+        let ours = mount.join(OURS);
+        if let Some(limits) = make_unified(mount, &ours) {
+            self.unified = Some(ours);
+            self.unified_limits = limits;
+        }
+    }
+
+    /// `v2`, `v1` or `none`, as `ServerFacts` shows it.
+    pub fn version(&self) -> &'static str {
+        match (self.unified_limits, &self.memory) {
+            (true, _) => "v2",
+            (false, Some(_)) => "v1",
+            (false, None) => "none",
+        }
+    }
+
+    pub fn limitations(&self) -> Vec<String> {
+        if self.unified_limits {
+            return Vec::new();
+        }
+        let missing: Vec<&str> = [("memory", &self.memory), ("CPU", &self.cpu), ("process count", &self.pids)]
+            .into_iter()
+            .filter_map(|(name, place)| place.is_none().then_some(name))
+            .collect();
+        match missing.len() {
+            0 => Vec::new(),
+            3 => vec![
+                "Limits are not enforced: this agent may not write control groups; run it as root, or by \
+                 `mainstay agent install`, whose unit has `Delegate=yes`."
+                    .to_owned(),
+            ],
+            _ => vec![format!(
+                "Limits of {} are not enforced: this machine offers no such control group.",
+                missing.join(" and ")
+            )],
+        }
+    }
+
+    /// The group that an instance or build of this name would have; `None` where there are none.
+    pub fn group(&self, name: &str) -> Option<Group> {
+        let at = |place: &Option<PathBuf>| place.as_ref().map(|place| place.join(name));
+        let group = if self.unified_limits {
+            Group { unified: at(&self.unified), unified_limits: true, ..Group::default() }
+        } else {
+            Group {
+                unified: at(&self.unified),
+                unified_limits: false,
+                memory: at(&self.memory),
+                cpu: at(&self.cpu),
+                cpuacct: at(&self.cpuacct),
+                pids: at(&self.pids),
+            }
+        };
+        (!group.folders().is_empty()).then_some(group)
+    }
+}
+
+fn writable(path: &Path) -> bool {
+    rustix::fs::access(path, rustix::fs::Access::WRITE_OK).is_ok()
+        && OpenOptions::new().write(true).open(path.join("cgroup.procs")).is_ok()
+}
+
+/// A group with processes of its own cannot limit its children: the agent steps into a leaf.
+fn move_to_leaf(delegated: &Path) -> io::Result<()> {
+    let leaf = delegated.join("agent");
+    std::fs::create_dir_all(&leaf)?;
+    for pid in read_pids(delegated) {
+        write(&leaf.join("cgroup.procs"), &pid.to_string())?;
+    }
+    Ok(())
+}
+
+/// Answers whether limits work in it, `None` if it cannot even be made.
+fn make_unified(parent: &Path, ours: &Path) -> Option<bool> {
+    std::fs::create_dir_all(ours).ok()?;
+    if !writable(ours) {
+        return None;
+    }
+    let enable = |place: &Path| {
+        ["+memory", "+cpu", "+pids"].iter().all(|c| write(&place.join("cgroup.subtree_control"), c).is_ok())
+    };
+    Some(enable(parent) && enable(ours))
+}
+
+/// The folders of one instance or build, one per hierarchy. Remembered in its spec, so that whoever
+/// cleans up knows where to look.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Group {
+    unified: Option<PathBuf>,
+    unified_limits: bool,
+    memory: Option<PathBuf>,
+    cpu: Option<PathBuf>,
+    cpuacct: Option<PathBuf>,
+    pids: Option<PathBuf>,
+}
+
+/// What a group used.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    pub memory_bytes: Option<u64>,
+    pub cpu_ms: Option<u64>,
+}
+
+impl Group {
+    fn folders(&self) -> Vec<&PathBuf> {
+        let mut folders: Vec<&PathBuf> =
+            [&self.unified, &self.memory, &self.cpu, &self.cpuacct, &self.pids].into_iter().flatten().collect();
+        folders.sort();
+        folders.dedup();
+        folders
+    }
+
+    /// Make it and set its limits. Answers what could not be limited; that is told, not fatal.
+    pub fn create(&self, limits: &Limits) -> Vec<String> {
+        let mut problems = Vec::new();
+        for folder in self.folders() {
+            if let Err(error) = std::fs::create_dir_all(folder) {
+                problems.push(format!("control group {} could not be made: {error}", folder.display()));
+            }
+        }
+        for (what, path, value) in self.settings(limits) {
+            match path {
+                Some(path) => {
+                    if let Err(error) = write(&path, &value) {
+                        problems.push(format!("the {what} limit is not enforced: {}: {error}", path.display()));
+                    }
+                }
+                None => {
+                    problems.push(format!("the {what} limit is not enforced: this machine has no control group for it"))
+                }
+            }
+        }
+        problems
+    }
+
+    /// File and content for each limit; without a limit, what lifts an earlier one.
+    fn settings(&self, limits: &Limits) -> Vec<(&'static str, Option<PathBuf>, String)> {
+        let file = |folder: &Option<PathBuf>, name: &str| folder.as_ref().map(|folder| folder.join(name));
+        let quota = limits.cpu_millis.map(|millis| (millis * CPU_PERIOD_MICROS / 1000).max(1000));
+        let pids = limits.pids.map_or("max".to_owned(), |pids| pids.to_string());
+        let mut settings = if self.unified_limits {
+            let bytes = limits.memory_bytes.map_or("max".to_owned(), |bytes| bytes.to_string());
+            let swap = if limits.memory_bytes.is_some() { "0" } else { "max" };
+            let mut settings = vec![
+                ("memory", file(&self.unified, "memory.max"), bytes),
+                (
+                    "CPU",
+                    file(&self.unified, "cpu.max"),
+                    match quota {
+                        Some(quota) => format!("{quota} {CPU_PERIOD_MICROS}"),
+                        None => format!("max {CPU_PERIOD_MICROS}"),
+                    },
+                ),
+                ("process count", file(&self.unified, "pids.max"), pids),
+            ];
+            // Without swap accounting in the kernel the file does not exist; then there is nothing to say.
+            settings.extend(
+                file(&self.unified, "memory.swap.max")
+                    .filter(|path| path.exists())
+                    .map(|path| ("swap", Some(path), swap.to_owned())),
+            );
+            settings
+        } else {
+            let bytes = limits.memory_bytes.map_or("-1".to_owned(), |bytes| bytes.to_string());
+            vec![
+                ("memory", file(&self.memory, "memory.limit_in_bytes"), bytes),
+                ("CPU", file(&self.cpu, "cpu.cfs_quota_us"), quota.map_or("-1".to_owned(), |quota| quota.to_string())),
+                ("process count", file(&self.pids, "pids.max"), pids),
+            ]
+        };
+        let wanted = |what: &str| match what {
+            "memory" | "swap" => limits.memory_bytes.is_some(),
+            "CPU" => limits.cpu_millis.is_some(),
+            _ => limits.pids.is_some(),
+        };
+        settings.retain(|(what, path, _)| wanted(what) || path.as_ref().is_some_and(|path| path.exists()));
+        settings
+    }
+
+    /// Files into which a fresh process writes `0` to enter: opened before it is forked.
+    pub fn entrances(&self) -> Vec<File> {
+        self.folders()
+            .into_iter()
+            .filter_map(|folder| OpenOptions::new().write(true).open(folder.join("cgroup.procs")).ok())
+            .collect()
+    }
+
+    pub fn pids(&self) -> Vec<u32> {
+        let mut pids: Vec<u32> = self.folders().into_iter().flat_map(|folder| read_pids(folder)).collect();
+        pids.sort_unstable();
+        pids.dedup();
+        pids
+    }
+
+    /// Kill everything in it. The kernel does it in one step where it can.
+    pub fn kill(&self) {
+        if let Some(unified) = &self.unified
+            && write(&unified.join("cgroup.kill"), "1").is_ok()
+        {
+            return;
+        }
+        for pid in self.pids() {
+            if let Some(pid) = rustix::process::Pid::from_raw(pid.cast_signed()) {
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            }
+        }
+    }
+
+    /// How often the kernel killed something in it for want of memory.
+    pub fn out_of_memory_kills(&self) -> u64 {
+        let file = if self.unified_limits {
+            self.unified.as_ref().map(|folder| folder.join("memory.events"))
+        } else {
+            self.memory.as_ref().map(|folder| folder.join("memory.oom_control"))
+        };
+        file.and_then(|file| keyed(&file, "oom_kill")).unwrap_or(0)
+    }
+
+    pub fn usage(&self) -> Usage {
+        if self.unified_limits {
+            let Some(unified) = &self.unified else { return Usage::default() };
+            let cache = keyed(&unified.join("memory.stat"), "inactive_file").unwrap_or(0);
+            return Usage {
+                memory_bytes: number(&unified.join("memory.current")).map(|bytes| bytes.saturating_sub(cache)),
+                cpu_ms: keyed(&unified.join("cpu.stat"), "usage_usec").map(|micros| micros / 1000),
+            };
+        }
+        let memory_bytes = self.memory.as_ref().and_then(|folder| {
+            let cache = keyed(&folder.join("memory.stat"), "total_inactive_file").unwrap_or(0);
+            number(&folder.join("memory.usage_in_bytes")).map(|bytes| bytes.saturating_sub(cache))
+        });
+        let cpu_ms = self
+            .cpuacct
+            .as_ref()
+            .and_then(|folder| number(&folder.join("cpuacct.usage")))
+            .map(|nanos| nanos / 1_000_000);
+        Usage { memory_bytes, cpu_ms }
+    }
+
+    /// Remove its folders. The kernel needs a moment after the last process is gone.
+    pub fn remove(&self) {
+        let deadline = Instant::now() + Duration::from_millis(500);
+        for folder in self.folders() {
+            while let Err(error) = std::fs::remove_dir(folder) {
+                if error.kind() == io::ErrorKind::NotFound || Instant::now() > deadline {
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+    }
+
+    pub fn exists(&self) -> bool {
+        self.folders().iter().any(|folder| folder.exists())
+    }
+}
+
+/// Kill whatever carries one of the marks until nothing does. Answers how many were killed, or the
+/// ids of those that would not go within five seconds.
+pub fn kill_owned(
+    marks: &procfs::Marks<'_>,
+    group: Option<&Group>,
+    mut between: impl FnMut(),
+) -> Result<usize, Vec<u32>> {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    let mut killed = std::collections::BTreeSet::new();
+    loop {
+        let also = group.map(Group::pids).unwrap_or_default();
+        let left = procfs::owned(&procfs::Marks { also, ..marks.clone() });
+        if left.is_empty() {
+            return Ok(killed.len());
+        }
+        if Instant::now() > deadline {
+            return Err(left.iter().map(|stat| stat.pid).collect());
+        }
+        if let Some(group) = group {
+            group.kill();
+        }
+        for stat in &left {
+            killed.insert(stat.pid);
+            if let Some(pid) = rustix::process::Pid::from_raw(stat.pid.cast_signed()) {
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            }
+        }
+        between();
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn write(path: &Path, value: &str) -> io::Result<()> {
+    use std::io::Write;
+    // One write call and never creating: these are the kernel's files.
+    OpenOptions::new().write(true).open(path)?.write_all(value.as_bytes())
+}
+
+fn number(path: &Path) -> Option<u64> {
+    std::fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+/// The value after `key` in a file of `key value` lines.
+fn keyed(path: &Path, key: &str) -> Option<u64> {
+    let text = std::fs::read_to_string(path).ok()?;
+    text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
+}
+
+fn read_pids(folder: &Path) -> Vec<u32> {
+    let text = std::fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
+    text.lines().filter_map(|line| line.trim().parse().ok()).filter(|pid| *pid != 0).collect()
+}

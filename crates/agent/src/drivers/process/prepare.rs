@@ -1,0 +1,523 @@
+//! Preparations: fetch, check out, build, and remember how it ended.
+//!
+//! A build lives in `builds/<build key>/`. Its `.ready` marker is written last, after everything is on
+//! disk; a folder without one is half-done and thrown away before the next try. So a kill at any
+//! point costs time, never correctness. How each revision's preparation ended is kept in a file of its
+//! own, because several revisions may share one build.
+//!
+//! One preparation per service at a time (they share mirror and cache), and at most as many builds at
+//! once as the options say.
+
+use super::build::{Build, BuildError, lock, sweep_leftovers};
+use super::cache::Cache;
+use super::cgroup::Cgroups;
+use super::layout::{
+    BuildKey, Durability, Layout, build_key, now_ms, private_directory, read_json, remove_tree, sync_directory,
+    write_json,
+};
+use super::log::{self, LogLimits, LogWriter};
+use super::sources::{self, CheckOutError};
+use super::surroundings;
+use crate::drivers::{PrepareError, PrepareRequest};
+use api::desired::RevisionDesired;
+use api::ids::{RevisionId, ServiceId};
+use api::observed::{PreparationObserved, PreparationState, PreparationStep};
+use git::GitError;
+use git::run::Git;
+use std::collections::BTreeMap;
+use std::path::{Component, Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+
+/// A build is not begun with less space than this.
+const DISK_NEEDED_BYTES: u64 = 500 * 1024 * 1024;
+pub const TAIL_LINES: usize = 20;
+pub const READY_MARKER: &str = ".ready";
+pub const SOURCE: &str = "source";
+pub const LOG_OWNER: &str = "service.json";
+
+pub struct Preparations {
+    layout: Layout,
+    git: git::Environment,
+    cgroups: Cgroups,
+    log_limits: LogLimits,
+    git_timeout: Duration,
+    builds: Semaphore,
+    services: Mutex<BTreeMap<ServiceId, Arc<tokio::sync::Mutex<()>>>>,
+    states: Mutex<BTreeMap<RevisionId, Stored>>,
+    changes: watch::Sender<u64>,
+}
+
+/// What went wrong, on the way to a [`PrepareError`].
+#[derive(Debug, thiserror::Error)]
+enum Problem {
+    #[error(transparent)]
+    Git(#[from] GitError),
+    #[error(transparent)]
+    CheckOut(#[from] CheckOutError),
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    #[error("only {available_mb} MB are free under {}, and a build needs at least {} MB; free some space and deploy again", path.display(), DISK_NEEDED_BYTES / 1024 / 1024)]
+    DiskFull { available_mb: u64, path: PathBuf },
+    #[error("could not {operation} {}", path.display())]
+    Io {
+        operation: &'static str,
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl Problem {
+    fn retryable(&self) -> bool {
+        match self {
+            Self::Git(error) => error.retryable(),
+            Self::CheckOut(error) => error.retryable(),
+            Self::DiskFull { .. } | Self::Io { .. } => true,
+            Self::Build(_) | Self::Refused(_) => false,
+        }
+    }
+
+    fn cancelled(&self) -> bool {
+        match self {
+            Self::Git(error) | Self::CheckOut(CheckOutError::Git(error)) => error.is_cancelled(),
+            Self::Build(BuildError::Cancelled) => true,
+            _ => false,
+        }
+    }
+}
+
+impl Preparations {
+    pub fn open(
+        layout: Layout,
+        git: git::Environment,
+        cgroups: Cgroups,
+        options: &super::ProcessOptions,
+        changes: watch::Sender<u64>,
+    ) -> Self {
+        let states = load(&layout);
+        Self {
+            layout,
+            git,
+            cgroups,
+            log_limits: options.log_limits,
+            git_timeout: options.git_timeout,
+            builds: Semaphore::new(options.concurrent_builds.max(1)),
+            services: Mutex::default(),
+            states: Mutex::new(states),
+            changes,
+        }
+    }
+
+    pub fn observed(&self) -> Vec<PreparationObserved> {
+        self.states().values().map(|stored| stored.observed.clone()).collect()
+    }
+
+    /// Which service and which build each known revision has.
+    pub fn records(&self) -> super::garbage::Records {
+        let states = self.states();
+        let records = states.iter().map(|(revision, stored)| {
+            (revision.clone(), (stored.observed.service_id.clone(), stored.build_key.clone()))
+        });
+        records.collect()
+    }
+
+    pub fn is_ready(&self, key: &BuildKey) -> bool {
+        self.layout.build(key).join(READY_MARKER).exists()
+    }
+
+    /// Whether anything of this service is being prepared now; then nothing of it may be collected.
+    pub fn is_busy(&self, service: &ServiceId) -> bool {
+        self.services().get(service).is_some_and(|lock| lock.try_lock().is_err())
+    }
+
+    pub fn is_any_busy(&self) -> bool {
+        self.services().values().any(|lock| lock.try_lock().is_err())
+    }
+
+    /// Forget how preparations ended, except of those in work and those to keep.
+    pub fn forget(&self, keep: impl Fn(&RevisionId) -> bool) {
+        self.states().retain(|revision, stored| {
+            let stays = stored.observed.state == PreparationState::Working || keep(revision);
+            if !stays {
+                let _ = std::fs::remove_file(self.layout.preparation(revision));
+            }
+            stays
+        });
+    }
+
+    pub async fn prepare(&self, request: PrepareRequest, cancel: CancellationToken) -> Result<(), PrepareError> {
+        let service = self.services().entry(request.service_id.clone()).or_default().clone();
+        let _turn = tokio::select! {
+            turn = service.lock() => turn,
+            () = cancel.cancelled() => return Err(cancelled(PreparationStep::Sync)),
+        };
+        let mut work = match Work::begin(self, &request, cancel) {
+            Ok(work) => work,
+            Err(problem) => return Err(self.failed_before(&request, problem)),
+        };
+        self.note(&request, work.observed.clone());
+        let result = work.run().await;
+        let error = result.err().map(|problem| work.conclude(problem));
+        work.observed.ended_at_ms = Some(now_ms());
+        match &error {
+            None => work.observed.state = PreparationState::Ready,
+            Some(error) if error.cancelled => {
+                self.states().remove(&request.revision.revision_id);
+                self.changed();
+                return Err(error.clone());
+            }
+            Some(error) => {
+                work.observed.state = PreparationState::Failed;
+                work.observed.error = Some(error.message.clone());
+                work.observed.retryable = error.retryable;
+                work.observed.log_tail = error.log_tail.clone();
+            }
+        }
+        let path = self.layout.preparation(&request.revision.revision_id);
+        let stored = Stored { build_key: request.revision.build_key.clone(), observed: work.observed.clone() };
+        if let Err(error) = write_json(&path, &stored, Durability::Synced) {
+            tracing::warn!(%error, path = %path.display(), "how a preparation ended could not be written down");
+        }
+        self.note(&request, work.observed.clone());
+        error.map_or(Ok(()), Err)
+    }
+
+    fn failed_before(&self, request: &PrepareRequest, problem: Problem) -> PrepareError {
+        let error = PrepareError {
+            step: PreparationStep::Sync,
+            message: describe(&problem),
+            retryable: problem.retryable(),
+            cancelled: false,
+            log_tail: Vec::new(),
+        };
+        let mut observed = fresh(request, self.attempts(&request.revision.revision_id));
+        observed.state = PreparationState::Failed;
+        observed.error = Some(error.message.clone());
+        observed.retryable = error.retryable;
+        observed.ended_at_ms = Some(now_ms());
+        self.note(request, observed);
+        error
+    }
+
+    fn attempts(&self, revision: &RevisionId) -> u32 {
+        self.states().get(revision).map_or(0, |stored| stored.observed.attempts) + 1
+    }
+
+    fn note(&self, request: &PrepareRequest, observed: PreparationObserved) {
+        let stored = Stored { build_key: request.revision.build_key.clone(), observed };
+        self.states().insert(request.revision.revision_id.clone(), stored);
+        self.changed();
+    }
+
+    fn changed(&self) {
+        self.changes.send_modify(|number| *number = number.wrapping_add(1));
+    }
+
+    fn states(&self) -> std::sync::MutexGuard<'_, BTreeMap<RevisionId, Stored>> {
+        self.states.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn services(&self) -> std::sync::MutexGuard<'_, BTreeMap<ServiceId, Arc<tokio::sync::Mutex<()>>>> {
+        self.services.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How preparations ended before this agent began. A ready one counts only while its build is there;
+/// half-done builds are thrown away with whatever still works on them.
+fn load(layout: &Layout) -> BTreeMap<RevisionId, Stored> {
+    let mut states = BTreeMap::new();
+    for entry in std::fs::read_dir(layout.preparations()).into_iter().flatten().flatten() {
+        let Ok(Some(stored)) = read_json::<Stored>(&entry.path()) else { continue };
+        states.insert(stored.observed.revision_id.clone(), stored);
+    }
+    states
+        .into_iter()
+        .filter(|(_, stored)| match stored.observed.state {
+            PreparationState::Ready => {
+                build_key(&stored.build_key).is_ok_and(|key| layout.build(&key).join(READY_MARKER).exists())
+            }
+            PreparationState::Failed => true,
+            PreparationState::Working | PreparationState::Absent => false,
+        })
+        .collect()
+}
+
+/// As it lies on disk.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Stored {
+    build_key: String,
+    #[serde(flatten)]
+    observed: PreparationObserved,
+}
+
+fn fresh(request: &PrepareRequest, attempts: u32) -> PreparationObserved {
+    PreparationObserved {
+        service_id: request.service_id.clone(),
+        revision_id: request.revision.revision_id.clone(),
+        deployment_id: request.revision.deployment_id.clone(),
+        state: PreparationState::Working,
+        step: PreparationStep::Sync,
+        started_at_ms: Some(now_ms()),
+        ended_at_ms: None,
+        error: None,
+        retryable: false,
+        attempts,
+        log_tail: Vec::new(),
+    }
+}
+
+fn cancelled(step: PreparationStep) -> PrepareError {
+    PrepareError {
+        step,
+        message: "the preparation was cancelled, because nothing needs it any more".into(),
+        retryable: true,
+        cancelled: true,
+        log_tail: Vec::new(),
+    }
+}
+
+/// One preparation while it is worked on.
+struct Work<'a> {
+    owner: &'a Preparations,
+    request: &'a PrepareRequest,
+    key: BuildKey,
+    observed: PreparationObserved,
+    log: Arc<Mutex<LogWriter>>,
+    cancel: CancellationToken,
+}
+
+impl<'a> Work<'a> {
+    fn begin(owner: &'a Preparations, request: &'a PrepareRequest, cancel: CancellationToken) -> Result<Self, Problem> {
+        let revision = &request.revision;
+        let key = build_key(&revision.build_key).map_err(|error| Problem::Refused(error.to_string()))?;
+        let directory = owner.layout.build_log(&revision.deployment_id);
+        let failed = |source| Problem::Io { operation: "open the build log", path: directory.clone(), source };
+        let log = LogWriter::open(&directory, owner.log_limits).map_err(failed)?;
+        write_json(&directory.join(LOG_OWNER), &request.service_id, Durability::Renamed).map_err(failed)?;
+        let observed = fresh(request, owner.attempts(&revision.revision_id));
+        Ok(Self { owner, request, key, observed, log: Arc::new(Mutex::new(log)), cancel })
+    }
+
+    fn revision(&self) -> &'a RevisionDesired {
+        &self.request.revision
+    }
+
+    fn say(&self, text: &str) {
+        lock(&self.log).note(text);
+    }
+
+    async fn run(&mut self) -> Result<(), Problem> {
+        let revision = self.revision();
+        if self.owner.is_ready(&self.key) {
+            self.say(&format!("commit {} is built already", revision.source.commit.short()));
+            self.observed.step = PreparationStep::Build;
+            return Ok(());
+        }
+        self.check_space()?;
+        let place = self.owner.layout.build(&self.key);
+        self.clear(&place).await?;
+        let result = self.fetch_and_build(&place).await;
+        if result.is_err() {
+            let _ = tokio::task::spawn_blocking(move || remove_tree(&place)).await;
+        }
+        result
+    }
+
+    async fn fetch_and_build(&mut self, place: &Path) -> Result<(), Problem> {
+        let source = place.join(SOURCE);
+        self.sync(&source).await?;
+        let directory = inside(&source, &self.revision().source.directory)?;
+        self.observed.step = PreparationStep::Build;
+        self.owner.note(self.request, self.observed.clone());
+        if let Some(spec) = &self.revision().build {
+            self.build(spec, &directory).await?;
+        }
+        self.seal(place).await
+    }
+
+    /// A half-done build of the same key, and whatever still works on it.
+    async fn clear(&self, place: &Path) -> Result<(), Problem> {
+        let (place, key, group) = (place.to_owned(), self.key.as_str().to_owned(), self.group());
+        let failed = |source| Problem::Io { operation: "make the folder for the build", path: place.clone(), source };
+        let cleared = tokio::task::spawn_blocking({
+            let place = place.clone();
+            move || {
+                if place.exists() {
+                    sweep_leftovers(&key, group);
+                    remove_tree(&place)?;
+                }
+                private_directory(&place)
+            }
+        });
+        cleared.await.unwrap_or_else(|error| Err(std::io::Error::other(error))).map_err(failed)
+    }
+
+    fn group(&self) -> Option<super::cgroup::Group> {
+        self.owner.cgroups.group(&format!("build-{}", &self.key.as_str()[..self.key.as_str().len().min(16)]))
+    }
+
+    async fn sync(&self, target: &Path) -> Result<(), Problem> {
+        let source = &self.revision().source;
+        self.say(&format!("fetching {} at {}", source.git, source.commit));
+        let git = Git {
+            environment: &self.owner.git,
+            url: &source.git,
+            credential: source.credential.as_ref(),
+            timeout: self.owner.git_timeout,
+            cancel: self.cancel.clone(),
+        };
+        let mirror = self.owner.layout.source(&self.request.service_id);
+        let mut say = |line: &str| self.say(line);
+        sources::fetch(&git, &mirror, &source.commit, source.reference.as_ref(), &mut say).await?;
+        sources::check_out(&git, &mirror, &source.commit, target, source.submodules, &mut say).await?;
+        Ok(())
+    }
+
+    async fn build(&self, spec: &api::services::BuildSpec, directory: &Path) -> Result<(), Problem> {
+        let _slot = match self.owner.builds.try_acquire() {
+            Ok(slot) => slot,
+            Err(_) => {
+                self.say("waiting for another build to end");
+                tokio::select! {
+                    slot = self.owner.builds.acquire() => slot.map_err(|_| BuildError::Cancelled)?,
+                    () = self.cancel.cancelled() => return Err(BuildError::Cancelled.into()),
+                }
+            }
+        };
+        let kept = self.owner.layout.cache(&self.request.service_id);
+        let home = kept.join("home");
+        private_directory(&home).map_err(|source| Problem::Io {
+            operation: "make the home of the build",
+            path: home.clone(),
+            source,
+        })?;
+        let cache = Cache::move_in(&kept.join("folders"), directory, &spec.cache)
+            .map_err(|e| Problem::Refused(describe(&e)))?;
+        let build = Build {
+            key: self.key.as_str().to_owned(),
+            command: spec.command.clone(),
+            directory: directory.to_owned(),
+            env: self.environment(&home)?,
+            limits: spec.limits.clone(),
+            timeout: Duration::from_millis(spec.timeout_ms.max(1)),
+            group: self.group(),
+        };
+        self.say(&format!("building: {}", spec.command));
+        let begun = std::time::Instant::now();
+        let result = build.run(self.log.clone(), self.cancel.clone()).await;
+        match &result {
+            Ok(()) => self.say(&format!("built in {:.1} s", begun.elapsed().as_secs_f64())),
+            Err(_) => cache.move_back(),
+        }
+        result?;
+        let copied = tokio::task::spawn_blocking(move || cache.copy_out()).await;
+        // The release is good without; only the next build is slower.
+        match copied {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => self.say(&format!("warning: {}", describe(&error))),
+            Err(error) => self.say(&format!("warning: the cache could not be kept: {error}")),
+        }
+        Ok(())
+    }
+
+    fn environment(&self, home: &Path) -> Result<BTreeMap<String, String>, Problem> {
+        let mut env = surroundings::base(home);
+        env.insert("CI".into(), "true".into());
+        env.insert("MAINSTAY_SERVICE".into(), self.request.service.to_string());
+        env.insert("MAINSTAY_COMMIT".into(), self.revision().source.commit.to_string());
+        surroundings::overlay(&mut env, &self.request.env, &self.revision().env).map_err(Problem::Refused)?;
+        Ok(env)
+    }
+
+    /// Everything on disk, then the marker.
+    async fn seal(&self, place: &Path) -> Result<(), Problem> {
+        let path = place.to_owned();
+        let sealed = tokio::task::spawn_blocking(move || {
+            let folder = std::fs::File::open(&path)?;
+            rustix::fs::syncfs(&folder)?;
+            std::fs::File::create(path.join(READY_MARKER))?.sync_all()?;
+            folder.sync_all()?;
+            path.parent().map_or(Ok(()), sync_directory)
+        });
+        let failed = |source| Problem::Io { operation: "finish the build in", path: place.to_owned(), source };
+        sealed.await.unwrap_or_else(|error| Err(std::io::Error::other(error))).map_err(failed)
+    }
+
+    fn check_space(&self) -> Result<(), Problem> {
+        let root = self.owner.layout.root();
+        let Ok(space) = rustix::fs::statvfs(root) else { return Ok(()) };
+        let available = space.f_bavail.saturating_mul(space.f_frsize);
+        if available >= DISK_NEEDED_BYTES {
+            return Ok(());
+        }
+        Err(Problem::DiskFull { available_mb: available / 1024 / 1024, path: root.to_owned() })
+    }
+
+    /// The end of a preparation that did not succeed, also told in its log.
+    fn conclude(&self, problem: Problem) -> PrepareError {
+        if problem.cancelled() || self.cancel.is_cancelled() {
+            self.say("cancelled: nothing needs this any more");
+            return cancelled(self.observed.step);
+        }
+        let message = describe(&problem);
+        let log_tail = log::tail(&self.owner.layout.build_log(&self.revision().deployment_id), TAIL_LINES);
+        self.say(&message);
+        PrepareError { step: self.observed.step, retryable: problem.retryable(), message, cancelled: false, log_tail }
+    }
+}
+
+/// The folder in the source in which commands run: inside it, whatever links the repository holds.
+pub fn source_directory(layout: &Layout, revision: &RevisionDesired) -> Result<PathBuf, String> {
+    let key = build_key(&revision.build_key).map_err(|error| error.to_string())?;
+    inside(&layout.build(&key).join(SOURCE), &revision.source.directory).map_err(|problem| describe(&problem))
+}
+
+pub fn inside(source: &Path, directory: &str) -> Result<PathBuf, ProblemInside> {
+    let relative = Path::new(directory);
+    let refuse =
+        |reason| Err(ProblemInside(format!("the directory `{directory}` {reason}; mend `directory` of the service")));
+    if !relative.components().all(|component| matches!(component, Component::Normal(_) | Component::CurDir)) {
+        return refuse("leads out of the repository");
+    }
+    let (Ok(root), Ok(path)) = (source.canonicalize(), source.join(relative).canonicalize()) else {
+        return refuse("does not exist in this commit");
+    };
+    if !path.starts_with(&root) {
+        return refuse("leads out of the repository by a symbolic link");
+    }
+    if !path.is_dir() {
+        return refuse("is a file in this commit");
+    }
+    Ok(path)
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct ProblemInside(String);
+
+impl From<ProblemInside> for Problem {
+    fn from(problem: ProblemInside) -> Self {
+        Self::Refused(problem.0)
+    }
+}
+
+/// An error with its causes in one line.
+pub fn describe(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let words = cause.to_string();
+        // `#[error(transparent)]` shows the same words twice.
+        if !text.ends_with(&words) {
+            text.push_str(": ");
+            text.push_str(&words);
+        }
+        source = cause.source();
+    }
+    text
+}

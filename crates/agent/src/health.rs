@@ -1,0 +1,306 @@
+//! Whether an instance is well: asked over its own local port, the same way for every driver.
+//!
+//! One task per running process asks again and again. While the process is starting it asks often
+//! (after 50 ms, then up to every 250 ms), because a deployment waits for the first good answer; once
+//! it is well, at its interval, a little spread so that checks of many services do not fall together.
+//! A process that ends takes its task with it, and its successor begins as unknown.
+//!
+//! An answer that is bad says why in words that lead to the mend. Above all: when nothing listens on
+//! the port, it is looked up where the process really listens.
+//!
+//! ```text
+//!   driver.list() ──▶ sync ──▶ one prober per running process ──▶ verdicts ──▶ merge ──▶ report, plan
+//! ```
+//!
+//! Deliberately absent: what follows. Whether a bad answer stops a rollout is decided in `plan`.
+
+mod diagnose;
+mod probe;
+
+use crate::drivers::Workloads;
+use api::UnixMillis;
+use api::ids::InstanceId;
+use api::observed::{InstanceObserved, InstanceState, ProbeResult};
+use api::services::{HealthCheck, HealthSpec};
+use probe::{Outcome, Target};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+
+/// Asks after the health of everything it is told of with [`sync`](Self::sync).
+pub struct Health<W> {
+    driver: Arc<W>,
+    entries: Mutex<BTreeMap<InstanceId, Entry>>,
+    changes: watch::Sender<u64>,
+}
+
+struct Entry {
+    /// What is being probed now; `None` while the process is down.
+    prober: Option<(Subject, AbortHandle)>,
+    judge: Arc<Mutex<Judge>>,
+}
+
+/// A prober belongs to one run of one process with one spec.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Subject {
+    pid: Option<u32>,
+    started_at_ms: Option<UnixMillis>,
+    port: Option<u16>,
+    spec: HealthSpec,
+}
+
+impl<W: Workloads> Health<W> {
+    pub fn new(driver: Arc<W>) -> Self {
+        Self { driver, entries: Mutex::default(), changes: watch::Sender::new(0) }
+    }
+
+    /// A number that changes whenever [`merge`](Self::merge) may say something else.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// Probe exactly these: instances as the driver lists them, and how each is to be checked.
+    /// Instances without a spec (nobody wants them any more) are left alone. Call it after each look.
+    pub fn sync(&self, instances: &[InstanceObserved], specs: &BTreeMap<InstanceId, HealthSpec>) {
+        let mut entries = self.entries();
+        entries.retain(|id, entry| {
+            let stays = specs.contains_key(id) && instances.iter().any(|instance| &instance.instance_id == id);
+            if !stays {
+                entry.stop();
+            }
+            stays
+        });
+        for instance in instances {
+            let Some(spec) = specs.get(&instance.instance_id) else { continue };
+            let subject = Subject {
+                pid: instance.pid,
+                started_at_ms: instance.started_at_ms,
+                port: instance.port,
+                spec: spec.clone(),
+            };
+            let running = instance.state == InstanceState::Running;
+            let entry = entries.entry(instance.instance_id.clone()).or_insert_with(Entry::new);
+            if running && entry.prober.as_ref().is_none_or(|(now, _)| now != &subject) {
+                entry.stop();
+                entry.begin(self.spawn(&instance.instance_id, &subject, entry.judge.clone()), subject);
+            } else if !running {
+                entry.stop();
+            }
+        }
+    }
+
+    /// Turn `running` into healthy or unhealthy where that is known, and add the last answer.
+    pub fn merge(&self, instances: &mut [InstanceObserved]) {
+        let entries = self.entries();
+        for instance in instances {
+            let Some(entry) = entries.get(&instance.instance_id) else { continue };
+            let judge = entry.judge.lock().unwrap_or_else(PoisonError::into_inner);
+            instance.last_probe = judge.last.clone();
+            let current = entry.prober.as_ref().is_some_and(|(subject, _)| {
+                subject.pid == instance.pid && subject.started_at_ms == instance.started_at_ms
+            });
+            if instance.state != InstanceState::Running || !current {
+                continue;
+            }
+            match judge.verdict {
+                Verdict::Unknown => {}
+                Verdict::Healthy => instance.state = InstanceState::Healthy,
+                Verdict::Unhealthy => instance.state = InstanceState::Unhealthy,
+            }
+            if let Some(bad) = judge.last.as_ref().filter(|last| !last.ok)
+                && instance.problem.is_none()
+            {
+                instance.problem = Some(bad.message.clone());
+            }
+        }
+    }
+
+    fn entries(&self) -> std::sync::MutexGuard<'_, BTreeMap<InstanceId, Entry>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn spawn(&self, instance: &InstanceId, subject: &Subject, judge: Arc<Mutex<Judge>>) -> AbortHandle {
+        judge.lock().unwrap_or_else(PoisonError::into_inner).reset();
+        let target = Target {
+            instance_id: instance.clone(),
+            port: subject.port,
+            started_at_ms: subject.started_at_ms.unwrap_or_else(now_ms),
+        };
+        let prober = probe::Prober::new(self.driver.clone(), target, subject.spec.clone());
+        let spec = subject.spec.clone();
+        let changes = self.changes.clone();
+        let started_at_ms = subject.started_at_ms.unwrap_or_else(now_ms);
+        tokio::spawn(async move { ask_forever(prober, spec, started_at_ms, judge, changes).await }).abort_handle()
+    }
+}
+
+impl<W> Drop for Health<W> {
+    fn drop(&mut self) {
+        for entry in self.entries.get_mut().unwrap_or_else(PoisonError::into_inner).values_mut() {
+            entry.stop();
+        }
+    }
+}
+
+impl Entry {
+    fn new() -> Self {
+        Self { prober: None, judge: Arc::default() }
+    }
+
+    fn begin(&mut self, handle: AbortHandle, subject: Subject) {
+        self.prober = Some((subject, handle));
+    }
+
+    /// The last answer stays: it is what a failed deployment shows.
+    fn stop(&mut self) {
+        if let Some((_, handle)) = self.prober.take() {
+            handle.abort();
+        }
+    }
+}
+
+async fn ask_forever<W: Workloads>(
+    mut prober: probe::Prober<W>,
+    spec: HealthSpec,
+    started_at_ms: UnixMillis,
+    judge: Arc<Mutex<Judge>>,
+    changes: watch::Sender<u64>,
+) {
+    let mut asked = 0;
+    loop {
+        let Outcome { result, pause } = prober.ask().await;
+        let (changed, settled) = {
+            let mut judge = judge.lock().unwrap_or_else(PoisonError::into_inner);
+            (judge.hear(&spec, started_at_ms, result), judge.verdict != Verdict::Unknown)
+        };
+        if changed {
+            changes.send_modify(|number| *number = number.wrapping_add(1));
+        }
+        asked += 1;
+        let wait = pause.unwrap_or_else(|| if settled { usual_pause(&spec) } else { starting_pause(&spec, asked) });
+        tokio::time::sleep(wait).await;
+    }
+}
+
+/// At the interval, up to a tenth sooner or later.
+fn usual_pause(spec: &HealthSpec) -> Duration {
+    let spread = 0.9 + 0.2 * fastrand::f64();
+    Duration::from_millis(spec.interval_ms.max(50)).mul_f64(spread)
+}
+
+/// 50 ms at first, 250 ms after a while; a command is not run that often.
+fn starting_pause(spec: &HealthSpec, asked: u32) -> Duration {
+    let step = Duration::from_millis(50) + Duration::from_millis(10) * asked.min(20);
+    let step = if matches!(spec.check, HealthCheck::Command { .. }) { step * 5 } else { step };
+    step.min(Duration::from_millis(spec.interval_ms.max(50)))
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Verdict {
+    #[default]
+    Unknown,
+    Healthy,
+    Unhealthy,
+}
+
+/// Makes a verdict of answers. Pure but for the times inside the answers.
+#[derive(Debug, Default)]
+struct Judge {
+    verdict: Verdict,
+    good_in_a_row: u32,
+    bad_in_a_row: u32,
+    last: Option<ProbeResult>,
+}
+
+impl Judge {
+    /// A new process: what is known of the old one does not count.
+    fn reset(&mut self) {
+        *self = Self { last: self.last.take(), ..Self::default() };
+    }
+
+    /// Answers whether anything that a person would see changed.
+    fn hear(&mut self, spec: &HealthSpec, started_at_ms: UnixMillis, result: ProbeResult) -> bool {
+        let before = (self.verdict, self.last.as_ref().map(|last| (last.ok, last.message.clone())));
+        let grace = i64::try_from(spec.start_grace_ms).unwrap_or(i64::MAX);
+        // The grace time is for starting: it is over with the first good verdict.
+        let in_grace = self.verdict == Verdict::Unknown && result.at_ms < started_at_ms.saturating_add(grace);
+        if result.ok {
+            self.bad_in_a_row = 0;
+            self.good_in_a_row = self.good_in_a_row.saturating_add(1);
+            if self.good_in_a_row >= spec.healthy_after.max(1) {
+                self.verdict = Verdict::Healthy;
+            }
+        } else {
+            self.good_in_a_row = 0;
+            if !in_grace {
+                self.bad_in_a_row = self.bad_in_a_row.saturating_add(1);
+                if self.bad_in_a_row >= spec.unhealthy_after.max(1) {
+                    self.verdict = Verdict::Unhealthy;
+                }
+            }
+        }
+        let after = (result.ok, result.message.clone());
+        self.last = Some(result);
+        before != (self.verdict, Some(after))
+    }
+}
+
+pub(crate) fn now_ms() -> UnixMillis {
+    crate::drivers::process::now_ms()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec() -> HealthSpec {
+        HealthSpec {
+            check: HealthCheck::Tcp,
+            interval_ms: 1000,
+            timeout_ms: 100,
+            healthy_after: 2,
+            unhealthy_after: 3,
+            start_grace_ms: 10_000,
+        }
+    }
+
+    fn answers(judge: &mut Judge, text: &str, at_ms: UnixMillis) -> Verdict {
+        for ok in text.chars() {
+            let message = String::new();
+            judge.hear(&spec(), 0, ProbeResult { ok: ok == '+', at_ms, duration_ms: 1, message });
+        }
+        judge.verdict
+    }
+
+    #[test]
+    fn thresholds_count_answers_in_a_row() {
+        let mut judge = Judge::default();
+        assert_eq!(answers(&mut judge, "+-+", 0), Verdict::Unknown);
+        assert_eq!(answers(&mut judge, "+", 0), Verdict::Healthy);
+        assert_eq!(answers(&mut judge, "--+--", 0), Verdict::Healthy);
+        assert_eq!(answers(&mut judge, "-", 0), Verdict::Unhealthy);
+        assert_eq!(answers(&mut judge, "+", 0), Verdict::Unhealthy);
+        assert_eq!(answers(&mut judge, "+", 0), Verdict::Healthy);
+    }
+
+    #[test]
+    fn bad_answers_in_the_grace_time_do_not_count_until_the_first_good_verdict() {
+        let mut judge = Judge::default();
+        assert_eq!(answers(&mut judge, "------", 9_999), Verdict::Unknown);
+        assert_eq!(answers(&mut judge, "--", 10_000), Verdict::Unknown);
+        assert_eq!(answers(&mut judge, "-", 10_000), Verdict::Unhealthy);
+        let mut judge = Judge::default();
+        assert_eq!(answers(&mut judge, "++---", 500), Verdict::Unhealthy, "well once, then broken");
+    }
+
+    #[test]
+    fn only_what_a_person_would_see_counts_as_a_change() {
+        let mut judge = Judge::default();
+        let result = |at_ms| ProbeResult { ok: true, at_ms, duration_ms: 1, message: "fine".into() };
+        assert!(judge.hear(&spec(), 0, result(1)));
+        assert!(judge.hear(&spec(), 0, result(2)), "healthy now");
+        assert!(!judge.hear(&spec(), 0, result(3)));
+    }
+}

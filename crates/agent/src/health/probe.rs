@@ -1,0 +1,220 @@
+//! One question, one answer.
+//!
+//! HTTP is spoken by hand: a check needs one request line, one status line and a strict limit on
+//! everything, and no redirect, pool or body.
+
+use super::{diagnose, now_ms};
+use crate::drivers::Workloads;
+use api::UnixMillis;
+use api::ids::InstanceId;
+use api::observed::ProbeResult;
+use api::services::{HealthCheck, HealthSpec};
+use std::io::ErrorKind;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// A process without a port is well when it lived this long.
+const ALIVE_AFTER: Duration = Duration::from_secs(2);
+/// Looking through `/proc` is not done more often.
+const DIAGNOSIS_INTERVAL: Duration = Duration::from_secs(1);
+/// A status line is far shorter.
+const ANSWER_LIMIT_BYTES: u64 = 8 * 1024;
+
+#[derive(Debug, Clone)]
+pub struct Target {
+    pub instance_id: InstanceId,
+    pub port: Option<u16>,
+    pub started_at_ms: UnixMillis,
+}
+
+pub struct Outcome {
+    pub result: ProbeResult,
+    /// When to ask again, if it is known better than by the interval.
+    pub pause: Option<Duration>,
+}
+
+pub struct Prober<W> {
+    driver: Arc<W>,
+    target: Target,
+    spec: HealthSpec,
+    /// The last look at where the process listens.
+    diagnosis: Option<(Instant, String)>,
+}
+
+/// Why a question got no good answer.
+enum Failure {
+    /// Nothing listens there; worth a look at where the process does listen.
+    Refused,
+    Other(String),
+}
+
+impl<W: Workloads> Prober<W> {
+    pub fn new(driver: Arc<W>, target: Target, spec: HealthSpec) -> Self {
+        Self { driver, target, spec, diagnosis: None }
+    }
+
+    pub async fn ask(&mut self) -> Outcome {
+        let at_ms = now_ms();
+        let begun = Instant::now();
+        let timeout = Duration::from_millis(self.spec.timeout_ms.max(1));
+        let mut pause = None;
+        let answer = match (&self.spec.check, self.target.port) {
+            (HealthCheck::Process, _) => {
+                let (answer, again) = self.process(at_ms);
+                pause = again;
+                answer
+            }
+            (HealthCheck::Command { command }, _) => self.command(command, timeout).await,
+            (HealthCheck::Http { path }, Some(port)) => http(port, path, timeout).await,
+            (HealthCheck::Tcp, Some(port)) => tcp(port, timeout).await,
+            (HealthCheck::Http { .. } | HealthCheck::Tcp, None) => Err(Failure::Other(
+                "the service has no port, so it cannot be checked over one; set `port`, or check it by a command"
+                    .into(),
+            )),
+        };
+        let duration_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let (ok, message) = match answer {
+            Ok(message) => (true, message),
+            Err(Failure::Other(message)) => (false, message),
+            Err(Failure::Refused) => (false, self.diagnose().await),
+        };
+        Outcome { result: ProbeResult { ok, at_ms, duration_ms, message }, pause }
+    }
+
+    fn process(&self, now_ms: UnixMillis) -> (Result<String, Failure>, Option<Duration>) {
+        let age = Duration::from_millis(u64::try_from(now_ms - self.target.started_at_ms).unwrap_or(0));
+        if age >= ALIVE_AFTER {
+            return (Ok("the process is alive".into()), None);
+        }
+        let message = format!("the process has not run for {} s yet", ALIVE_AFTER.as_secs());
+        (Err(Failure::Other(message)), Some(ALIVE_AFTER.saturating_sub(age) + Duration::from_millis(5)))
+    }
+
+    async fn command(&self, command: &str, timeout: Duration) -> Result<String, Failure> {
+        match self.driver.check(&self.target.instance_id, command, timeout).await {
+            Ok(outcome) if outcome.ok => Ok(outcome.message),
+            Ok(outcome) => Err(Failure::Other(outcome.message)),
+            Err(error) => Err(Failure::Other(error.describe())),
+        }
+    }
+
+    async fn diagnose(&mut self) -> String {
+        let port = self.target.port.unwrap_or(0);
+        if let Some((at, text)) = &self.diagnosis
+            && at.elapsed() < DIAGNOSIS_INTERVAL
+        {
+            return text.clone();
+        }
+        let listening = self.driver.listening(&self.target.instance_id).await;
+        let text = diagnose::refused(port, &listening);
+        self.diagnosis = Some((Instant::now(), text.clone()));
+        text
+    }
+}
+
+async fn connect(port: u16, timeout: Duration) -> Result<TcpStream, Failure> {
+    match tokio::time::timeout(timeout, TcpStream::connect((Ipv4Addr::LOCALHOST, port))).await {
+        Ok(Ok(stream)) => Ok(stream),
+        Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused => Err(Failure::Refused),
+        Ok(Err(error)) => Err(Failure::Other(format!("could not connect to 127.0.0.1:{port}: {error}"))),
+        Err(_) => Err(Failure::Other(format!("connecting to 127.0.0.1:{port} took longer than {}", shown(timeout)))),
+    }
+}
+
+async fn tcp(port: u16, timeout: Duration) -> Result<String, Failure> {
+    connect(port, timeout).await?;
+    Ok(format!("127.0.0.1:{port} accepts connections"))
+}
+
+async fn http(port: u16, path: &str, timeout: Duration) -> Result<String, Failure> {
+    let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
+    let name = format!("GET http://127.0.0.1:{port}{path}");
+    if path.bytes().any(|byte| byte <= b' ' || byte == 0x7f) {
+        return Err(Failure::Other("the health path holds a space or control character; mend `health`".into()));
+    }
+    let begun = Instant::now();
+    let mut stream = connect(port, timeout).await?;
+    let left = timeout.saturating_sub(begun.elapsed());
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUser-Agent: mainstay-health\r\nAccept: */*\r\nConnection: close\r\n\r\n"
+    );
+    let exchange = async {
+        stream.write_all(request.as_bytes()).await?;
+        status_line(&mut stream).await
+    };
+    let line = match tokio::time::timeout(left, exchange).await {
+        Ok(Ok(line)) => line,
+        Ok(Err(error)) => return Err(Failure::Other(format!("{name}: the connection broke: {error}"))),
+        Err(_) => return Err(Failure::Other(format!("{name} did not answer within {}", shown(timeout)))),
+    };
+    let status = line.strip_prefix("HTTP/1.").and_then(|rest| rest.get(2..5)).and_then(|code| code.parse::<u16>().ok());
+    match status {
+        Some(code @ 200..=399) => Ok(format!("{name} answered {code}")),
+        Some(code) => Err(Failure::Other(format!("{name} answered {code}; a status from 200 to 399 is expected"))),
+        None if line.is_empty() => Err(Failure::Other(format!("{name}: the connection was closed without an answer"))),
+        None => {
+            Err(Failure::Other(format!("{name}: the answer is not HTTP; check the port by `health = \"tcp\"` instead")))
+        }
+    }
+}
+
+async fn status_line(stream: &mut TcpStream) -> std::io::Result<String> {
+    let mut data = Vec::new();
+    let mut limited = stream.take(ANSWER_LIMIT_BYTES);
+    while !data.contains(&b'\n') {
+        if limited.read_buf(&mut data).await? == 0 {
+            break;
+        }
+    }
+    let line = data.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    Ok(String::from_utf8_lossy(line).trim().to_owned())
+}
+
+fn shown(time: Duration) -> String {
+    if time.as_millis().is_multiple_of(1000) {
+        format!("{} s", time.as_secs())
+    } else {
+        format!("{} ms", time.as_millis())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::net::TcpListener;
+
+    async fn answer_with(bytes: &'static [u8]) -> Result<String, String> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = [0; 1024];
+            let _ = stream.read(&mut request).await;
+            let _ = stream.write_all(bytes).await;
+            if bytes.is_empty() {
+                tokio::time::sleep(Duration::from_secs(5)).await;
+            }
+        });
+        http(port, "/health", Duration::from_millis(300)).await.map_err(|failure| match failure {
+            Failure::Refused => "refused".into(),
+            Failure::Other(text) => text,
+        })
+    }
+
+    #[tokio::test]
+    async fn an_http_check_reads_the_status_and_says_what_was_wrong() {
+        let good = answer_with(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+        assert!(good.contains("/health answered 204"), "{good}");
+        let redirect = answer_with(b"HTTP/1.0 302 Found\r\n\r\n").await.unwrap();
+        assert!(redirect.contains("answered 302"), "{redirect}");
+        let bad = answer_with(b"HTTP/1.1 503 Service Unavailable\r\n\r\n").await.unwrap_err();
+        assert!(bad.contains("answered 503"), "{bad}");
+        let other = answer_with(b"220 mail.example.com ESMTP\r\n").await.unwrap_err();
+        assert!(other.contains("not HTTP"), "{other}");
+        let silent = answer_with(b"").await.unwrap_err();
+        assert!(silent.contains("did not answer within 300 ms"), "{silent}");
+    }
+}
