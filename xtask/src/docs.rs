@@ -34,8 +34,11 @@ pub fn run(mode: Mode) -> Result<()> {
 
 #[cfg(feature = "docs")]
 pub fn run(mode: Mode) -> Result<()> {
-    reference::run(mode)
+    reference::run(mode)?;
+    commands::check()
 }
 
+#[cfg(feature = "docs")]
+mod commands;
 #[cfg(feature = "docs")]
 mod reference;

@@ -27,10 +27,11 @@ pub fn check(tree: &Tree) -> Vec<String> {
     complaints
 }
 
-/// `crates/plan/src/host.rs`, but not a command that holds a path or a pattern for paths.
+/// `crates/plan/src/host.rs`, but not a command that holds a path, a pattern, or a NAME to fill in.
 fn is_path(word: &str) -> bool {
     FOLDERS.iter().any(|folder| word.starts_with(folder))
         && word.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '/' | '.' | '_' | '-'))
+        && !word.split('/').any(|part| part.split('.').next().is_some_and(|stem| stem == "NAME" || stem == "NOUN"))
 }
 
 /// Targets of Markdown links to files, without their anchors.

@@ -65,7 +65,8 @@ fn rust_file(file: &str, text: &str, complaints: &mut Vec<String>) {
         complaints
             .push(format!("{file}: begins without module documentation (`//!`): what it is for, and why this way"));
     }
-    let speaks = is_test || file.starts_with("examples/") || SPEAKERS.iter().any(|start| file.starts_with(start));
+    let is_program = file.contains("/src/bin/") || file.starts_with("examples/");
+    let speaks = is_test || is_program || SPEAKERS.iter().any(|start| file.starts_with(start));
     // Tests inside a file come last, and may print.
     let code = text.split("#[cfg(test)]").next().unwrap_or_default();
     for (index, line) in code.lines().enumerate() {
