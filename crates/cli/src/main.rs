@@ -1,1 +1,5 @@
-fn main() {}
+//! `mainstay`: see the library for everything.
+
+fn main() -> std::process::ExitCode {
+    cli::main()
+}

@@ -1,0 +1,31 @@
+//! One file per command: its options, and what it does.
+
+pub mod agent;
+pub mod cancel;
+pub mod completions;
+pub mod credentials;
+pub mod deploy;
+pub mod down;
+pub mod env;
+pub mod events;
+pub mod gateway;
+pub mod init;
+pub mod login;
+pub mod logs;
+pub mod man;
+pub mod open;
+pub mod plan;
+pub mod restart;
+pub mod rollback;
+pub mod scale;
+pub mod server;
+pub mod servers;
+pub mod shim;
+pub mod stacks;
+pub mod start;
+pub mod static_files;
+pub mod status;
+pub mod stop;
+pub mod tokens;
+pub mod up;
+pub mod version;

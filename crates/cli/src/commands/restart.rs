@@ -1,0 +1,23 @@
+//! `mainstay restart`: the same revision in new instances, through the same rollout as a deployment.
+
+use crate::context::Context;
+use crate::exit::Outcome;
+use crate::progress::WaitOptions;
+use crate::{address, report};
+
+/// Start new instances of the current revision and replace the old ones with them, without a gap
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// Service, or stack/service
+    #[arg(value_name = "SERVICE")]
+    pub service: String,
+    #[command(flatten)]
+    pub wait: WaitOptions,
+}
+
+pub async fn run(context: &Context, options: Options) -> Outcome {
+    let client = context.client()?;
+    let service = address::service(&client, &options.service).await?;
+    let deployment = client.restart(service.stack_id.as_str(), service.id.as_str()).await?;
+    report::finish_one(context, &client, deployment, &options.wait).await
+}

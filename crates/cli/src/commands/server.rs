@@ -1,0 +1,61 @@
+//! `mainstay server`: the control plane alone, for a machine that others join.
+
+use crate::context::Context;
+use crate::exit::{Exit, Failure, Outcome};
+use crate::running::Claim;
+use crate::system;
+use server::{Server, ServerOptions};
+use std::net::SocketAddr;
+
+/// Run the control plane: API, dashboard and everything that decides
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// Where the API and the dashboard listen
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:4600", env = "MAINSTAY_LISTEN")]
+    pub listen: SocketAddr,
+    /// postgres://… or sqlite://… [default: a SQLite file in the data directory]
+    #[arg(long, value_name = "URL", env = "MAINSTAY_DATABASE", hide_env_values = true)]
+    pub database: Option<String>,
+    /// Address under which people and agents reach it, if a proxy is in front
+    #[arg(long, value_name = "URL", env = "MAINSTAY_PUBLIC_URL")]
+    pub public_url: Option<String>,
+    /// Let gateways of machines that join listen on every interface, not only on loopback
+    #[arg(long)]
+    pub public: bool,
+    /// Port of the gateways [default: 80 where the agent is root, else 8080]
+    #[arg(long, value_name = "PORT")]
+    pub gateway_port: Option<u16>,
+    /// Allow file:// repositories of this machine as source
+    #[arg(long)]
+    pub allow_local_sources: bool,
+}
+
+pub async fn run(context: &Context, options: Options) -> Outcome {
+    let data_dir = context.data_dir()?;
+    let mut claim = Claim::take(&data_dir).map_err(|error| Failure::general(error.to_string()))?;
+    let settings = ServerOptions {
+        listen: options.listen,
+        database_url: options.database,
+        public_url: options.public_url,
+        gateway_port: options.gateway_port,
+        allow_local_sources: options.allow_local_sources,
+        security_mode: system::security_mode(options.public),
+        ..ServerOptions::new(&data_dir)
+    };
+    let server = Server::start(settings).await?;
+    let address = system::reachable_address(server.address());
+    claim
+        .publish(&address, "server")
+        .map_err(|error| Failure::general(format!("cannot write to {}: {error}", data_dir.display())))?;
+    context.printer.note(&format!("The control plane answers at {address}"));
+    system::tell_password(context, &data_dir, server.initial_password());
+    let mut stop = system::Signals::new()?;
+    tokio::select! {
+        _ = stop.next() => {}
+        () = server.stopped() => {}
+    }
+    context.printer.note("stopping; services on all machines keep running");
+    server.shutdown().await;
+    drop(claim);
+    Ok(Exit::Ok)
+}

@@ -1,0 +1,156 @@
+//! `mainstay status`: the truth about what runs, at three distances: everything, a stack, a service.
+
+use crate::context::Context;
+use crate::exit::{Exit, Failure, Outcome};
+use crate::printer::{Printer, Text, Tone};
+use crate::times::{ago, length, now_ms};
+use crate::{address, report, words};
+use api::deployments::{Deployment, Stage};
+use api::services::{InstanceView, ServiceView};
+use api::stacks::StackView;
+use client::Client;
+
+/// Show what runs
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// A stack, a service, or stack/service; everything without
+    #[arg(value_name = "STACK[/SERVICE]")]
+    pub what: Option<String>,
+}
+
+pub async fn run(context: &Context, options: Options) -> Outcome {
+    let client = context.client()?;
+    let Some(what) = options.what else {
+        let stacks = client.stacks().await?;
+        context.printer.either(&stacks, |stacks, printer| show_all(stacks, printer));
+        return Ok(Exit::Ok);
+    };
+    let stacks = client.stacks().await?;
+    if let Some(stack) = stacks.iter().find(|stack| stack.name.as_str() == what || stack.id.as_str() == what) {
+        context.printer.either(stack, |stack, printer| show_stack(stack, printer));
+        return Ok(Exit::Ok);
+    }
+    show_service(context, &client, &what).await?;
+    Ok(Exit::Ok)
+}
+
+fn show_all(stacks: &[StackView], printer: &Printer) {
+    if stacks.is_empty() {
+        printer.data("Nothing is deployed yet.");
+        printer.hint("Deploy a project from its git repository: mainstay deploy");
+        return;
+    }
+    for (index, stack) in stacks.iter().enumerate() {
+        if index > 0 {
+            printer.data("");
+        }
+        show_stack(stack, printer);
+    }
+}
+
+fn show_stack(stack: &StackView, printer: &Printer) {
+    let paint = printer.paint();
+    let (word, tone) = words::stack_condition(stack.condition);
+    printer.data(&format!("{} {}, version {}", paint.bold(stack.name.as_str()), paint.tone(tone, word), stack.version));
+    for problem in &stack.problems {
+        printer.data(&format!("  {} {problem}", paint.tone(Tone::Warning, "!")));
+    }
+    let rows = stack.services.iter().map(service_row);
+    printer.table(&["service", "condition", "revision", "instances", "changed", "address"], rows);
+}
+
+fn service_row(service: &ServiceView) -> Vec<Text> {
+    let revision = service
+        .current
+        .as_ref()
+        .map_or("-".to_owned(), |revision| format!("{} ({})", revision.number, revision.commit.short()));
+    let changed =
+        service.deployment.as_ref().map_or("-".to_owned(), |deployment| ago(deployment.created_at_ms, now_ms()));
+    let address = service.urls.first().cloned().unwrap_or_else(|| "-".into());
+    vec![
+        service.name.as_str().into(),
+        words::service_condition(service),
+        revision.into(),
+        words::replicas(service).into(),
+        changed.into(),
+        address.into(),
+    ]
+}
+
+async fn show_service(context: &Context, client: &Client, what: &str) -> Result<(), Failure> {
+    let service = address::service(client, what).await?;
+    let (stack, id) = (service.stack_id.as_str(), service.id.as_str());
+    let service = client.service(stack, id).await?;
+    let deployments = client.deployments(stack, id, 8).await?;
+    if context.printer.json() {
+        context.printer.data_json(&service, true);
+        return Ok(());
+    }
+    let printer = &context.printer;
+    let paint = printer.paint();
+    let Text(word, tone) = words::service_condition(&service);
+    printer.data(&format!("{} {}", paint.bold(&address::full_name(&service)), paint.tone(tone, &word)));
+    if let Some(current) = &service.current {
+        printer.data(&format!("  revision {} ({}) {}", current.number, current.commit.short(), current.commit_subject));
+    }
+    for url in &service.urls {
+        printer.data(&format!("  {url}"));
+    }
+    if !service.instances.is_empty() {
+        printer.data("");
+        let rows = service.instances.iter().map(instance_row);
+        printer.table(&["instance", "server", "state", "traffic", "revision", "port", "restarts", "last probe"], rows);
+    }
+    if !deployments.is_empty() {
+        printer.data("");
+        printer.table(
+            &["deployment", "kind", "stage", "revision", "took", "begun", "by"],
+            deployments.iter().map(deployment_row),
+        );
+    }
+    if let Some(failed) = service.deployment.as_ref().filter(|d| matches!(d.stage, Stage::Failed | Stage::RolledBack)) {
+        printer.data("");
+        if let Some(failure) = &failed.failure {
+            printer.data(&format!("The last {} did not work: {}", failed.kind, failure.message));
+        }
+        report::evidence(failed).iter().for_each(|line| printer.data(&format!("  {line}")));
+    }
+    Ok(())
+}
+
+fn instance_row(instance: &InstanceView) -> Vec<Text> {
+    let observed = instance.observed.as_ref();
+    let port = observed.and_then(|o| o.port).map_or("-".to_owned(), |port| port.to_string());
+    let restarts = observed.map_or("-".to_owned(), |o| o.restarts.to_string());
+    let probe = observed.and_then(|o| {
+        let exit = o
+            .last_exit
+            .as_ref()
+            .filter(|_| o.last_probe.as_ref().is_none_or(|probe| !probe.ok))
+            .map(|exit| exit.describe());
+        exit.or_else(|| o.last_probe.as_ref().map(|probe| probe.message.clone()))
+    });
+    vec![
+        instance.id.short().into(),
+        instance.server.as_str().into(),
+        words::instance_state(instance),
+        words::traffic(instance.traffic).into(),
+        instance.revision_number.to_string().into(),
+        port.into(),
+        restarts.into(),
+        crate::progress::plain_text(&probe.unwrap_or_else(|| "-".into())).into(),
+    ]
+}
+
+fn deployment_row(deployment: &Deployment) -> Vec<Text> {
+    let took = deployment.ended_at_ms.map_or("-".to_owned(), |ended| length(ended - deployment.created_at_ms));
+    vec![
+        deployment.id.short().into(),
+        deployment.kind.as_str().into(),
+        words::stage(deployment),
+        format!("{} ({})", deployment.revision_number, deployment.commit.short()).into(),
+        took.into(),
+        ago(deployment.created_at_ms, now_ms()).into(),
+        deployment.cause.actor.label().into(),
+    ]
+}

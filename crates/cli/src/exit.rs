@@ -1,0 +1,211 @@
+//! How a command ends: the exit codes a script can rely on, and the failure a person reads.
+//!
+//! | code | meaning |
+//! |---|---|
+//! | 0 | done |
+//! | 1 | failed for a reason that has no code of its own |
+//! | 2 | wrong usage; or, with `plan --detailed-exitcode`, there are differences |
+//! | 3 | a deployment failed or was rolled back |
+//! | 4 | the control plane cannot be reached |
+//! | 5 | refused: no credential, or one that is not good |
+//! | 6 | the plan is stale: what it was made against has changed |
+//! | 7 | waited as long as allowed, and it is still going on |
+//!
+//! A [`Failure`] carries what happened, the places in the input that are wrong, and the next step. It
+//! is printed once, by `main`, to stderr: as text, or with `--json` as one JSON object.
+
+use crate::excerpt;
+use crate::printer::{Paint, Printer};
+use api::error::{ApiError, ErrorCode, ErrorDetail};
+use client::ClientError;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    Ok = 0,
+    Failed = 1,
+    /// Usage; `plan --detailed-exitcode` with differences.
+    Usage = 2,
+    DeploymentFailed = 3,
+    Unreachable = 4,
+    Refused = 5,
+    StalePlan = 6,
+    TimedOut = 7,
+}
+
+impl Exit {
+    /// What `plan --detailed-exitcode` ends with when there is something to do.
+    pub const DIFFERENCES: Exit = Exit::Usage;
+}
+
+impl From<Exit> for std::process::ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// A text that complaints with a line and column are about.
+#[derive(Debug, Clone)]
+pub struct SourceText {
+    pub path: String,
+    pub text: String,
+}
+
+/// Why a command did not do what it was asked.
+#[derive(Debug, Clone)]
+pub struct Failure {
+    pub exit: Exit,
+    pub message: String,
+    pub help: Option<String>,
+    details: Vec<ErrorDetail>,
+    source: Option<SourceText>,
+    /// Lines between the message and the help: the last probe, the end of a log.
+    evidence: Vec<String>,
+    code: Option<ErrorCode>,
+    request_id: Option<String>,
+}
+
+impl Failure {
+    pub fn new(exit: Exit, message: impl Into<String>) -> Self {
+        let message = message.into();
+        Self {
+            exit,
+            message,
+            help: None,
+            details: vec![],
+            source: None,
+            evidence: vec![],
+            code: None,
+            request_id: None,
+        }
+    }
+
+    /// The ordinary failure, code 1.
+    pub fn general(message: impl Into<String>) -> Self {
+        Self::new(Exit::Failed, message)
+    }
+
+    pub fn usage(message: impl Into<String>) -> Self {
+        Self::new(Exit::Usage, message)
+    }
+
+    pub fn help(mut self, help: impl Into<String>) -> Self {
+        self.help = Some(help.into());
+        self
+    }
+
+    pub fn evidence(mut self, lines: impl IntoIterator<Item = String>) -> Self {
+        self.evidence.extend(lines);
+        self
+    }
+
+    /// The text that lines and columns of the details count in.
+    pub fn about(mut self, source: SourceText) -> Self {
+        self.source = Some(source);
+        self
+    }
+
+    pub fn details(mut self, details: Vec<ErrorDetail>) -> Self {
+        self.details = details;
+        self
+    }
+
+    /// Writes it to stderr.
+    pub fn print(&self, printer: &Printer) {
+        if printer.json() {
+            printer.error_text(&self.to_json().to_string());
+        } else {
+            printer.error_text(&self.to_text(printer.paint_err()));
+        }
+    }
+
+    pub fn to_text(&self, paint: Paint) -> String {
+        let mut text = format!("{} {}\n", paint.red_bold("error:"), self.message);
+        for detail in &self.details {
+            text.push('\n');
+            text.push_str(&excerpt::render(detail, self.source.as_ref(), paint));
+        }
+        if !self.evidence.is_empty() {
+            text.push('\n');
+            for line in &self.evidence {
+                text.push_str(&format!("  {line}\n"));
+            }
+        }
+        if let Some(help) = &self.help {
+            text.push_str(&format!("\n{} {help}\n", paint.cyan("next:")));
+        }
+        if let Some(request) = &self.request_id {
+            text.push_str(&format!("{}\n", paint.dim(&format!("request {request}"))));
+        }
+        text.trim_end().to_owned()
+    }
+
+    fn to_json(&self) -> serde_json::Value {
+        serde_json::json!({
+            "error": {
+                "code": self.code,
+                "message": self.message,
+                "details": self.details,
+                "evidence": self.evidence,
+                "help": self.help,
+                "request_id": self.request_id,
+            },
+            "exit_code": self.exit as u8,
+        })
+    }
+}
+
+impl From<ApiError> for Failure {
+    fn from(error: ApiError) -> Self {
+        let exit = match error.code {
+            ErrorCode::Unauthenticated | ErrorCode::SignatureRefused => Exit::Refused,
+            ErrorCode::TokenUsed | ErrorCode::TokenExpired | ErrorCode::TokenUnknown => Exit::Refused,
+            ErrorCode::StalePlan => Exit::StalePlan,
+            _ => Exit::Failed,
+        };
+        let help = error.help.or_else(|| match error.code {
+            ErrorCode::Unauthenticated => {
+                Some("sign in with `mainstay login`, or pass --token or MAINSTAY_TOKEN".into())
+            }
+            ErrorCode::StalePlan => {
+                Some("make a new plan with `mainstay plan`, look at it again and apply that one".into())
+            }
+            ErrorCode::Internal => Some("look for the request below in the control plane's log".into()),
+            _ => None,
+        });
+        // The id is of use to somebody only where the control plane itself is at fault.
+        let request_id =
+            error.request_id.filter(|_| matches!(error.code, ErrorCode::Internal | ErrorCode::Unavailable));
+        Self {
+            help,
+            details: error.details,
+            code: Some(error.code),
+            request_id: request_id.map(|id| id.to_string()),
+            ..Self::new(exit, error.message)
+        }
+    }
+}
+
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Self {
+        match error {
+            ClientError::Api { error, .. } => (*error).into(),
+            ClientError::Unreachable { url, reason } => {
+                let message = format!("cannot reach the control plane at {url}: {reason}");
+                Self::new(Exit::Unreachable, message)
+                    .help("is it running? start it with `mainstay up` or name another with --server")
+            }
+            ClientError::TimedOut { .. } => Self::new(Exit::Unreachable, error.to_string()),
+            ClientError::NotMainstay { .. } => Self::new(Exit::Unreachable, error.to_string()),
+            ClientError::Address { .. } => Self::usage(error.to_string()),
+        }
+    }
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Self::general(crate::system::with_causes(error.as_ref()))
+    }
+}
+
+pub type Outcome = Result<Exit, Failure>;
