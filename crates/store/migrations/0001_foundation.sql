@@ -52,6 +52,7 @@ CREATE TABLE tokens (
     used_at_ms BIGINT,
     revoked_at_ms BIGINT
 );
+CREATE INDEX tokens_by_organization ON tokens (organization_id, created_at_ms);
 
 CREATE TABLE credentials (
     organization_id TEXT NOT NULL REFERENCES organizations (id),
@@ -162,6 +163,8 @@ CREATE TABLE deployments (
     id TEXT PRIMARY KEY,
     organization_id TEXT NOT NULL REFERENCES organizations (id),
     service_id TEXT NOT NULL REFERENCES services (id) ON DELETE CASCADE,
+    -- What it makes live; a revision stays as long as a deployment names it.
+    revision_id TEXT NOT NULL REFERENCES revisions (id),
     stage TEXT NOT NULL,
     in_flight BIGINT NOT NULL,
     -- Order within the service; the newest one is what the rollout looks at.
@@ -172,6 +175,7 @@ CREATE TABLE deployments (
 );
 -- One deployment in flight per service, whatever races.
 CREATE UNIQUE INDEX deployments_in_flight ON deployments (service_id) WHERE in_flight = 1;
+CREATE INDEX deployments_by_revision ON deployments (revision_id);
 
 CREATE TABLE instances (
     id TEXT PRIMARY KEY,
@@ -187,7 +191,10 @@ CREATE TABLE instances (
     traffic_changed_at_ms BIGINT NOT NULL,
     created_at_ms BIGINT NOT NULL
 );
+CREATE INDEX instances_by_organization ON instances (organization_id);
 CREATE INDEX instances_by_service ON instances (service_id);
+CREATE INDEX instances_by_deployment ON instances (deployment_id);
+CREATE INDEX instances_by_revision ON instances (revision_id);
 CREATE INDEX instances_by_server ON instances (server_id);
 
 CREATE TABLE events (
@@ -204,18 +211,26 @@ CREATE TABLE events (
     PRIMARY KEY (organization_id, sequence),
     UNIQUE (organization_id, id)
 );
-CREATE INDEX events_by_service ON events (organization_id, service_id, sequence);
-CREATE INDEX events_by_stack ON events (organization_id, stack_id, sequence);
+-- Partial, because most events name only some of these, and few are problems.
+CREATE INDEX events_by_stack ON events (organization_id, stack_id, sequence) WHERE stack_id IS NOT NULL;
+CREATE INDEX events_by_service ON events (organization_id, service_id, sequence) WHERE service_id IS NOT NULL;
+CREATE INDEX events_by_deployment ON events (organization_id, deployment_id, sequence) WHERE deployment_id IS NOT NULL;
+CREATE INDEX events_by_server ON events (organization_id, server_id, sequence) WHERE server_id IS NOT NULL;
+CREATE INDEX events_by_problem ON events (organization_id, sequence) WHERE level <> 'info';
 
 CREATE TABLE log_streams (
     organization_id TEXT NOT NULL REFERENCES organizations (id),
     source TEXT NOT NULL,
     service_id TEXT NOT NULL,
     server_id TEXT NOT NULL,
+    -- The deployment that built, or that made the instance: known here even after the instance is forgotten.
+    deployment_id TEXT,
     next_offset BIGINT NOT NULL,
-    PRIMARY KEY (organization_id, source)
+    -- Several servers build for one deployment, each with offsets of its own.
+    PRIMARY KEY (organization_id, source, server_id)
 );
 CREATE INDEX log_streams_by_service ON log_streams (organization_id, service_id);
+CREATE INDEX log_streams_by_deployment ON log_streams (organization_id, deployment_id);
 
 CREATE TABLE log_lines (
     organization_id TEXT NOT NULL REFERENCES organizations (id),
@@ -227,5 +242,6 @@ CREATE TABLE log_lines (
     text TEXT NOT NULL,
     PRIMARY KEY (organization_id, sequence)
 );
-CREATE INDEX log_lines_by_source ON log_lines (organization_id, source, sequence);
-CREATE INDEX log_lines_by_service ON log_lines (organization_id, service_id, sequence);
+-- The time is in both, so that "since" is decided without reading the lines.
+CREATE INDEX log_lines_by_source ON log_lines (organization_id, source, sequence, at_ms);
+CREATE INDEX log_lines_by_service ON log_lines (organization_id, service_id, sequence, at_ms);

@@ -56,6 +56,19 @@ impl Store {
         Ok(acknowledged)
     }
 
+    /// Whether lines of this log came from this server before.
+    pub async fn log_stream_exists(&self, scope: &Scope, source: &LogSource, server_id: &ServerId) -> Result<bool> {
+        let row = sqlx::query_as::<_, (i64,)>(
+            "SELECT COUNT(*) FROM log_streams WHERE organization_id = $1 AND source = $2 AND server_id = $3",
+        )
+        .bind(scope.organization.as_str())
+        .bind(source.key())
+        .bind(server_id.as_str())
+        .fetch_one(&self.pool)
+        .await?;
+        Ok(row.0 > 0)
+    }
+
     pub async fn log_list(&self, scope: &Scope, filter: &LogFilter) -> Result<Vec<LogRecord>> {
         let mut query = QueryBuilder::<Any>::new(
             "SELECT l.sequence, l.service_id, s.name, l.source, l.at_ms, l.stream, l.text
@@ -159,7 +172,7 @@ async fn append(
         insert_lines(transaction, scope, batch, &key, gap_line).await?;
         sqlx::query(
             "INSERT INTO log_streams (organization_id, source, service_id, server_id, next_offset) VALUES ($1, $2, $3, $4, $5)
-             ON CONFLICT (organization_id, source) DO UPDATE SET next_offset = excluded.next_offset, server_id = excluded.server_id",
+             ON CONFLICT (organization_id, source, server_id) DO UPDATE SET next_offset = excluded.next_offset",
         )
         .bind(organization)
         .bind(&key)

@@ -1,0 +1,98 @@
+//! Requests of agents, believed only as they were signed.
+//!
+//! The signature is checked over the raw body before anything looks into it: what an attacker can
+//! reach without a machine's secret is a hash function and one read of the store. The order is
+//! headers, clock, identity, body and signature, and the nonce last, so that nobody can burn the
+//! nonces of another machine or fill the table.
+
+use crate::clock;
+use crate::error::HttpError;
+use crate::requests::CurrentRequest;
+use crate::state::AppState;
+use api::cause::Actor;
+use api::error::ErrorCode;
+use api::ids::{RequestId, ServerId};
+use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::http::HeaderMap;
+use bytes::Bytes;
+use store::Scope;
+use wire::request::{HEADER_CONTENT, HEADER_NONCE, HEADER_SERVER, HEADER_SIGNATURE, HEADER_TIMESTAMP, RequestParts};
+use wire::{RequestSignature, RequestSigner, SignatureError};
+
+/// A full report of a large machine is some hundred kilobytes; a batch of logs is compressed.
+const BODY_LIMIT_BYTES: usize = 8 * 1024 * 1024;
+
+/// A request that a known machine made, once, just now.
+pub struct SignedRequest {
+    pub server: store::Server,
+    pub scope: Scope,
+    pub request_id: RequestId,
+    pub body: Bytes,
+}
+
+impl FromRequest<AppState> for SignedRequest {
+    type Rejection = HttpError;
+    async fn from_request(request: Request, state: &AppState) -> Result<Self, HttpError> {
+        let (mut parts, body) = request.into_parts();
+        let CurrentRequest(request_id) = CurrentRequest::from_request_parts(&mut parts, state).await?;
+        let (server_id, signature) = read_headers(&parts.headers).map_err(refuse)?;
+        let now_ms = clock::now_ms();
+        let difference_ms = signature.timestamp_ms.saturating_sub(now_ms);
+        if difference_ms.saturating_abs() > wire::CLOCK_WINDOW_MS {
+            return Err(refuse(SignatureError::Clock { difference_ms }));
+        }
+        let body = axum::body::to_bytes(body, BODY_LIMIT_BYTES).await.map_err(|_| {
+            let message = format!("the body is broken off or larger than {BODY_LIMIT_BYTES} bytes");
+            HttpError::new(ErrorCode::TooLarge, message)
+        })?;
+        let Some((organization, server)) = state.store().server_authenticate(&server_id).await? else {
+            return Err(HttpError::new(
+                ErrorCode::SignatureRefused,
+                "this server is not known here; it may have been removed",
+            )
+            .help("join again with a new token: mainstay agent --join URL --token TOKEN"));
+        };
+        let signer = RequestSigner::from_base64(&server.secret).map_err(HttpError::internal)?;
+        let signed = RequestParts {
+            method: parts.method.as_str(),
+            path: parts.uri.path(),
+            query: parts.uri.query().unwrap_or_default(),
+            body: &body,
+        };
+        signer.verify(&signed, &signature, now_ms).map_err(refuse)?;
+        let keep_until_ms = signature.timestamp_ms + wire::NONCE_LIFETIME_MS;
+        if !state.store().nonce_claim(&server_id, &signature.nonce, keep_until_ms).await? {
+            return Err(HttpError::new(
+                ErrorCode::SignatureRefused,
+                "this request was made before: its nonce is used up",
+            ));
+        }
+        let actor = Actor::Agent { server: server.name.to_string() };
+        Ok(Self { server, scope: Scope { organization, actor }, request_id, body })
+    }
+}
+
+fn refuse(error: SignatureError) -> HttpError {
+    let refused = HttpError::new(ErrorCode::SignatureRefused, format!("the request's signature is refused: {error}"));
+    match error {
+        SignatureError::Clock { .. } => {
+            refused.help("set the machine's clock, for example with systemd-timesyncd or chrony")
+        }
+        _ => refused,
+    }
+}
+
+fn read_headers(headers: &HeaderMap) -> Result<(ServerId, RequestSignature), SignatureError> {
+    let text = |name: &'static str| {
+        headers.get(name).and_then(|value| value.to_str().ok()).ok_or(SignatureError::Header(name))
+    };
+    let server_id = text(HEADER_SERVER)?.parse().map_err(|_| SignatureError::Header(HEADER_SERVER))?;
+    let timestamp_ms = text(HEADER_TIMESTAMP)?.parse().map_err(|_| SignatureError::Header(HEADER_TIMESTAMP))?;
+    let signature = RequestSignature {
+        timestamp_ms,
+        nonce: text(HEADER_NONCE)?.to_owned(),
+        content_sha256: text(HEADER_CONTENT)?.to_owned(),
+        signature: text(HEADER_SIGNATURE)?.to_owned(),
+    };
+    Ok((server_id, signature))
+}

@@ -1,0 +1,266 @@
+//! One tick of one service: rows and reports in, [`plan::rollout`], rows and events out.
+
+use crate::clock;
+use crate::desired::{self, may_take};
+use crate::error::Result;
+use crate::state::{AppState, event, fresh};
+use api::cause::Cause;
+use api::deployments::{Deployment, Stage, StageEntry};
+use api::events::{Event, EventKind, EventLevel};
+use api::ids::{InstanceId, RevisionId, ServerId, ServiceId};
+use api::observed::ObservedState;
+use plan::placement::Candidate;
+use plan::rollout::{RolloutChange, RolloutInput, RolloutInstance, RolloutPlan, RolloutRevision};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+use store::{Error, Instance, InstanceChange, RolloutWrite, Scope, Server, Service};
+
+/// What a tick came to.
+pub enum Outcome {
+    /// Rows changed: look again at once.
+    Changed,
+    /// Nothing to do before `wait` is over, unless somebody has news.
+    Quiet { wait: Option<Duration> },
+    /// The service was forgotten.
+    Gone,
+}
+
+/// One tick.
+pub async fn tick(state: &AppState, service_id: &ServiceId) -> Result<Outcome> {
+    let scope = state.system_scope("rollout");
+    let _deciding = state.deciding.lock().await;
+    let service = match state.store().service_get(&scope, service_id).await {
+        Ok(service) => service,
+        Err(Error::NotFound { .. }) => return Ok(Outcome::Gone),
+        Err(error) => return Err(error.into()),
+    };
+    let (input, instances) = read(state, &scope, &service).await?;
+    let plan = plan::rollout::plan(&input);
+    if plan.changes.is_empty() {
+        let flying = input.deployment.as_ref().is_some_and(|d| d.stage.in_flight());
+        if service.removing && instances.is_empty() && !flying {
+            return forget(state, &scope, &service).await;
+        }
+        let wait = plan.wake_at_ms.map(|at_ms| Duration::from_millis((at_ms - input.now_ms).max(1) as u64));
+        return Ok(Outcome::Quiet { wait });
+    }
+    write(state, &scope, &service, &input, &instances, plan).await
+}
+
+/// A removed service without instances is forgotten, and its stack with the last of them.
+async fn forget(state: &AppState, scope: &Scope, service: &Service) -> Result<Outcome> {
+    state.store().service_delete(scope, &service.id).await?;
+    if state.store().stack_delete_if_empty(scope, &service.stack_id).await? {
+        let cause = Cause::system("rollout", "its last service was removed");
+        let mut removed =
+            event(EventKind::StackRemoved, EventLevel::Info, "the stack is gone: all its services were removed", cause);
+        removed.stack_id = Some(service.stack_id.clone());
+        crate::events::record(state, scope, vec![removed]).await?;
+    }
+    desired::refresh_all(state, scope).await?;
+    Ok(Outcome::Gone)
+}
+
+async fn read(state: &AppState, scope: &Scope, service: &Service) -> Result<(RolloutInput, Vec<Instance>)> {
+    let store = state.store();
+    let deployment = store.deployment_newest(scope, &service.id).await?;
+    let instances = store.instance_list_of_service(scope, &service.id).await?;
+    let servers = store.server_list(scope).await?;
+    let everything = store.instance_list(scope).await?;
+    let stack = store.stack_get(scope, &service.stack_id).await?;
+    let projects = store.project_list(scope).await?;
+
+    let mut wanted: BTreeSet<&RevisionId> = instances.iter().map(|instance| &instance.revision_id).collect();
+    wanted.extend(deployment.iter().flat_map(|d| [Some(&d.revision_id), d.previous_revision_id.as_ref()]).flatten());
+    wanted.extend(service.current_revision_id.iter().chain(&service.previous_revision_id));
+    let mut revisions = Vec::new();
+    for id in wanted {
+        let revision = match store.revision_get(scope, id).await {
+            Ok(revision) => revision,
+            // Retention forgot it; nothing can go back to it any more.
+            Err(Error::NotFound { .. }) => continue,
+            Err(error) => return Err(error.into()),
+        };
+        let (port, rollout) = (revision.spec.port, revision.spec.rollout);
+        revisions.push(RolloutRevision { id: revision.id, number: revision.number, port, rollout });
+    }
+
+    let mut reports = BTreeMap::new();
+    for server in &servers {
+        let observed = state.heard(&server.id).and_then(|heard| heard.observed);
+        let generation = store.desired_state_head(scope, &server.id).await?.map_or(0, |(generation, _)| generation);
+        reports.insert(server.id.clone(), Report { online: server.online, observed, generation });
+    }
+    let now_ms = clock::now_ms();
+    let input = RolloutInput {
+        service: service.name.clone(),
+        intent: service.intent,
+        replicas: service.replicas,
+        current_revision_id: service.current_revision_id.clone(),
+        previous_revision_id: service.previous_revision_id.clone(),
+        deployment,
+        revisions,
+        instances: instances.iter().map(|instance| seen(instance, reports.get(&instance.server_id))).collect(),
+        preparations: preparations(&reports, &service.id),
+        candidates: servers
+            .iter()
+            .filter(|server| server.online && may_take(server, &stack, &projects))
+            .map(|server| candidate(server, &service.id, &everything))
+            .collect(),
+        now_ms,
+    };
+    Ok((input, instances))
+}
+
+/// A server's word, and how new the word is that it was given.
+struct Report {
+    online: bool,
+    observed: Option<Arc<ObservedState>>,
+    generation: u64,
+}
+
+fn seen(instance: &Instance, report: Option<&Report>) -> RolloutInstance {
+    let said = report.filter(|report| report.online).and_then(|report| report.observed.as_deref());
+    let gateway = said.map(|observed| &observed.gateway);
+    let open = gateway.and_then(|gateway| gateway.open.iter().find(|open| open.instance_id == instance.id));
+    RolloutInstance {
+        id: instance.id.clone(),
+        revision_id: instance.revision_id.clone(),
+        deployment_id: instance.deployment_id.clone(),
+        server_id: instance.server_id.clone(),
+        ordinal: instance.ordinal,
+        intent: instance.intent,
+        traffic: instance.traffic,
+        traffic_changed_at_ms: instance.traffic_changed_at_ms,
+        observed: said.and_then(|s| s.instances.iter().find(|o| o.instance_id == instance.id).cloned()),
+        caught_up: said.is_some_and(|s| report.is_some_and(|report| s.generation >= report.generation)),
+        server_exists: report.is_some(),
+        server_online: report.is_some_and(|report| report.online),
+        routed: gateway.is_some_and(|gateway| gateway.active.contains(&instance.id)),
+        open_requests: open.map_or(0, |open| open.requests),
+        gateway_problem: gateway.and_then(|gateway| gateway.problem.clone()),
+    }
+}
+
+fn preparations(
+    reports: &BTreeMap<ServerId, Report>,
+    service_id: &ServiceId,
+) -> Vec<(ServerId, api::observed::PreparationObserved)> {
+    let said = reports.iter().filter_map(|(id, report)| report.observed.as_ref().map(|observed| (id, observed)));
+    said.flat_map(|(id, observed)| {
+        let own = observed.preparations.iter().filter(|preparation| &preparation.service_id == service_id);
+        own.map(|preparation| (id.clone(), preparation.clone())).collect::<Vec<_>>()
+    })
+    .collect()
+}
+
+fn candidate(server: &Server, service_id: &ServiceId, everything: &[Instance]) -> Candidate {
+    let here = everything.iter().filter(|instance| instance.server_id == server.id);
+    let count = |instances: usize| u32::try_from(instances).unwrap_or(u32::MAX);
+    Candidate {
+        server_id: server.id.clone(),
+        index: server.index,
+        of_service: count(here.clone().filter(|instance| &instance.service_id == service_id).count()),
+        of_all: count(here.count()),
+    }
+}
+
+async fn write(
+    state: &AppState,
+    scope: &Scope,
+    service: &Service,
+    input: &RolloutInput,
+    instances: &[Instance],
+    plan: RolloutPlan,
+) -> Result<Outcome> {
+    let now_ms = input.now_ms;
+    let mut deployment = input.deployment.clone();
+    let mut events = Vec::new();
+    let mut rows = Vec::new();
+    let mut current = None;
+    let mut stage_changed = false;
+    for change in plan.changes {
+        match change {
+            RolloutChange::SetCurrent { revision_id, previous_revision_id } => {
+                current = Some((revision_id, previous_revision_id));
+            }
+            RolloutChange::SetStage { deployment_id, stage, failure, bake_until_ms, warm_until_ms } => {
+                let Some(deployment) = deployment.as_mut().filter(|d| d.id == deployment_id) else { continue };
+                stage_changed = true;
+                deployment.stage = stage;
+                deployment.stages.push(StageEntry { stage, at_ms: now_ms });
+                deployment.failure = failure.or(deployment.failure.take());
+                deployment.bake_until_ms = bake_until_ms;
+                deployment.warm_until_ms = warm_until_ms;
+                if !stage.in_flight() {
+                    deployment.ended_at_ms = Some(now_ms);
+                }
+                events.push(stage_event(deployment, service));
+            }
+            other => rows.extend(row_of(other, service, instances, now_ms)),
+        }
+    }
+    let expected = input.deployment.as_ref().map(|before| before.stage);
+    let write = RolloutWrite {
+        service_id: service.id.clone(),
+        newest: input.deployment.as_ref().map(|before| before.id.clone()),
+        deployment: deployment.filter(|_| stage_changed).zip(expected),
+        instances: rows,
+        current,
+    };
+    match state.store().rollout_apply(scope, &write, now_ms).await {
+        Ok(()) => {}
+        // A person asked for something else in between: look again at what is true now.
+        Err(Error::Stale { .. }) => return Ok(Outcome::Changed),
+        Err(error) => return Err(error.into()),
+    }
+    desired::refresh_all(state, scope).await?;
+    crate::events::record(state, scope, events).await?;
+    Ok(Outcome::Changed)
+}
+
+fn row_of(change: RolloutChange, service: &Service, instances: &[Instance], now_ms: i64) -> Option<InstanceChange> {
+    match change {
+        RolloutChange::CreateInstance { revision_id, deployment_id, server_id, ordinal, intent } => {
+            Some(InstanceChange::Create(Instance {
+                id: fresh(InstanceId::from_uuid),
+                service_id: service.id.clone(),
+                revision_id,
+                deployment_id,
+                server_id,
+                ordinal,
+                intent,
+                traffic: api::desired::Traffic::Candidate,
+                traffic_changed_at_ms: now_ms,
+            }))
+        }
+        RolloutChange::SetTraffic { instance_id: id, traffic } => Some(InstanceChange::SetTraffic { id, traffic }),
+        RolloutChange::SetIntent { instance_id: id, intent } => Some(InstanceChange::SetIntent { id, intent }),
+        RolloutChange::DeleteInstance { instance_id: id } => {
+            instances.iter().any(|instance| instance.id == id).then_some(InstanceChange::Delete { id })
+        }
+        RolloutChange::SetStage { .. } | RolloutChange::SetCurrent { .. } => None,
+    }
+}
+
+fn stage_event(deployment: &Deployment, service: &Service) -> Event {
+    let (level, message) = match (&deployment.failure, deployment.stage) {
+        (Some(failure), Stage::Failed) => (EventLevel::Error, failure.message.clone()),
+        (Some(failure), Stage::RolledBack) => (EventLevel::Warning, failure.message.clone()),
+        (_, stage) => {
+            let text = format!(
+                "the {} of {} (revision {}) is {stage}",
+                deployment.kind, service.name, deployment.revision_number
+            );
+            (EventLevel::Info, text)
+        }
+    };
+    let mut cause = deployment.cause.clone();
+    cause.deployment_id = Some(deployment.id.clone());
+    let mut changed = event(EventKind::DeploymentStageChanged, level, message, cause);
+    changed.stack_id = Some(service.stack_id.clone());
+    changed.service_id = Some(service.id.clone());
+    changed.deployment_id = Some(deployment.id.clone());
+    changed
+}

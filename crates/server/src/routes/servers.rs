@@ -1,0 +1,41 @@
+//! Machines with an agent.
+
+use crate::actions::servers;
+use crate::auth::Caller;
+use crate::error::Result;
+use crate::extract::Path;
+use crate::state::AppState;
+use crate::views;
+use api::servers::ServerView;
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+
+/// All servers with their last reports.
+#[utoipa::path(get, path = "/api/v1/servers", tag = "servers",
+    responses((status = 200, body = Vec<ServerView>), (status = 401, body = api::error::ApiError)))]
+pub async fn list(State(state): State<AppState>, caller: Caller) -> Result<Json<Vec<ServerView>>> {
+    Ok(Json(views::servers(&state, caller.scope()).await?))
+}
+
+/// One server, by name or id.
+#[utoipa::path(get, path = "/api/v1/servers/{server}", tag = "servers", params(("server" = String, Path)),
+    responses((status = 200, body = ServerView), (status = 401, body = api::error::ApiError),
+        (status = 404, body = api::error::ApiError)))]
+pub async fn show(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(server): Path<String>,
+) -> Result<Json<ServerView>> {
+    Ok(Json(views::server(&state, caller.scope(), &server).await?))
+}
+
+/// Forgets a server: its identity is not good any more, and instances on it are placed elsewhere
+/// with the next deployment.
+#[utoipa::path(delete, path = "/api/v1/servers/{server}", tag = "servers", params(("server" = String, Path)),
+    responses((status = 204), (status = 401, body = api::error::ApiError), (status = 404, body = api::error::ApiError),
+        (status = 409, body = api::error::ApiError)))]
+pub async fn remove(State(state): State<AppState>, caller: Caller, Path(server): Path<String>) -> Result<StatusCode> {
+    servers::remove(&state, &caller, &server).await?;
+    Ok(StatusCode::NO_CONTENT)
+}

@@ -1,0 +1,43 @@
+//! Values for unit tests of this crate.
+
+use api::ids::{RevisionId, ServiceId};
+use api::services::{
+    HealthCheck, HealthSpec, PortSpec, RestartSpec, Revision, RolloutSpec, RouteSpec, RunSpec, ServiceSpec, SourceSpec,
+    StopSpec,
+};
+use std::collections::BTreeMap;
+
+/// A revision of `web` with a commit of its own and one route.
+pub fn revision(number: u64, path: &str) -> Revision {
+    let route = RouteSpec { host: None, path: path.parse().unwrap(), strip_prefix: false };
+    Revision {
+        id: RevisionId::from_uuid(uuid::Uuid::from_u128(u128::from(number))),
+        service_id: ServiceId::from_uuid(uuid::Uuid::from_u128(2)),
+        number,
+        commit: format!("{number:040x}").parse().unwrap(),
+        commit_subject: String::new(),
+        spec: ServiceSpec {
+            name: "web".parse().unwrap(),
+            source: SourceSpec {
+                git: "https://example.com/shop.git".parse().unwrap(),
+                reference: None,
+                directory: String::new(),
+                credential: None,
+                submodules: false,
+            },
+            build: None,
+            run: RunSpec::Command { command: "serve".into() },
+            env: BTreeMap::new(),
+            port: PortSpec::Injected,
+            replicas: None,
+            routes: vec![route],
+            health: HealthSpec::with(HealthCheck::Tcp),
+            limits: Default::default(),
+            restart: RestartSpec::default(),
+            stop: StopSpec::default(),
+            rollout: RolloutSpec::default(),
+        },
+        hash: String::new(),
+        created_at_ms: 0,
+    }
+}

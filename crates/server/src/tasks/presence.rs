@@ -1,0 +1,52 @@
+//! Notices servers that no longer report.
+
+use crate::clock;
+use crate::error::Result;
+use crate::state::{AppState, event};
+use api::cause::Cause;
+use api::events::{EventKind, EventLevel};
+use std::time::Duration;
+
+/// Three missed reports, and a little for the way.
+pub fn patience_ms(poll_interval_ms: u64) -> i64 {
+    (3 * poll_interval_ms + poll_interval_ms / 4) as i64
+}
+
+pub async fn run(state: AppState) {
+    let pause = Duration::from_millis((state.options().poll_interval_ms / 4).clamp(50, 2_500));
+    loop {
+        tokio::select! {
+            () = state.stopping().cancelled() => return,
+            () = tokio::time::sleep(pause) => {}
+        }
+        if let Err(error) = look(&state).await {
+            let _ = error.to_answer();
+        }
+    }
+}
+
+async fn look(state: &AppState) -> Result<()> {
+    let scope = state.system_scope("presence");
+    let now_ms = clock::now_ms();
+    let patience_ms = patience_ms(state.options().poll_interval_ms);
+    for server in state.store().server_list(&scope).await?.into_iter().filter(|server| server.online) {
+        let heard_at_ms = state.heard(&server.id).map(|heard| heard.at_ms);
+        let last_ms = heard_at_ms.unwrap_or(0).max(server.registered_at_ms);
+        if now_ms - last_ms <= patience_ms || !state.store().server_online_set(&scope, &server.id, false).await? {
+            continue;
+        }
+        let seconds = (now_ms - last_ms) / 1000;
+        let message = format!(
+            "the server {} has not reported for {seconds} s; what runs on it may well go on running",
+            server.name
+        );
+        let mut offline =
+            event(EventKind::ServerOffline, EventLevel::Warning, message, Cause::system("presence", "no report"));
+        offline.server_id = Some(server.id.clone());
+        crate::events::record(state, &scope, vec![offline]).await?;
+        for instance in state.store().instance_list_on_server(&scope, &server.id).await? {
+            state.wakeups().service_changed(&instance.service_id);
+        }
+    }
+    Ok(())
+}

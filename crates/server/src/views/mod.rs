@@ -1,0 +1,164 @@
+//! What people are shown: rows and reports put together, with one word for how each thing is.
+//!
+//! Reading is snapshot-like but not a transaction: a view may be a step behind by the time it
+//! arrives, like every view of something that moves. Nothing here writes.
+
+mod conditions;
+mod rows;
+
+use crate::error::{HttpError, Result};
+use crate::state::AppState;
+use api::deployments::Deployment;
+use api::ids::{DeploymentId, ServerId, ServiceId, StackId};
+use api::name::Name;
+use api::secret::Secret;
+use api::servers::{ServerCondition, ServerView};
+use api::services::{Revision, ServiceView};
+use api::stacks::StackView;
+use rows::Rows;
+use std::str::FromStr;
+use store::{Scope, Server, Service, Stack};
+
+/// All stacks, by name.
+pub async fn stacks(state: &AppState, scope: &Scope) -> Result<Vec<StackView>> {
+    let rows = Rows::read(state, scope).await?;
+    Ok(rows.stacks.iter().map(|stack| rows.stack_view(stack)).collect())
+}
+
+/// One stack, by name or id.
+pub async fn stack(state: &AppState, scope: &Scope, key: &str) -> Result<StackView> {
+    let stack = find_stack(state, scope, key).await?;
+    Ok(Rows::read(state, scope).await?.stack_view(&stack))
+}
+
+/// All services, by name.
+pub async fn services(state: &AppState, scope: &Scope) -> Result<Vec<ServiceView>> {
+    let rows = Rows::read(state, scope).await?;
+    Ok(rows.services.iter().filter_map(|service| rows.service_view(service)).collect())
+}
+
+/// One service, by names or ids.
+pub async fn service(state: &AppState, scope: &Scope, stack: &str, service: &str) -> Result<ServiceView> {
+    let (_, found) = find_service(state, scope, stack, service).await?;
+    let rows = Rows::read(state, scope).await?;
+    rows.service_view(&found).ok_or_else(|| HttpError::not_found("service", service))
+}
+
+/// Newest first.
+pub async fn deployments(
+    state: &AppState,
+    scope: &Scope,
+    stack: &str,
+    service: &str,
+    limit: u32,
+) -> Result<Vec<Deployment>> {
+    let (_, found) = find_service(state, scope, stack, service).await?;
+    Ok(state.store().deployment_list(scope, &found.id, limit).await?)
+}
+
+/// Newest first; values of environment variables are left out.
+pub async fn revisions(
+    state: &AppState,
+    scope: &Scope,
+    stack: &str,
+    service: &str,
+    limit: u32,
+) -> Result<Vec<Revision>> {
+    let (_, found) = find_service(state, scope, stack, service).await?;
+    let mut revisions = state.store().revision_list(scope, &found.id, limit).await?;
+    for revision in &mut revisions {
+        revision.spec.env.values_mut().for_each(|value| *value = Secret::default());
+    }
+    Ok(revisions)
+}
+
+pub async fn deployment(state: &AppState, scope: &Scope, id: &str) -> Result<Deployment> {
+    let parsed: DeploymentId = parse("deployment", id)?;
+    Ok(state.store().deployment_get(scope, &parsed).await?)
+}
+
+/// All servers, by number.
+pub async fn servers(state: &AppState, scope: &Scope) -> Result<Vec<ServerView>> {
+    let mut views = Vec::new();
+    for server in state.store().server_list(scope).await? {
+        views.push(server_view(state, scope, server).await?);
+    }
+    Ok(views)
+}
+
+/// One server, by name or id.
+pub async fn server(state: &AppState, scope: &Scope, key: &str) -> Result<ServerView> {
+    let server = find_server(state, scope, key).await?;
+    server_view(state, scope, server).await
+}
+
+async fn server_view(state: &AppState, scope: &Scope, server: Server) -> Result<ServerView> {
+    let heard = state.heard(&server.id);
+    let head = state.store().desired_state_head(scope, &server.id).await?;
+    let observed = heard.as_ref().and_then(|heard| heard.observed.as_deref().cloned());
+    // What was heard before this start is only as new as the store knew.
+    let reported_at_ms = observed.as_ref().and(heard.as_ref()).map(|heard| heard.reported_at_ms);
+    let last_seen_at_ms = reported_at_ms.max(server.last_seen_at_ms);
+    Ok(ServerView {
+        id: server.id,
+        name: server.name,
+        index: server.index,
+        condition: if server.online { ServerCondition::Online } else { ServerCondition::Offline },
+        security_mode: server.security_mode,
+        facts: server.facts,
+        agent_version: server.agent_version,
+        registered_at_ms: server.registered_at_ms,
+        last_seen_at_ms,
+        desired_generation: head.map_or(0, |(generation, _)| generation),
+        observed,
+    })
+}
+
+/// An id given by the client; one that cannot be an id is as one that is not there.
+pub fn parse<T: FromStr>(noun: &str, key: &str) -> Result<T> {
+    key.parse().map_err(|_| HttpError::not_found(noun, key))
+}
+
+pub async fn find_stack(state: &AppState, scope: &Scope, key: &str) -> Result<Stack> {
+    if let Ok(id) = key.parse::<StackId>() {
+        return Ok(state.store().stack_get(scope, &id).await?);
+    }
+    let name: Name = parse("stack", key)?;
+    state.store().stack_find(scope, &name).await?.ok_or_else(|| HttpError::not_found("stack", key))
+}
+
+pub async fn find_service(state: &AppState, scope: &Scope, stack: &str, service: &str) -> Result<(Stack, Service)> {
+    let stack = find_stack(state, scope, stack).await?;
+    let services = state.store().service_list(scope, Some(&stack.id)).await?;
+    let id = service.parse::<ServiceId>().ok();
+    let found = services.into_iter().find(|s| s.name.as_str() == service || Some(&s.id) == id.as_ref());
+    let missing = || {
+        HttpError::not_found("service", service).help(format!("`mainstay status {}` lists its services", stack.name))
+    };
+    found.map(|found| (stack.clone(), found)).ok_or_else(missing)
+}
+
+/// A service by name or id, of one stack or of any; a name that several stacks have is refused.
+pub async fn find_service_anywhere(state: &AppState, scope: &Scope, stack: Option<&str>, key: &str) -> Result<Service> {
+    if let Some(stack) = stack {
+        return Ok(find_service(state, scope, stack, key).await?.1);
+    }
+    let id = key.parse::<ServiceId>().ok();
+    let services = state.store().service_list(scope, None).await?;
+    let mut found = services.into_iter().filter(|s| s.name.as_str() == key || Some(&s.id) == id.as_ref());
+    match (found.next(), found.next()) {
+        (Some(only), None) => Ok(only),
+        (Some(_), Some(_)) => {
+            Err(HttpError::invalid("service", format!("several stacks have a service `{key}`"))
+                .help("name the stack, too"))
+        }
+        (None, _) => Err(HttpError::not_found("service", key)),
+    }
+}
+
+pub async fn find_server(state: &AppState, scope: &Scope, key: &str) -> Result<Server> {
+    let id = key.parse::<ServerId>().ok();
+    let servers = state.store().server_list(scope).await?;
+    let found = servers.into_iter().find(|s| s.name.as_str() == key || Some(&s.id) == id.as_ref());
+    found.ok_or_else(|| HttpError::not_found("server", key))
+}

@@ -1,0 +1,181 @@
+//! Everything that views are made of, read once, and the views made of it.
+
+use super::conditions;
+use crate::error::Result;
+use crate::presence::Heard;
+use crate::state::AppState;
+use crate::urls;
+use api::deployments::Deployment;
+use api::gateway::GatewaySettings;
+use api::ids::{RevisionId, ServerId, ServiceId};
+use api::observed::{StackCondition, StackObserved};
+use api::services::{InstanceView, PortSpec, Revision, RevisionSummary, ServiceCondition, ServiceView};
+use api::stacks::StackView;
+use std::collections::{BTreeMap, BTreeSet};
+use store::{Error, Instance, Project, Scope, Server, Service, Stack};
+
+pub(super) struct Rows {
+    pub stacks: Vec<Stack>,
+    pub services: Vec<Service>,
+    projects: Vec<Project>,
+    servers: BTreeMap<ServerId, Server>,
+    instances: Vec<Instance>,
+    deployments: BTreeMap<ServiceId, Deployment>,
+    revisions: BTreeMap<RevisionId, Revision>,
+    heard: BTreeMap<ServerId, Heard>,
+    gateways: BTreeMap<ServerId, GatewaySettings>,
+}
+
+impl Rows {
+    pub async fn read(state: &AppState, scope: &Scope) -> Result<Self> {
+        let store = state.store();
+        let (services, instances) = (store.service_list(scope, None).await?, store.instance_list(scope).await?);
+        let mut deployments = BTreeMap::new();
+        for service in &services {
+            if let Some(deployment) = store.deployment_newest(scope, &service.id).await? {
+                deployments.insert(service.id.clone(), deployment);
+            }
+        }
+        let mut wanted: BTreeSet<&RevisionId> = instances.iter().map(|instance| &instance.revision_id).collect();
+        wanted.extend(services.iter().flat_map(|s| s.current_revision_id.iter().chain(&s.previous_revision_id)));
+        wanted.extend(deployments.values().map(|deployment| &deployment.revision_id));
+        let mut revisions = BTreeMap::new();
+        for id in wanted {
+            match store.revision_get(scope, id).await {
+                Ok(revision) => drop(revisions.insert(id.clone(), revision)),
+                Err(Error::NotFound { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let servers = store.server_list(scope).await?;
+        Ok(Self {
+            stacks: store.stack_list(scope).await?,
+            projects: store.project_list(scope).await?,
+            heard: servers.iter().filter_map(|s| Some((s.id.clone(), state.heard(&s.id)?))).collect(),
+            gateways: servers.iter().map(|s| (s.id.clone(), state.options().gateway_settings(s.facts.root))).collect(),
+            servers: servers.into_iter().map(|server| (server.id.clone(), server)).collect(),
+            services,
+            instances,
+            deployments,
+            revisions,
+        })
+    }
+
+    fn summary(&self, id: Option<&RevisionId>) -> Option<RevisionSummary> {
+        let revision = self.revisions.get(id?)?;
+        Some(RevisionSummary {
+            id: revision.id.clone(),
+            number: revision.number,
+            commit: revision.commit.clone(),
+            commit_subject: revision.commit_subject.clone(),
+            created_at_ms: revision.created_at_ms,
+        })
+    }
+
+    fn instance_view(&self, instance: &Instance) -> InstanceView {
+        let server = self.servers.get(&instance.server_id);
+        let report = self.heard.get(&instance.server_id).and_then(|heard| heard.observed.as_ref());
+        let observed = report.and_then(|report| report.instances.iter().find(|seen| seen.instance_id == instance.id));
+        InstanceView {
+            id: instance.id.clone(),
+            server_id: instance.server_id.clone(),
+            server: server.map_or_else(|| "removed".parse().expect("a valid name"), |server| server.name.clone()),
+            revision_id: instance.revision_id.clone(),
+            revision_number: self.revisions.get(&instance.revision_id).map_or(0, |revision| revision.number),
+            deployment_id: instance.deployment_id.clone(),
+            ordinal: instance.ordinal,
+            intent: instance.intent,
+            traffic: instance.traffic,
+            observed: observed.cloned(),
+        }
+    }
+
+    fn online(&self, id: &ServerId) -> bool {
+        self.servers.get(id).is_some_and(|server| server.online)
+    }
+
+    /// `None`: its stack is gone meanwhile.
+    pub fn service_view(&self, service: &Service) -> Option<ServiceView> {
+        let stack = self.stacks.iter().find(|stack| stack.id == service.stack_id)?;
+        let own = self.instances.iter().filter(|instance| instance.service_id == service.id);
+        let instances: Vec<InstanceView> = own.map(|instance| self.instance_view(instance)).collect();
+        let deployment = self.deployments.get(&service.id).cloned();
+        let shown = service.current_revision_id.as_ref().or(deployment.as_ref().map(|d| &d.revision_id));
+        let revision = shown.and_then(|id| self.revisions.get(id));
+        let routes = revision.map(|revision| revision.spec.routes.clone()).unwrap_or_default();
+        let listens = revision.is_some_and(|revision| revision.spec.port != PortSpec::None);
+        let here: BTreeSet<&ServerId> = instances.iter().map(|instance| &instance.server_id).collect();
+        let gateways: Vec<&GatewaySettings> = here.into_iter().filter_map(|id| self.gateways.get(id)).collect();
+        let urls = if listens { urls::of_service(&routes, gateways) } else { Vec::new() };
+        Some(ServiceView {
+            id: service.id.clone(),
+            name: service.name.clone(),
+            stack_id: stack.id.clone(),
+            stack: stack.name.clone(),
+            project_id: stack.project_id.clone(),
+            intent: service.intent,
+            condition: conditions::of_service(service, deployment.as_ref(), &instances, |id| self.online(id)),
+            replicas: service.replicas,
+            current: self.summary(service.current_revision_id.as_ref()),
+            previous: self.summary(service.previous_revision_id.as_ref()),
+            urls,
+            deployment,
+            instances,
+            routes,
+        })
+    }
+
+    pub fn stack_view(&self, stack: &Stack) -> StackView {
+        let own = self.services.iter().filter(|service| service.stack_id == stack.id);
+        let services: Vec<ServiceView> = own.filter_map(|service| self.service_view(service)).collect();
+        let (condition, problems) = self.stack_condition(stack, &services);
+        let project = self.projects.iter().find(|project| project.id == stack.project_id);
+        StackView {
+            id: stack.id.clone(),
+            name: stack.name.clone(),
+            project_id: stack.project_id.clone(),
+            project: project.map_or_else(|| stack.name.clone(), |project| project.name.clone()),
+            version: stack.version,
+            condition,
+            problems,
+            manifest: stack.manifest.clone(),
+            created_at_ms: stack.created_at_ms,
+            updated_at_ms: stack.updated_at_ms,
+            services,
+        }
+    }
+
+    /// Applied when every server that holds a part of it says so; degraded when one says that, or
+    /// when a service is not as it should be.
+    fn stack_condition(&self, stack: &Stack, services: &[ServiceView]) -> (StackCondition, Vec<String>) {
+        let holders: BTreeSet<&ServerId> =
+            services.iter().flat_map(|service| service.instances.iter().map(|instance| &instance.server_id)).collect();
+        let mut problems = Vec::new();
+        let mut waiting = services.iter().any(|service| service.condition == ServiceCondition::Deploying);
+        for id in holders {
+            let name = self.servers.get(id).map_or_else(|| id.to_string(), |server| server.name.to_string());
+            if !self.online(id) {
+                problems.push(format!("the server {name} does not report"));
+                continue;
+            }
+            let report = self.heard.get(id).and_then(|heard| heard.observed.as_ref());
+            let said: Option<&StackObserved> =
+                report.and_then(|report| report.stacks.iter().find(|said| said.stack_id == stack.id));
+            match said.map(|said| said.condition) {
+                Some(StackCondition::Degraded) => {
+                    problems.extend(said.iter().flat_map(|s| s.problems.iter().map(|p| format!("{name}: {p}"))));
+                }
+                Some(StackCondition::Applied) if said.is_some_and(|s| s.version == stack.version) => {}
+                _ => waiting = true,
+            }
+        }
+        problems.extend(services.iter().filter_map(conditions::problem_of));
+        problems.dedup();
+        let condition = match (problems.is_empty(), waiting) {
+            (false, _) => StackCondition::Degraded,
+            (true, true) => StackCondition::Applying,
+            (true, false) => StackCondition::Applied,
+        };
+        (condition, problems)
+    }
+}

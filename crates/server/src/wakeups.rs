@@ -1,0 +1,114 @@
+//! "Look again": how the parts of the control plane tell each other that there is news.
+//!
+//! No message carries the news itself. Whoever wakes reads the store after what it saw last, so a
+//! lost, doubled or late wake-up costs time and never truth, and a restart needs no replay. Each
+//! channel is therefore a `watch`, which never lags and never fills: many changes in a row are one.
+//!
+//! Absent: channels between processes. There is one control plane per database; a second one would
+//! need the database to wake it (`LISTEN` on Postgres) and this is the one place to add that.
+
+use api::ids::{ServerId, ServiceId};
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Mutex, PoisonError};
+use tokio::sync::{Notify, watch};
+
+/// All channels, shared by handlers and tasks.
+pub struct Wakeups {
+    events: watch::Sender<u64>,
+    logs: watch::Sender<u64>,
+    servers: Mutex<HashMap<ServerId, watch::Sender<u64>>>,
+    services: Mutex<BTreeSet<ServiceId>>,
+    services_changed: Notify,
+}
+
+impl Default for Wakeups {
+    fn default() -> Self {
+        Self {
+            events: watch::Sender::new(0),
+            logs: watch::Sender::new(0),
+            servers: Mutex::default(),
+            services: Mutex::default(),
+            services_changed: Notify::new(),
+        }
+    }
+}
+
+impl Wakeups {
+    /// Fires whenever an event was stored.
+    pub fn events(&self) -> watch::Receiver<u64> {
+        self.events.subscribe()
+    }
+
+    pub fn events_stored(&self) {
+        self.events.send_modify(|count| *count += 1);
+    }
+
+    /// Fires whenever log lines were stored.
+    pub fn logs(&self) -> watch::Receiver<u64> {
+        self.logs.subscribe()
+    }
+
+    pub fn logs_stored(&self) {
+        self.logs.send_modify(|count| *count += 1);
+    }
+
+    /// Fires with the newest generation of one server's desired state.
+    pub fn server(&self, id: &ServerId) -> watch::Receiver<u64> {
+        let mut servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
+        servers.entry(id.clone()).or_insert_with(|| watch::Sender::new(0)).subscribe()
+    }
+
+    pub fn server_changed(&self, id: &ServerId, generation: u64) {
+        let servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(sender) = servers.get(id) {
+            sender.send_modify(|newest| *newest = generation.max(*newest));
+        }
+    }
+
+    /// Forgets a removed server; whoever waits for it wakes.
+    pub fn server_removed(&self, id: &ServerId) {
+        self.servers.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+    }
+
+    /// Asks the rollout task to look at a service again.
+    pub fn service_changed(&self, id: &ServiceId) {
+        self.services.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone());
+        self.services_changed.notify_one();
+    }
+
+    /// For the rollout task: waits until [`Self::service_changed`] was called since the last time.
+    pub async fn services_changed(&self) {
+        self.services_changed.notified().await;
+    }
+
+    /// Takes the services to look at, leaving none.
+    pub fn take_services(&self) -> BTreeSet<ServiceId> {
+        std::mem::take(&mut self.services.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_wakeup_before_the_wait_is_not_lost_and_many_are_one() {
+        let wakeups = Wakeups::default();
+        let id = ServiceId::from_uuid(uuid::Uuid::from_u128(1));
+        wakeups.service_changed(&id);
+        wakeups.service_changed(&id);
+        tokio::time::timeout(std::time::Duration::from_secs(1), wakeups.services_changed()).await.unwrap();
+        assert_eq!(wakeups.take_services().len(), 1);
+        assert!(wakeups.take_services().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_generation_never_falls_for_a_waiter() {
+        let wakeups = Wakeups::default();
+        let id = ServerId::from_uuid(uuid::Uuid::from_u128(1));
+        let receiver = wakeups.server(&id);
+        wakeups.server_changed(&id, 3);
+        wakeups.server_changed(&id, 2);
+        assert_eq!(*receiver.borrow(), 3);
+    }
+}

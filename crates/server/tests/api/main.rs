@@ -1,0 +1,15 @@
+//! The control plane as its users meet it: one binary, modules named after the addresses they test.
+
+mod agent;
+mod deploy;
+mod env;
+mod events;
+mod fake_agent;
+mod harness;
+mod logs;
+mod openapi;
+mod rollout;
+mod services;
+mod session;
+mod startup;
+mod tokens;

@@ -1,0 +1,154 @@
+//! Deployments on their way, with a machine that plays its part.
+
+use crate::fake_agent::Behaviour;
+use crate::harness::World;
+use api::deployments::{Deployment, Stage};
+use api::desired::Traffic;
+use api::services::ServiceCondition;
+use std::time::{Duration, Instant};
+
+const BAKE: &str = "[services.web.rollout]\nbake = \"20s\"\nwarm = \"60s\"\ndrain = \"1s\"\nhealthy_within = \"2s\"";
+
+#[tokio::test]
+async fn a_deployment_passes_every_stage_and_ends_running_with_an_address() {
+    let world = World::new().await;
+    let _agent = world.agent().await;
+    let repository = world.repository("shop");
+    let began = Instant::now();
+    let done = world.deploy_and_wait(&repository.manifest("")).await;
+    println!("from deploy to running on a machine that does nothing: {:?}", began.elapsed());
+    let stages: Vec<Stage> = done[0].stages.iter().map(|s| s.stage).collect();
+    assert_eq!(stages, Stage::PATH);
+    assert_eq!(done[0].commit_subject, "first");
+    let view = world.service_until("shop", "web", |v| v.condition == ServiceCondition::Running).await;
+    assert_eq!(view.urls, ["http://127.0.0.1:8080/"]);
+    assert_eq!(view.current.unwrap().number, 1);
+    assert_eq!(view.instances[0].traffic, Traffic::Active);
+    let events = world.get(&format!("/api/v1/events?deployment={}&limit=100", done[0].id)).await;
+    let events: Vec<api::events::EventRecord> = events.json();
+    assert!(events.iter().all(|e| e.event.cause.deployment_id.as_ref() == Some(&done[0].id)
+        || e.event.deployment_id.as_ref() == Some(&done[0].id)));
+    assert!(events.iter().any(|e| e.event.cause.request_id.is_some()), "the request is the cause");
+}
+
+#[tokio::test]
+async fn a_release_that_never_gets_healthy_fails_with_probe_and_log_and_the_old_one_keeps_serving() {
+    let world = World::new().await;
+    let agent = world.agent().await;
+    let repository = world.repository("shop");
+    world.deploy_and_wait(&repository.manifest(BAKE)).await;
+    repository.commit("second");
+    agent.behave(|script| {
+        script.revisions.insert(2, Behaviour::NeverHealthy);
+    });
+    let deployment = world.deploy_ok(&repository.manifest(BAKE)).await.deployments.remove(0);
+    let failed = world.wait_for(&deployment, Stage::Failed).await;
+    let failure = failed.failure.unwrap();
+    assert!(failure.last_probe.unwrap().message.contains("connection refused"));
+    assert_eq!(failure.log_tail, ["listening on 8080"]);
+    let view = world.service_until("shop", "web", |v| v.instances.len() == 1).await;
+    assert_eq!((view.current.unwrap().number, view.instances[0].traffic), (1, Traffic::Active));
+    assert_eq!(view.condition, ServiceCondition::Running);
+}
+
+#[tokio::test]
+async fn a_build_that_fails_fails_the_deployment_with_the_end_of_its_log() {
+    let world = World::new().await;
+    let agent = world.agent().await;
+    agent.behave(|script| {
+        script.revisions.insert(1, Behaviour::BuildFails);
+    });
+    let repository = world.repository("shop");
+    let deployment = world.deploy_ok(&repository.manifest("")).await.deployments.remove(0);
+    let failure = world.wait_for(&deployment, Stage::Failed).await.failure.unwrap();
+    assert_eq!(failure.stage, Stage::Building);
+    assert!(failure.message.contains("code 2") && failure.log_tail[0].contains("main.c"), "{failure:?}");
+}
+
+async fn two_releases(world: &World) -> Vec<Deployment> {
+    let repository = world.repository("shop");
+    let mut done = world.deploy_and_wait(&repository.manifest(BAKE)).await;
+    repository.commit("second");
+    done.extend(world.deploy_and_wait(&repository.manifest(BAKE)).await);
+    done
+}
+
+#[tokio::test]
+async fn a_release_that_breaks_while_it_bakes_is_rolled_back_by_itself() {
+    let world = World::new().await;
+    let agent = world.agent().await;
+    let done = two_releases(&world).await;
+    agent.behave(|script| script.crashed_revisions.push(2));
+    let rolled_back = world.wait_for(&done[1], Stage::RolledBack).await;
+    assert!(rolled_back.failure.unwrap().message.contains("exited with code 3"));
+    let view = world.service_until("shop", "web", |v| v.condition == ServiceCondition::Running).await;
+    assert_eq!(view.current.unwrap().number, 1);
+}
+
+#[tokio::test]
+async fn a_rollback_to_the_warm_release_takes_less_than_a_second_and_then_there_is_nothing_before() {
+    let world = World::new().await;
+    let _agent = world.agent().await;
+    let done = two_releases(&world).await;
+    world.service_until("shop", "web", |v| v.instances.iter().any(|i| i.traffic == Traffic::Out)).await;
+    let began = Instant::now();
+    let rollback: Deployment =
+        world.post("/api/v1/stacks/shop/services/web/rollback", serde_json::json!({})).await.json();
+    assert_eq!(rollback.revision_id, done[0].revision_id);
+    world.wait_for(&rollback, Stage::Running).await;
+    println!("rollback to a warm release: {:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    assert_eq!(world.service("shop", "web").await.current.unwrap().number, 1);
+    let to_second = world.post("/api/v1/stacks/shop/services/web/rollback", serde_json::json!({"revision": 2})).await;
+    world.wait_for(&to_second.json(), Stage::Running).await;
+    world.post("/api/v1/stacks/shop/services/web/rollback", serde_json::json!({"revision": 9})).await.error(404);
+}
+
+#[tokio::test]
+async fn a_rollback_with_nothing_to_go_back_to_is_refused_with_help() {
+    let world = World::new().await;
+    let _agent = world.agent().await;
+    let repository = world.repository("shop");
+    world.deploy_and_wait(&repository.manifest("")).await;
+    let error = world.post("/api/v1/stacks/shop/services/web/rollback", serde_json::json!({})).await.error(409);
+    assert!(error.help.is_some(), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_deployment_in_flight_can_be_cancelled_and_a_finished_one_cannot() {
+    let world = World::new().await;
+    let agent = world.agent().await;
+    let repository = world.repository("shop");
+    let done = world.deploy_and_wait(&repository.manifest(BAKE)).await;
+    world.post(&format!("/api/v1/deployments/{}/cancel", done[0].id), serde_json::json!({})).await.error(409);
+    repository.commit("second");
+    agent.behave(|script| {
+        script.revisions.insert(2, Behaviour::StillBuilding);
+    });
+    let deployment = world.deploy_ok(&repository.manifest(BAKE)).await.deployments.remove(0);
+    world.wait_for(&deployment, Stage::Building).await;
+    let cancelled = world.post(&format!("/api/v1/deployments/{}/cancel", deployment.id), serde_json::json!({})).await;
+    assert_eq!(cancelled.json::<Deployment>().stage, Stage::Cancelled);
+    let view = world.service_until("shop", "web", |v| v.instances.len() == 1).await;
+    assert_eq!(view.current.unwrap().number, 1);
+    world.get("/api/v1/deployments/dep_00000000000000000000000000000001").await.error(404);
+}
+
+#[tokio::test]
+async fn a_control_plane_that_was_down_goes_on_where_it_was() {
+    let world = World::new().await;
+    let agent = world.agent().await;
+    agent.behave(|script| {
+        script.revisions.insert(1, Behaviour::StillBuilding);
+    });
+    let repository = world.repository("shop");
+    let deployment = world.deploy_ok(&repository.manifest("")).await.deployments.remove(0);
+    world.wait_for(&deployment, Stage::Building).await;
+    let identity = agent.identity.answer.clone();
+    drop(agent);
+    let world = world.restart().await;
+    let agent = crate::fake_agent::FakeAgent::with_identity(&world.base, identity);
+    let done = world.wait_for(&deployment, Stage::Running).await;
+    assert_eq!(done.stages.len(), Stage::PATH.len());
+    drop(agent);
+}
