@@ -226,6 +226,8 @@ impl Instances {
         match supervisors::ask(&directory, &Request::Stop { grace_ms }).await {
             Ok(_) => Ok(()),
             Err(_) if !supervisors::is_alive(&directory) => self.end_leftovers(&spec).await,
+            // It heard of it before, and is just closing its socket.
+            Err(_) if supervisors::read_status(&directory).is_some_and(|s| s.phase == Phase::Stopped) => Ok(()),
             Err(error) => {
                 Err(DriverError::temporary(format!("the supervisor of instance {id} cannot be told to stop: {error}")))
             }

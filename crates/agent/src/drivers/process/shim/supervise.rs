@@ -20,7 +20,7 @@ use api::logs::LogStream;
 use api::observed::ExitStatus;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, kill_process_group, waitpid};
+use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, kill_process_group};
 use signal_hook::consts::{SIGCHLD, SIGINT, SIGTERM};
 use std::fs::File;
 use std::io::Read;
@@ -241,7 +241,7 @@ impl Supervisor {
 
     /// Collect every child that ended: the command and what was left to us by it.
     fn reap(&mut self) {
-        while let Ok(Some((pid, status))) = waitpid(None, WaitOptions::NOHANG) {
+        while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
             if self.child.as_ref().is_some_and(|child| child.pid == pid && !child.ended) {
                 self.ended(status);
             }
