@@ -11,6 +11,7 @@ use serde::Serialize;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::net::IpAddr;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -190,7 +191,7 @@ impl Writer {
     }
 
     fn open(&mut self, path: PathBuf) {
-        let opened = OpenOptions::new().create(true).append(true).open(&path);
+        let opened = OpenOptions::new().create(true).append(true).mode(0o640).open(&path);
         match opened.and_then(|file| file.metadata().map(|m| (file, m.len()))) {
             Ok((file, size)) => {
                 self.output = Some(Output { path, file: BufWriter::with_capacity(64 * 1024, file), size });

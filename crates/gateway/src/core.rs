@@ -183,9 +183,15 @@ impl Gateway {
         }
     }
 
-    /// Closes resting connections that are too old or closed by the other end.
+    /// Closes resting connections that are too old or closed by the other end, and forgets instances
+    /// that are gone.
     pub async fn sweep(&self) {
-        let upstreams: Vec<_> = self.state.lock().await.registry.upstreams().cloned().collect();
+        let upstreams: Vec<_> = {
+            let mut state = self.state.lock().await;
+            let config = state.config.clone();
+            state.registry.forget_ended(&config.services);
+            state.registry.upstreams().cloned().collect()
+        };
         for upstream in upstreams {
             upstream.connections_sweep(self.shared.limits.upstream_rest_time);
         }

@@ -64,12 +64,12 @@ struct Belongings {
 }
 
 /// Runs until `stop` or a hand-over.
-pub async fn run_until(options: GatewayOptions, limits: Limits, stop: CancellationToken) -> anyhow::Result<()> {
+pub async fn run_until(options: GatewayOptions, mut limits: Limits, stop: CancellationToken) -> anyhow::Result<()> {
     let directory = options.directory;
     let mut builder = DirBuilder::new();
     builder.recursive(true).mode(0o700);
     builder.create(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
-    raise_descriptor_limit();
+    limits.connections = limits.connections.min(connections_possible());
     let belongings = gather(&directory, options.take_over).await?;
 
     let log_thread = access_log::start(&limits).context("cannot start the access log")?;
@@ -315,13 +315,20 @@ fn write_pid(mut lock: &File) {
     }
 }
 
-/// Each request holds two descriptors, and the usual soft limit is 1024.
-fn raise_descriptor_limit() {
+/// How many clients there can be at once: each may hold two descriptors, its own and one to an
+/// instance. The soft limit is raised first; it is usually 1024 for no reason of today.
+fn connections_possible() -> usize {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    const OTHER_DESCRIPTORS: u64 = 128;
     let limit = getrlimit(Resource::Nofile);
-    if limit.current != limit.maximum
-        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })
-    {
-        tracing::debug!(%error, "cannot raise the limit of open files");
-    }
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    let current = match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => limit.maximum,
+        Err(error) => {
+            tracing::debug!(%error, "cannot raise the limit of open files");
+            limit.current
+        }
+    };
+    let descriptors = current.unwrap_or(u64::MAX).saturating_sub(OTHER_DESCRIPTORS);
+    usize::try_from(descriptors / 2).unwrap_or(usize::MAX).max(16)
 }

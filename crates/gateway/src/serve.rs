@@ -29,6 +29,8 @@ use tokio::time::Instant;
 /// Begins every HTTP/2 connection, and no request in HTTP/1.
 const HTTP2_BEGINNING: &[u8] = b"PRI ";
 const HTTP2_STREAMS: u32 = 256;
+/// Per stream, on its way to the client.
+const HTTP2_BUFFER_BYTES: usize = 128 * 1024;
 
 /// The two ends of one connection, and the texts that are made of them once.
 #[derive(Debug)]
@@ -108,6 +110,7 @@ pub async fn serve(stream: TcpStream, address: SocketAddr, listener: Arc<Listene
         let connection = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .max_concurrent_streams(HTTP2_STREAMS)
+            .max_send_buf_size(HTTP2_BUFFER_BYTES)
             .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
             .keep_alive_interval(Duration::from_secs(30))
             .keep_alive_timeout(Duration::from_secs(20))

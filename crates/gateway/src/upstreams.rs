@@ -13,7 +13,7 @@ use crate::proxy::connection::UpstreamConnection;
 use api::gateway::{GatewayService, ServiceTraffic};
 use api::ids::{InstanceId, ServiceId};
 use api::name::Name;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -258,17 +258,21 @@ impl Registry {
     /// After a table is swapped in: all other instances get nothing new, and those that no config
     /// names and that have nothing open are forgotten.
     pub fn settle(&mut self, services: &[Arc<Service>], configs: &[GatewayService]) {
-        let active: Vec<*const Upstream> =
+        let active: HashSet<*const Upstream> =
             services.iter().flat_map(|service| &service.active).map(Arc::as_ptr).collect();
-        let active: std::collections::HashSet<*const Upstream> = active.into_iter().collect();
         for upstream in self.upstreams.values().filter(|upstream| !active.contains(&Arc::as_ptr(upstream))) {
             upstream.set_retired(true);
         }
-        let named: std::collections::HashSet<(&InstanceId, SocketAddr)> =
+        self.forget_ended(configs);
+        let live: HashSet<&ServiceId> = configs.iter().map(|s| &s.service_id).collect();
+        self.counters.retain(|service_id, _| live.contains(service_id));
+    }
+
+    /// Forgets instances that no config names and that have nothing open.
+    pub fn forget_ended(&mut self, configs: &[GatewayService]) {
+        let named: HashSet<(&InstanceId, SocketAddr)> =
             configs.iter().flat_map(|s| &s.upstreams).map(|u| (&u.instance_id, u.address)).collect();
         self.upstreams.retain(|(instance_id, address), u| u.open() > 0 || named.contains(&(instance_id, *address)));
-        let live: std::collections::HashSet<&ServiceId> = configs.iter().map(|s| &s.service_id).collect();
-        self.counters.retain(|service_id, _| live.contains(service_id));
     }
 
     pub fn upstreams(&self) -> impl Iterator<Item = &Arc<Upstream>> {
@@ -304,7 +308,7 @@ mod tests {
             .map(|_| 1)
             .collect();
         assert_eq!(picked.len(), 4);
-        let mut seen = std::collections::HashSet::new();
+        let mut seen = HashSet::new();
         drop(_two);
         for _ in 0..3 {
             seen.insert(service.pick(&[]).unwrap().upstream().instance_id.clone());

@@ -36,6 +36,9 @@ use std::borrow::Cow;
 use std::convert::Infallible;
 use std::sync::Arc;
 
+/// How often one request may meet a config that changes under it.
+const LOOKUPS: usize = 16;
+
 /// Answers one request of a connection, whatever happens.
 pub async fn handle(peer: Arc<Peer>, request: Request<Incoming>) -> Result<Response<ResponseBody>, Infallible> {
     let request_id = headers::request_id(request.headers());
@@ -115,7 +118,7 @@ async fn pass_on(exchange: &mut Exchange, mut request: Request<Incoming>) -> Res
     let mut head = Request::from_parts(parts, ());
     rewrite(&mut head, &peer, host, &exchange.request_id, body_is_unsized(&body), &target);
     let mut outgoing = Outgoing::new(head, body, progress, upgrade);
-    loop {
+    for _ in 0..LOOKUPS {
         match forward::forward(exchange, &target, &mut outgoing).await {
             Err(forward::Stop::Stale) => {
                 // The config changed between looking up and picking: look up again.
@@ -127,6 +130,8 @@ async fn pass_on(exchange: &mut Exchange, mut request: Request<Incoming>) -> Res
             Ok(answer) => return Ok(answer),
         }
     }
+    let service = &target.service;
+    Err(Failure::Unavailable { service: service.name.clone(), reason: service.unavailable_reason.clone() })
 }
 
 /// The host that the request is for, as the client wrote it; refuses what has more than one meaning.

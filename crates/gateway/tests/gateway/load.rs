@@ -52,7 +52,7 @@ async fn client(address: SocketAddr, number: usize, stop: Arc<AtomicBool>, answe
                 }
             },
         };
-        let post = number % 3 == 0;
+        let post = number.is_multiple_of(3);
         let asked = if post { request("POST", "a", "/count", "12345") } else { request("GET", "a", "/slow?ms=2", "") };
         let answer = match open.send(asked).await {
             Ok(response) => whole(response).await,
