@@ -37,7 +37,7 @@ mod spawn;
 pub mod subscribe;
 pub mod transitions;
 
-pub use run::{Agent, AgentOptions, StoppedAll};
+pub use run::{Agent, AgentOptions, StoppedAll, assemble};
 
 /// Version of this agent, and of the gateway that it starts.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -12,7 +12,7 @@ use crate::identity::{self, Identity};
 use crate::ledger::Ledger;
 use crate::log_shipping::{LogShipping, Shipped};
 use crate::paths::AgentDirectory;
-use crate::reconcile::{Machine, Outputs, Reconciler};
+use crate::reconcile::{Gateway, Machine, Outputs, Reconciler};
 use crate::reporter::Reporter;
 use crate::subscribe::{self, Accepted, Gatekeeper};
 use anyhow::Context;
@@ -176,21 +176,39 @@ async fn start(
     set_aside: Option<(PathBuf, String)>,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<JoinSet<()>> {
-    let control_plane = Arc::new(ControlPlane::new(&identity).map_err(chain)?);
     let driver = ProcessDriver::open(ProcessOptions::new(directory.root(), &options.mainstay_binary));
     let workloads = Arc::new(driver.map_err(|error| anyhow::anyhow!(error.describe()))?);
     let gateway = Arc::new(GatewayDriver::new(directory.gateway(), options.mainstay_binary.clone()));
     let dns = Arc::new(if options.dns_hook {
         DnsDriver::new(DnsPaths::system(), directory.root(), host.is_root())
     } else {
-        DnsDriver::off(
-            directory.root(),
-            "internal names were switched off for this agent; SERVICE_<NAME>_URL points to a port on loopback instead",
-        )
+        let reason = "internal names were switched off for this agent; SERVICE_<NAME>_URL points to a port on \
+                      loopback instead";
+        DnsDriver::off(directory.root(), reason)
     });
+    let machine = Machine {
+        health: Arc::new(Health::new(workloads.clone())),
+        workloads,
+        gateway,
+        dns,
+        proc: "/proc".into(),
+        data: directory.root().to_owned(),
+    };
     let events = started_events(&identity, set_aside);
     ledger.outbox_append(&events, now_ms()).await.map_err(chain)?;
+    assemble(&identity, ledger, machine, host, shutdown).await
+}
 
+/// Begins the tasks of an agent on these edges. They end with `shutdown`.
+pub async fn assemble<W: Workloads, G: Gateway>(
+    identity: &Identity,
+    ledger: Ledger,
+    machine: Machine<W, G>,
+    host: &Host,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<JoinSet<()>> {
+    let control_plane = Arc::new(ControlPlane::new(identity).map_err(chain)?);
+    let workloads = machine.workloads.clone();
     let (accepted, accepted_seen) = watch::channel(Accepted::default());
     let (observed, observed_seen) = watch::channel(None);
     let (state, state_seen) = watch::channel(AgentState::Idle);
@@ -207,14 +225,6 @@ async fn start(
         accepted,
     };
     gatekeeper.load().await;
-    let machine = Machine {
-        health: Arc::new(Health::new(workloads.clone())),
-        workloads: workloads.clone(),
-        gateway,
-        dns,
-        proc: "/proc".into(),
-        data: directory.root().to_owned(),
-    };
     let outputs = Outputs { observed, state, poll_interval };
     let server_id = identity.server_id.clone();
     let reconciler = Reconciler::new(machine, server_id, ledger.clone(), shipped.clone(), accepted_seen, outputs).await;
@@ -237,9 +247,9 @@ async fn start(
     Ok(tasks)
 }
 
-async fn refresh_facts(
+async fn refresh_facts<W: Workloads>(
     host: Host,
-    workloads: Arc<ProcessDriver>,
+    workloads: Arc<W>,
     facts: watch::Sender<ServerFacts>,
     shutdown: CancellationToken,
 ) {

@@ -1,0 +1,12 @@
+//! Tests of the loop and of everything around it that is not a driver: the real tasks, the real
+//! ledger and the real wire, on a machine in memory and against a small control plane in this process.
+
+mod control_plane;
+mod convergence;
+mod crashes;
+mod documents;
+mod gateway;
+mod joining;
+mod logs;
+mod reports;
+mod world;
