@@ -36,6 +36,8 @@ pub struct Wishes {
     pub public: bool,
     pub gateway_port: Option<u16>,
     pub name: Option<Name>,
+    /// Whether internal names may be hooked into this machine's resolver.
+    pub dns_hook: bool,
 }
 
 pub struct System {
@@ -136,6 +138,7 @@ async fn start_agent(
         control_plane_url: Some(address.to_owned()),
         token,
         name: wishes.name.clone(),
+        dns_hook: wishes.dns_hook,
         ..AgentOptions::new(directory, own_binary()?)
     };
     Ok(tokio::spawn(Agent::run(options, shutdown)))

@@ -22,6 +22,9 @@ pub struct Options {
     /// Name of this machine [default: its host name]
     #[arg(long, value_name = "NAME")]
     pub name: Option<Name>,
+    /// Leave this machine's name resolution alone (`<service>.svc.internal` then works only through the gateway)
+    #[arg(long, env = "MAINSTAY_NO_DNS", value_parser = clap::builder::FalseyValueParser::new())]
+    pub no_dns: bool,
     #[command(subcommand)]
     action: Option<Action>,
 }
@@ -47,7 +50,10 @@ enum Action {
 
 pub async fn run(context: &Context, options: Options) -> Outcome {
     match options.action {
-        None => work(context, options.join, options.name).await,
+        None => {
+            let agent_options = agent_options(context, options.join, options.name)?;
+            work(context, AgentOptions { dns_hook: !options.no_dns, ..agent_options }).await
+        }
         Some(Action::Install { join, name }) => install(context, join, name).await,
         Some(Action::Uninstall { keep_services }) => uninstall(context, keep_services).await,
     }
@@ -69,8 +75,7 @@ fn agent_options(context: &Context, join: Option<String>, name: Option<Name>) ->
     Ok(AgentOptions { control_plane_url, token, name, ..AgentOptions::new(directory, system::own_binary()?) })
 }
 
-async fn work(context: &Context, join: Option<String>, name: Option<Name>) -> Outcome {
-    let options = agent_options(context, join, name)?;
+async fn work(context: &Context, options: AgentOptions) -> Outcome {
     let mut signals = Signals::new()?;
     let shutdown = CancellationToken::new();
     let mut agent = tokio::spawn(Agent::run(options, shutdown.clone()));

@@ -3,7 +3,9 @@
 use crate::exit::{Exit, Outcome};
 use clap_complete::Shell;
 
-/// Print completions for a shell: `mainstay completions bash > ~/.local/share/bash-completion/completions/mainstay`
+/// Print completions for a shell
+///
+/// As in `mainstay completions bash > ~/.local/share/bash-completion/completions/mainstay`
 #[derive(Debug, clap::Args)]
 pub struct Options {
     pub shell: Shell,

@@ -40,6 +40,10 @@ pub async fn run(context: &Context, options: Options) -> Outcome {
     };
     let mut past = client.events(&query).await?;
     past.sort_by_key(|record| record.sequence);
+    if context.printer.json() && !options.follow {
+        context.printer.data_json(&past, true);
+        return Ok(Exit::Ok);
+    }
     past.iter().for_each(|record| show(record, &context.printer));
     if options.follow {
         query.after = past.last().map(|record| record.sequence);
@@ -48,7 +52,7 @@ pub async fn run(context: &Context, options: Options) -> Outcome {
             show(&coming.next().await?, &context.printer);
         }
     }
-    if past.is_empty() && !context.printer.json() {
+    if past.is_empty() {
         context.printer.note("Nothing happened yet.");
     }
     Ok(Exit::Ok)

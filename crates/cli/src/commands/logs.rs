@@ -76,7 +76,11 @@ pub async fn run(context: &Context, options: Options) -> Outcome {
     }
     let mut records = client.logs(&query).await?;
     records.retain(wanted);
-    if records.is_empty() && !context.printer.json() {
+    if context.printer.json() {
+        context.printer.data_json(&records, true);
+        return Ok(Exit::Ok);
+    }
+    if records.is_empty() {
         return nothing(context, &options);
     }
     records.iter().for_each(|record| show(record, &context.printer, many));
@@ -91,7 +95,7 @@ fn nothing(context: &Context, options: &Options) -> Result<Exit, Failure> {
     Ok(Exit::Ok)
 }
 
-/// One line: JSON for programs, else the text with its time; the time stands first so that it sorts.
+/// One line: JSON for programs that follow, else the text with its time; the time stands first so that it sorts.
 fn show(record: &LogRecord, printer: &Printer, many: bool) {
     if printer.json() {
         printer.data_json(record, false);

@@ -20,8 +20,11 @@ enum Action {
     /// Make a token with which one machine may join, once
     Create {
         /// What it is for, as the list shows it
-        #[arg(value_name = "NAME", default_value = "new server")]
-        name: String,
+        #[arg(value_name = "NAME")]
+        name: Option<String>,
+        /// The same as an option
+        #[arg(long = "name", value_name = "NAME", conflicts_with = "name", hide = true)]
+        called: Option<String>,
         /// The machine takes only services of this stack
         #[arg(long, conflicts_with = "project")]
         stack: Option<String>,
@@ -33,7 +36,7 @@ enum Action {
         api: bool,
         /// How long it is good for [default: 24h to join, no end for the API]
         #[arg(long, value_name = "TIME", value_parser = crate::times::parse_length)]
-        lifetime: Option<u64>,
+        expires: Option<u64>,
     },
     /// List tokens; what they are is never shown again
     List,
@@ -47,13 +50,14 @@ enum Action {
 pub async fn run(context: &Context, options: Options) -> Outcome {
     let client = context.client()?;
     match options.action {
-        Action::Create { name, stack, project, api, lifetime } => {
+        Action::Create { name, called, stack, project, api, expires } => {
+            let name = name.or(called).unwrap_or_else(|| if api { "api".into() } else { "new server".into() });
             let stack = match stack {
                 Some(text) => Some(address::stack(&client, &text).await?.id),
                 None => None,
             };
             let purpose = if api { TokenPurpose::Api } else { TokenPurpose::Join { project, stack } };
-            let created = client.token_create(&TokenRequest { name, purpose, lifetime_ms: lifetime }).await?;
+            let created = client.token_create(&TokenRequest { name, purpose, lifetime_ms: expires }).await?;
             context.printer.either(&created, |created, printer| match created.view.purpose {
                 TokenPurpose::Api => {
                     printer.data(created.token.expose());

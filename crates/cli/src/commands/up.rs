@@ -60,6 +60,9 @@ pub struct Options {
     /// Name of this machine [default: its host name]
     #[arg(long, value_name = "NAME")]
     pub name: Option<Name>,
+    /// Leave this machine's name resolution alone (`<service>.svc.internal` then works only through the gateway)
+    #[arg(long, env = "MAINSTAY_NO_DNS", value_parser = clap::builder::FalseyValueParser::new())]
+    pub no_dns: bool,
     /// Give up waiting after this time; the deployment itself goes on
     #[arg(long, value_name = "TIME", default_value = "30m", value_parser = crate::times::parse_length)]
     pub timeout: u64,
@@ -108,6 +111,7 @@ fn wishes(options: &Options, data_dir: &Path) -> Wishes {
         public: options.public,
         gateway_port: options.gateway_port,
         name: options.name.clone(),
+        dns_hook: !options.no_dns,
     }
 }
 
@@ -259,6 +263,7 @@ async fn detached(context: &Context, options: &Options, data_dir: &Path, target:
     arguments.extend(port.iter().flat_map(|port| ["--gateway-port".to_owned(), port.to_string()]));
     arguments.extend(options.name.iter().flat_map(|name| ["--name".to_owned(), name.to_string()]));
     arguments.extend(options.public.then(|| "--public".to_owned()));
+    arguments.extend(options.no_dns.then(|| "--no-dns".to_owned()));
     let mut child = background::spawn(&system::own_binary()?, &arguments, options.database.as_deref(), &log)?;
     let running = wait_for(&mut child, data_dir, &log).await?;
     system::remember(context, &running.address, data_dir);
