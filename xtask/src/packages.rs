@@ -12,52 +12,73 @@ struct Need {
     programs: &'static [&'static str],
     /// What is not tested without it.
     without: &'static str,
+    /// Nice to have: large, and installed only where everything is required.
+    is_extra: bool,
 }
 
-const NEEDS: [Need; 5] = [
-    Need { package: "git", programs: &["git"], without: "everything that clones" },
-    Need { package: "openssh-client", programs: &["ssh-keygen"], without: "deploy keys" },
-    Need { package: "curl", programs: &["curl"], without: "the commands of the README" },
-    Need { package: "util-linux", programs: &["setpriv"], without: "PostgreSQL as its own user" },
-    Need { package: "postgresql", programs: &["initdb"], without: "the store on PostgreSQL" },
+const fn need(package: &'static str, programs: &'static [&'static str], without: &'static str) -> Need {
+    Need { package, programs, without, is_extra: false }
+}
+
+const fn extra(package: &'static str, programs: &'static [&'static str], without: &'static str) -> Need {
+    Need { package, programs, without, is_extra: true }
+}
+
+static NEEDS: [Need; 8] = [
+    need("git", &["git"], "everything that clones"),
+    need("openssh-client", &["ssh-keygen"], "deploy keys"),
+    need("curl", &["curl"], "the commands of the README"),
+    need("util-linux", &["setpriv"], "PostgreSQL as its own user"),
+    need("postgresql", &["initdb"], "the store on PostgreSQL"),
+    extra("chromium", &["chromium"], "the dashboard in a real browser"),
+    extra("nodejs", &["node"], "the dashboard in a real browser"),
+    extra("npm", &["npm"], "the dashboard in a real browser"),
 ];
 
 /// Installs what is missing, where that can be done. What is still missing after that is an error when
 /// everything is required, and said otherwise.
 pub fn ensure(require_all: bool) -> Result<()> {
-    let missing = missing();
-    if missing.is_empty() {
-        println!("everything is there: {}", NEEDS.map(|need| need.package).join(", "));
-        return Ok(());
+    let wanted: Vec<&Need> = missing().into_iter().filter(|need| require_all || !need.is_extra).collect();
+    if !wanted.is_empty() {
+        install(&wanted)?;
     }
-    let names: Vec<&str> = missing.iter().map(|need| need.package).collect();
-    if !Path::new("/etc/debian_version").exists() || find_program("apt-get").is_none() {
-        println!("this is not Debian: install these yourself: {}", names.join(", "));
-    } else if user_id()? != 0 {
-        println!("not root, so nothing is installed; as root: apt-get install {}", names.join(" "));
-    } else {
-        println!("installing {}", names.join(", "));
-        apt_get(&["update", "--quiet"])?;
-        let mut arguments = vec!["install", "--yes", "--quiet", "--no-install-recommends"];
-        arguments.extend(&names);
-        apt_get(&arguments)?;
-    }
-    let still_missing: Vec<&Need> = self::missing();
+    let still_missing = missing();
     for need in &still_missing {
         println!("without {}, these tests are skipped: {}", need.package, need.without);
     }
-    if require_all && !still_missing.is_empty() {
-        bail!(
-            "{} missing, and everything is required",
-            still_missing.iter().map(|n| n.package).collect::<Vec<_>>().join(", ")
-        );
+    let required: Vec<&str> = still_missing.iter().filter(|need| !need.is_extra).map(|need| need.package).collect();
+    if require_all && !required.is_empty() {
+        bail!("missing, and everything is required: {}", required.join(", "));
+    }
+    if still_missing.is_empty() {
+        println!("everything is there: {}", NEEDS.iter().map(|need| need.package).collect::<Vec<_>>().join(", "));
+    }
+    Ok(())
+}
+
+fn install(needs: &[&Need]) -> Result<()> {
+    let names: Vec<&str> = needs.iter().map(|need| need.package).collect();
+    if !Path::new("/etc/debian_version").exists() || find_program("apt-get").is_none() {
+        println!("this is not Debian: install these yourself: {}", names.join(", "));
+        return Ok(());
+    }
+    if user_id()? != 0 {
+        println!("not root, so nothing is installed; as root: apt-get install {}", names.join(" "));
+        return Ok(());
+    }
+    println!("installing {}", names.join(", "));
+    apt_get(&["update", "--quiet"])?;
+    for package in names {
+        // One by one: a package that this release of Debian does not have must not keep out the others.
+        if let Err(error) = apt_get(&["install", "--yes", "--quiet", "--no-install-recommends", package]) {
+            println!("{package} could not be installed: {error:#}");
+        }
     }
     Ok(())
 }
 
 fn missing() -> Vec<&'static Need> {
-    static ALL: [Need; 5] = NEEDS;
-    ALL.iter().filter(|need| !need.programs.iter().any(|program| find_program(program).is_some())).collect()
+    NEEDS.iter().filter(|need| !need.programs.iter().any(|program| find_program(program).is_some())).collect()
 }
 
 fn apt_get(arguments: &[&str]) -> Result<()> {

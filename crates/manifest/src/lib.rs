@@ -21,6 +21,7 @@
 pub mod detect;
 mod place;
 pub mod raw;
+mod redact;
 mod resolve;
 mod shape;
 mod suggest;
@@ -30,6 +31,7 @@ use api::error::{ApiError, ErrorCode, ErrorDetail};
 use api::plans::{DefaultSource, StackSpec};
 
 pub use detect::{DetectError, Detection, detect};
+pub use redact::without_env_values;
 pub use text::{duration_text, parse_duration_ms, parse_size_bytes, size_text};
 
 /// Name of the file, as it is looked for in a repository.

@@ -79,7 +79,7 @@ const EXAMPLE: &str = r#"
 name = "shop"
 
 [services.web]
-build = { command = "npm ci && npm run build", cache = ["node_modules"] }
+build = { command = "npm ci && npm run build", timeout = "5m", memory = "2G" }
 run = "node server.js"
 replicas = 2
 route = "shop.example.com"
@@ -161,10 +161,10 @@ fn paragraph(schema: &Value) -> String {
 }
 
 fn command_line() -> String {
-    let mut root = cli::command().term_width(100);
+    let mut root = cli::command().term_width(100).mut_args(|argument| argument.hide_env_values(true));
     root.build();
     let mut out = format!("# The command line\n\n{NOTE}");
-    out.push_str("Exit codes are listed in [exit-codes.md](exit-codes.md).\n");
+    out.push_str("Options of `mainstay` itself may stand after any command, too. Exit codes are listed in\n[exit-codes.md](exit-codes.md).\n");
     describe(&mut out, &mut root, 2);
     out
 }
@@ -179,6 +179,14 @@ fn describe(out: &mut String, command: &mut Command, level: usize) {
     out.push_str("```\n");
     let visible = |c: &&mut Command| !c.is_hide_set() && c.get_name() != "help";
     for subcommand in command.get_subcommands_mut().filter(visible) {
+        // Options that every command takes are described once, at the top.
+        let plain = subcommand.clone().mut_args(|argument| {
+            let is_global = argument.is_global_set();
+            // What is set where this runs is nobody's business.
+            let argument = argument.hide_env_values(true);
+            if is_global { argument.hide(true) } else { argument }
+        });
+        *subcommand = plain;
         describe(out, subcommand, level + 1);
     }
 }
@@ -203,7 +211,7 @@ fn exit_codes() -> Result<String> {
 fn api() -> Result<String> {
     let document = serde_json::to_value(server::openapi())?;
     let mut out = format!("# The API\n\n{NOTE}");
-    out.push_str("JSON over HTTP. Authenticate with `Authorization: Bearer TOKEN` (`mainstay tokens create`).\n");
+    out.push_str("JSON over HTTP. Authenticate with `Authorization: Bearer TOKEN` (`mainstay tokens create --api`).\n");
     out.push_str("The whole description is in [openapi.json](openapi.json); a running control plane serves it at\n");
     out.push_str("`/api/v1/openapi.json`, and as pages at `/docs`.\n\n| | path | |\n|---|---|---|\n");
     for (path, methods) in document["paths"].as_object().into_iter().flatten() {

@@ -156,8 +156,10 @@ fn detection(tree: &dyn Tree, guess: &Guess, unusable: &[Guess]) -> Detection {
         Some(build) => format!("This is {}: built with `{build}`, {}.", guess.noun, guess.run),
         None => format!("This is {}: nothing to build, {}.", guess.noun, guess.run),
     };
+    // Named like the stack and not `web`: internal names are shared by all stacks of a machine.
+    let stack = stack_name(tree);
     let service = render::Service {
-        name: "web".into(),
+        name: stack.clone(),
         build: guess.build.clone(),
         cache: guess.cache.clone(),
         run: guess.run.clone(),
@@ -165,7 +167,7 @@ fn detection(tree: &dyn Tree, guess: &Guess, unusable: &[Guess]) -> Detection {
         route: Some("/".into()),
         env: guess.env.clone(),
     };
-    let manifest = render::manifest(&stack_name(tree), &what, &reasons, &[service]);
+    let manifest = render::manifest(&stack, &what, &reasons, &[service]);
     Detection { what, reasons, manifest }
 }
 

@@ -66,7 +66,7 @@ fn a_node_project_gets_a_manifest_that_says_why() {
 
 name = "my-shop"
 
-[services.web]
+[services.my-shop]
 build = "npm ci && npm run build"
 run = "npm start"
 route = "/"  # any host; or "shop.example.com"
@@ -85,7 +85,7 @@ fn the_package_manager_follows_from_the_lock_file() {
         assert!(lines.contains(&format!("run = \"{start}\"")), "{lines}");
     }
     let none = lines(&[("package.json", r#"{"main": "lib/main.js"}"#), ("lib/main.js", "")]);
-    assert_eq!(none, "[services.web]\nrun = \"node lib/main.js\"\nroute = \"/\"");
+    assert_eq!(none, "[services.my-shop]\nrun = \"node lib/main.js\"\nroute = \"/\"");
 }
 
 #[test]
@@ -119,7 +119,7 @@ fn python_frameworks_are_started_by_their_servers() {
 #[test]
 fn a_rust_program_is_built_for_release_and_its_target_folder_kept() {
     let rust = lines(&[("Cargo.toml", "[package]\nname = \"hello-api\""), ("Cargo.lock", ""), ("src/main.rs", "")]);
-    let expected = "[services.web]\nbuild = { command = \"cargo build --release --locked\", cache = [\"target\"] }\nrun = \"./target/release/hello-api\"\nroute = \"/\"";
+    let expected = "[services.my-shop]\nbuild = { command = \"cargo build --release --locked\", cache = [\"target\"] }\nrun = \"./target/release/hello-api\"\nroute = \"/\"";
     assert_eq!(rust, expected);
 }
 
@@ -140,8 +140,8 @@ fn php_is_served_from_its_public_folder() {
 
 #[test]
 fn a_folder_of_files_is_served_as_it_is() {
-    assert_eq!(lines(&[("index.html", "")]), "[services.web]\nstatic = \".\"\nroute = \"/\"");
-    assert_eq!(lines(&[("public/index.html", "")]), "[services.web]\nstatic = \"public\"\nroute = \"/\"");
+    assert_eq!(lines(&[("index.html", "")]), "[services.my-shop]\nstatic = \".\"\nroute = \"/\"");
+    assert_eq!(lines(&[("public/index.html", "")]), "[services.my-shop]\nstatic = \"public\"\nroute = \"/\"");
 }
 
 #[test]
