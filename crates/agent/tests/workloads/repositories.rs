@@ -271,3 +271,33 @@ async fn a_token_reaches_git_through_the_helper_and_only_for_its_host() {
     let calls = std::fs::read_dir(host.data().join("git/calls")).unwrap().count();
     assert_eq!(calls, 0, "a credential stays on disk after the call");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ssh_is_called_with_the_deploy_key_alone_and_never_asks() {
+    use std::os::unix::fs::PermissionsExt;
+    let host = ProcessHost::new();
+    // An `ssh` that notes how it was called, and the key while it is there.
+    let tools = host.place.path().join("tools");
+    std::fs::create_dir(&tools).unwrap();
+    let noted = host.place.path().join("noted");
+    let script = format!("#!/bin/sh\nprintf '%s\\n' \"$@\" > {}\n", noted.display());
+    std::fs::write(tools.join("ssh"), script).unwrap();
+    std::fs::set_permissions(tools.join("ssh"), std::fs::Permissions::from_mode(0o755)).unwrap();
+    Environment::prepare(&host.place.path().join("git"), Path::new(crate::machine::HELPER)).unwrap();
+    let status = Command::new(host.place.path().join("git").join(git::environment::SSH_HELPER))
+        .args(["-p", "2222", "git@example.com", "git-upload-pack 'a'"])
+        .env_clear()
+        .env("PATH", format!("{}:/usr/bin:/bin", tools.display()))
+        .env("MAINSTAY_GIT_KNOWN_HOSTS", "/known")
+        .env("MAINSTAY_GIT_KEY_FILE", "/key")
+        .status()
+        .unwrap();
+    assert!(status.success());
+    let arguments = std::fs::read_to_string(noted).unwrap();
+    for wanted in
+        ["BatchMode=yes", "IdentitiesOnly=yes", "StrictHostKeyChecking=accept-new", "UserKnownHostsFile=/known"]
+    {
+        assert!(arguments.contains(wanted), "{wanted} is missing: {arguments}");
+    }
+    assert!(arguments.contains("-i\n/key\n-p\n2222\ngit@example.com\ngit-upload-pack 'a'\n"), "{arguments}");
+}

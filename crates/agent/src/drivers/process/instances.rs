@@ -65,7 +65,7 @@ impl Instances {
         let directory = self.layout.instance(id);
         let before = supervisors::read_spec(&directory).map_err(io_error("read the instance in", &directory))?;
         if let Some(spec) = &before
-            && supervisors::is_alive(&directory)
+            && supervisors::is_alive_for_long(&directory).await
         {
             let stopping = supervisors::read_status(&directory).is_some_and(|status| status.phase == Phase::Stopping);
             if stopping {
@@ -237,7 +237,7 @@ impl Instances {
     pub async fn remove(&self, id: &InstanceId) -> Result<(), DriverError> {
         let directory = self.layout.instance(id);
         let Some(spec) = self.existing(id)? else { return Ok(()) };
-        if supervisors::is_alive(&directory) {
+        if supervisors::is_alive_for_long(&directory).await {
             return Err(DriverError::StillRunning(id.clone()));
         }
         self.end_leftovers(&spec).await?;
@@ -379,10 +379,11 @@ fn observe(seen: &Seen) -> InstanceObserved {
     let Seen { directory, spec, status, alive, silent } = seen;
     let phase = status.as_ref().map(|status| status.phase);
     let (state, mut problem) = match (alive, phase) {
+        // The supervisor may still be closing its files; of the instance nothing is left.
+        (_, Some(Phase::Stopped)) => (InstanceState::Exited, None),
         (true, Some(Phase::Running)) => (InstanceState::Running, None),
         (true, Some(Phase::Waiting)) => (InstanceState::Transient, status.as_ref().map(waiting)),
         (true, _) => (InstanceState::Transient, None),
-        (false, Some(Phase::Stopped)) => (InstanceState::Exited, None),
         (false, None) => (InstanceState::Exited, Some("its supervisor did not start".to_owned())),
         (false, Some(_)) => {
             let rebooted = status.as_ref().is_some_and(|status| status.supervisor.boot_id != procfs::boot_id());

@@ -2,7 +2,8 @@
 
 use super::layout::{Durability, io_error, read_json, write_json};
 use super::spec::{
-    CONTROL_SOCKET, InstanceSpec, InstanceStatus, LOCK_FILE, PORT_CLAIMED, READY, Request, SPEC_FILE, STATUS_FILE,
+    CONTROL_SOCKET, InstanceSpec, InstanceStatus, LOCK_FILE, PORT_CLAIMED, Phase, READY, Request, SPEC_FILE,
+    STATUS_FILE,
 };
 use crate::drivers::DriverError;
 use api::ids::InstanceId;
@@ -77,6 +78,21 @@ pub async fn begin(mainstay: &Path, directory: &Path) -> Result<Begun, DriverErr
 pub fn is_alive(directory: &Path) -> bool {
     let Ok(file) = File::options().read(true).open(directory.join(LOCK_FILE)) else { return false };
     rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err()
+}
+
+/// Like [`is_alive`], but one that has stopped its instance and is only closing its files is waited for.
+pub async fn is_alive_for_long(directory: &Path) -> bool {
+    let deadline = std::time::Instant::now() + ANSWER_TIMEOUT;
+    loop {
+        if !is_alive(directory) {
+            return false;
+        }
+        let closing = read_status(directory).is_some_and(|status| status.phase == Phase::Stopped);
+        if !closing || std::time::Instant::now() > deadline {
+            return true;
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
 }
 
 pub async fn ask(directory: &Path, request: &Request) -> io::Result<InstanceStatus> {
