@@ -5,7 +5,7 @@
 //! reader that is slow simply reads larger pieces later; there is no queue that could overflow.
 //!
 //! A sign of life goes out every 15 seconds, which is also when the caller's right to listen is
-//! looked at again: a revoked token or ended session ends the stream.
+//! looked at again, as it is the moment that anybody's token or session ends: with it ends the stream.
 
 use crate::auth::Caller;
 use crate::error::Result;
@@ -43,6 +43,7 @@ pub struct Follower<T, R> {
 struct Running<T, R> {
     follower: Follower<T, R>,
     waiting: VecDeque<T>,
+    revoked: watch::Receiver<u64>,
     checked_at: Instant,
 }
 
@@ -55,7 +56,8 @@ where
 {
     follower.wakeup.mark_changed();
     let waiting = std::mem::take(&mut follower.first).into();
-    let running = Running { follower, waiting, checked_at: Instant::now() };
+    let revoked = follower.state.wakeups().credentials();
+    let running = Running { follower, waiting, revoked, checked_at: Instant::now() };
     let events = stream::unfold(running, |mut running| async {
         let record = running.next().await?;
         let event = to_event(running.follower.name, (running.follower.sequence_of)(&record), &record)?;
@@ -110,16 +112,24 @@ where
     /// Waits until there may be news; `false` when the stream has to end.
     async fn wait(&mut self) -> bool {
         loop {
-            if self.checked_at.elapsed() >= HEARTBEAT {
+            let revoked = self.revoked.has_changed().unwrap_or(true);
+            if revoked || self.checked_at.elapsed() >= HEARTBEAT {
+                self.revoked.mark_unchanged();
                 self.checked_at = Instant::now();
                 if !self.follower.caller.still_good(&self.follower.state).await {
                     return false;
                 }
             }
             tokio::select! {
-                // Both are safe to cancel: neither takes anything out of anywhere.
+                // All are safe to cancel: nothing is taken out of anywhere.
                 () = self.follower.state.stopping().cancelled() => return false,
-                changed = self.follower.wakeup.changed() => return changed.is_ok(),
+                _ = self.revoked.changed() => self.revoked.mark_changed(),
+                changed = self.follower.wakeup.changed() => {
+                    if changed.is_err() || !self.revoked.has_changed().unwrap_or(false) {
+                        return changed.is_ok();
+                    }
+                    self.follower.wakeup.mark_changed();
+                }
                 () = tokio::time::sleep(HEARTBEAT) => {}
             }
         }

@@ -42,6 +42,7 @@ pub fn router(state: AppState) -> Router {
         .method_not_allowed_fallback(requests::wrong_method)
         .layer(DefaultBodyLimit::max(BODY_LIMIT_BYTES))
         .layer(CatchPanicLayer::custom(requests::panic_answer))
+        .layer(middleware::from_fn(crate::web::errors_for_people))
         .layer(middleware::from_fn(requests::identify))
         .with_state(state)
 }

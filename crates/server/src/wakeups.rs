@@ -16,6 +16,7 @@ use tokio::sync::{Notify, watch};
 pub struct Wakeups {
     events: watch::Sender<u64>,
     logs: watch::Sender<u64>,
+    credentials: watch::Sender<u64>,
     servers: Mutex<HashMap<ServerId, watch::Sender<u64>>>,
     services: Mutex<BTreeSet<ServiceId>>,
     services_changed: Notify,
@@ -26,6 +27,7 @@ impl Default for Wakeups {
         Self {
             events: watch::Sender::new(0),
             logs: watch::Sender::new(0),
+            credentials: watch::Sender::new(0),
             servers: Mutex::default(),
             services: Mutex::default(),
             services_changed: Notify::new(),
@@ -50,6 +52,15 @@ impl Wakeups {
 
     pub fn logs_stored(&self) {
         self.logs.send_modify(|count| *count += 1);
+    }
+
+    /// Fires whenever a session ended or a token was revoked: open streams look whether it was theirs.
+    pub fn credentials(&self) -> watch::Receiver<u64> {
+        self.credentials.subscribe()
+    }
+
+    pub fn credentials_revoked(&self) {
+        self.credentials.send_modify(|count| *count += 1);
     }
 
     /// Fires with the newest generation of one server's desired state.

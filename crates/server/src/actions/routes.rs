@@ -21,7 +21,7 @@ pub fn refuse_conflicts(wanted: &BTreeMap<Name, Vec<RouteSpec>>, taken: &[Taken]
             let same = |other: &RouteSpec| other.host == route.host && other.path == route.path;
             if let Some(holder) = taken.iter().find(|t| t.routes.iter().any(same)) {
                 details.push(ErrorDetail {
-                    field: Some(format!("services.{name}.routes")),
+                    field: Some(format!("services.{name}.route")),
                     line: None,
                     column: None,
                     message: format!(

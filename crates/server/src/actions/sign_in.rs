@@ -57,5 +57,7 @@ pub async fn sign_out(state: &AppState, caller: &Caller) -> Result<()> {
         return Err(HttpError::invalid("session", "this caller came with a token, not with a session")
             .help("revoke a token with DELETE /api/v1/tokens/{id}"));
     };
-    Ok(state.store().session_delete(caller.scope(), &hash_of(session)).await?)
+    state.store().session_delete(caller.scope(), &hash_of(session)).await?;
+    state.wakeups().credentials_revoked();
+    Ok(())
 }

@@ -92,7 +92,7 @@ struct Problem {
 impl Problem {
     fn detail(&self, name: &Name, question: &Question) -> ErrorDetail {
         let value = match self.field {
-            "ref" => question.reference.as_ref().map(ToString::to_string),
+            "branch" => question.reference.as_ref().map(ToString::to_string),
             _ => None,
         };
         let about = value.map(|v| format!(" (`{v}`)")).unwrap_or_default();
@@ -128,7 +128,7 @@ async fn ask(
     };
     let call = git::resolve_reference(state.git(), &question.git, question.reference.as_ref(), credential, TIMEOUT);
     let found = call.await.map_err(|error| {
-        let field = if matches!(error, git::GitError::NoSuchReference { .. }) { "ref" } else { "git" };
+        let field = if matches!(error, git::GitError::NoSuchReference { .. }) { "branch" } else { "git" };
         Problem { field, message: error.to_string(), help: None }
     })?;
     Ok(Resolved { commit: found.commit, subject: found.subject.unwrap_or_default(), reference: found.reference })

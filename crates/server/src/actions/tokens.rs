@@ -73,6 +73,7 @@ async fn check_binding(state: &AppState, scope: &Scope, purpose: &TokenPurpose) 
 pub async fn revoke(state: &AppState, caller: &Caller, id: &str) -> Result<()> {
     let parsed: TokenId = id.parse().map_err(|_| HttpError::not_found("token", id))?;
     state.store().token_revoke(caller.scope(), &parsed, clock::now_ms()).await?;
+    state.wakeups().credentials_revoked();
     let message = format!("the token {} was revoked", parsed.short());
     let happened = event(EventKind::TokenRevoked, EventLevel::Info, message, caller.cause("revoke a token"));
     crate::events::record(state, caller.scope(), vec![happened]).await

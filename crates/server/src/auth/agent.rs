@@ -83,8 +83,11 @@ fn refuse(error: SignatureError) -> HttpError {
 }
 
 fn read_headers(headers: &HeaderMap) -> Result<(ServerId, RequestSignature), SignatureError> {
+    // Exactly one of each: with two, another part of the way could believe the other one.
     let text = |name: &'static str| {
-        headers.get(name).and_then(|value| value.to_str().ok()).ok_or(SignatureError::Header(name))
+        let mut values = headers.get_all(name).iter();
+        let only = values.next().filter(|_| values.next().is_none());
+        only.and_then(|value| value.to_str().ok()).ok_or(SignatureError::Header(name))
     };
     let server_id = text(HEADER_SERVER)?.parse().map_err(|_| SignatureError::Header(HEADER_SERVER))?;
     let timestamp_ms = text(HEADER_TIMESTAMP)?.parse().map_err(|_| SignatureError::Header(HEADER_TIMESTAMP))?;

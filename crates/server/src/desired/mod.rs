@@ -16,7 +16,9 @@ use api::name::Name;
 use api::services::{Revision, ServiceIntent};
 use document::{ServerPart, ServicePart, StackPart};
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 use store::{DesiredRow, Error, Instance, Project, Scope, Server, Service, Stack};
+use tokio::time::Instant;
 
 /// How often an overtaken refresh looks again.
 const TRIES: u32 = 8;
@@ -95,13 +97,16 @@ async fn refresh_one(
     }
 }
 
-/// Waits for a document with a generation above `after`.
+/// A document with a generation above `after`: at once if there is one, or as soon as there is, or
+/// `None` when the time is over or the control plane stops.
 pub async fn newer_than(
     state: &AppState,
     scope: &Scope,
     server_id: &ServerId,
     after: u64,
-) -> Result<SignedDesiredState> {
+    limit: Duration,
+) -> Result<Option<SignedDesiredState>> {
+    let deadline = Instant::now() + limit;
     // Subscribed before the first look, so that nothing falls in between.
     let mut wakeup = state.wakeups().server(server_id);
     loop {
@@ -109,10 +114,15 @@ pub async fn newer_than(
         if let Some(row) = state.store().desired_state_get(scope, server_id).await?
             && row.generation > after
         {
-            return Ok(row.signed);
+            return Ok(Some(row.signed));
         }
-        if wakeup.changed().await.is_err() {
-            return Err(HttpError::not_found("server", server_id.as_str()));
+        tokio::select! {
+            // All three are safe to cancel: nothing is taken out of anywhere.
+            changed = wakeup.changed() => if changed.is_err() {
+                return Err(HttpError::not_found("server", server_id.as_str()));
+            },
+            () = tokio::time::sleep_until(deadline) => return Ok(None),
+            () = state.stopping().cancelled() => return Ok(None),
         }
     }
 }

@@ -59,11 +59,9 @@ pub async fn expected_state(
     let poll = axum::extract::Query::<Poll>::try_from_uri(&uri)
         .map_err(|e| HttpError::new(ErrorCode::InvalidInput, format!("the query cannot be used: {}", e.body_text())))?;
     let limit = Duration::from_secs(poll.wait.min(WAIT_LIMIT_SECONDS));
-    let waiting = desired::newer_than(&state, &request.scope, &request.server.id, poll.after);
-    tokio::select! {
-        found = waiting => Ok(Json(found?).into_response()),
-        () = tokio::time::sleep(limit) => Ok(StatusCode::NOT_MODIFIED.into_response()),
-        () = state.stopping().cancelled() => Ok(StatusCode::NOT_MODIFIED.into_response()),
+    match desired::newer_than(&state, &request.scope, &request.server.id, poll.after, limit).await? {
+        Some(signed) => Ok(Json(signed).into_response()),
+        None => Ok(StatusCode::NOT_MODIFIED.into_response()),
     }
 }
 

@@ -31,6 +31,12 @@ pub async fn stack(state: &AppState, scope: &Scope, key: &str) -> Result<StackVi
     Ok(Rows::read(state, scope).await?.stack_view(&stack))
 }
 
+/// The manifest of a stack as it was sent, values of variables included: to plan it again, never to
+/// be shown.
+pub async fn whole_manifest(state: &AppState, scope: &Scope, key: &str) -> Result<String> {
+    Ok(find_stack(state, scope, key).await?.manifest)
+}
+
 /// All services, by name.
 pub async fn services(state: &AppState, scope: &Scope) -> Result<Vec<ServiceView>> {
     let rows = Rows::read(state, scope).await?;

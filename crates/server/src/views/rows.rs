@@ -138,7 +138,7 @@ impl Rows {
             version: stack.version,
             condition,
             problems,
-            manifest: stack.manifest.clone(),
+            manifest: manifest::without_env_values(&stack.manifest).unwrap_or_default(),
             created_at_ms: stack.created_at_ms,
             updated_at_ms: stack.updated_at_ms,
             services,

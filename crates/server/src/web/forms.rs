@@ -236,16 +236,50 @@ pub async fn sign_out(State(state): State<AppState>, form: Submitted) -> Result<
     Ok(response)
 }
 
+/// Stands for "the repository that holds the manifest" while a stored manifest is read.
+const PLACEHOLDER: &str = "https://manifest.invalid/own.git";
+
 /// The request that plans a stack's own manifest again, from the source that it was deployed from.
 pub async fn plan_request(state: &AppState, caller: &Caller, stack: &str) -> Result<PlanRequest> {
-    let view = views::stack(state, caller.scope(), stack).await?;
-    let mut default_source = None;
-    if let Some(service) = view.services.first() {
-        let revisions = views::revisions(state, caller.scope(), stack, service.name.as_str(), 1).await?;
-        default_source = revisions.into_iter().next().map(|revision| {
-            let source = revision.spec.source;
-            DefaultSource { git: source.git, reference: source.reference, directory: source.directory }
-        });
+    let manifest = views::whole_manifest(state, caller.scope(), stack).await?;
+    let default_source = default_source(state, caller, stack, &manifest).await?;
+    Ok(PlanRequest { manifest, manifest_path: None, default_source })
+}
+
+/// Where the manifest lies, worked out from a service that names no repository of its own: what the
+/// manifest says of it, against what its newest revision was made from.
+async fn default_source(state: &AppState, caller: &Caller, stack: &str, text: &str) -> Result<Option<DefaultSource>> {
+    let Ok(git) = PLACEHOLDER.parse() else { return Ok(None) };
+    let here = DefaultSource { git, reference: None, directory: String::new() };
+    // A manifest that cannot be read is refused with its reasons when it is planned.
+    let Ok(spec) = manifest::parse(text, Some(&here)) else { return Ok(None) };
+    let mut own: Vec<_> = spec.services.values().filter(|service| service.source.git == here.git).collect();
+    // One that names a branch of its own tells less.
+    own.sort_by_key(|service| service.source.reference.is_some());
+    for service in own {
+        let newest = views::revisions(state, caller.scope(), stack, service.name.as_str(), 1).await.unwrap_or_default();
+        let Some(source) = newest.into_iter().next().map(|revision| revision.spec.source) else { continue };
+        let reference = source.reference.filter(|_| service.source.reference.is_none());
+        let directory = directory_of_manifest(&source.directory, &service.source.directory);
+        return Ok(Some(DefaultSource { git: source.git, reference, directory }));
     }
-    Ok(PlanRequest { manifest: view.manifest, manifest_path: None, default_source })
+    Ok(None)
+}
+
+/// `shop/web` for a service in `web` means that the manifest lies in `shop`.
+fn directory_of_manifest(whole: &str, own: &str) -> String {
+    whole.strip_suffix(own).unwrap_or(whole).trim_end_matches('/').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_folder_of_a_manifest_is_what_is_left_of_a_services_folder() {
+        assert_eq!(directory_of_manifest("shop/web", "web"), "shop");
+        assert_eq!(directory_of_manifest("web", "web"), "");
+        assert_eq!(directory_of_manifest("shop", ""), "shop");
+        assert_eq!(directory_of_manifest("", ""), "");
+    }
 }

@@ -99,9 +99,14 @@ async fn a_request_is_refused_when_it_is_repeated_altered_moved_or_from_another_
         let late = identity.signed(Method::POST, path, body.clone(), now_ms() + off);
         assert!(code(late).await.1.contains("clock"));
     }
-    let nobody = identity.signed(Method::POST, path, body.clone(), now_ms());
-    let nobody = nobody.header("x-mainstay-server", "srv_00000000000000000000000000000009");
-    assert_eq!(code(nobody).await.0, 401);
+    let twice = identity.signed(Method::POST, path, body.clone(), now_ms());
+    let twice = twice.header("x-mainstay-server", "srv_00000000000000000000000000000009");
+    assert!(code(twice).await.1.contains("x-mainstay-server"));
+    let mut answer = identity.answer.clone();
+    answer.server_id = "srv_00000000000000000000000000000009".parse().unwrap();
+    let nobody = Identity { base: identity.base.clone(), answer, http: identity.http.clone() };
+    let unknown = nobody.signed(Method::POST, path, body.clone(), now_ms());
+    assert!(code(unknown).await.1.contains("not known"));
     let good = identity.signed(Method::POST, path, body, now_ms());
     assert_eq!(code(good).await.0, 200, "the refusals did no harm");
 }

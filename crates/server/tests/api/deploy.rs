@@ -79,10 +79,10 @@ async fn a_branch_or_repository_that_is_not_there_is_refused_with_its_name() {
     let world = World::new().await;
     let _agent = world.agent().await;
     let repository = world.repository("shop");
-    let error = world.deploy(&repository.manifest("ref = \"mian\"")).await.error(422);
+    let error = world.deploy(&repository.manifest("branch = \"mian\"")).await.error(422);
     assert_eq!(error.code, ErrorCode::SourceUnavailable);
     assert!(error.message.contains("mian") && error.message.contains("main"), "{}", error.message);
-    assert_eq!(error.details[0].field.as_deref(), Some("services.web.ref"));
+    assert_eq!(error.details[0].field.as_deref(), Some("services.web.branch"));
     let gone = repository.manifest("").replace("/shop\"", "/gone\"");
     assert!(world.deploy(&gone).await.error(422).message.contains("gone"));
     let secret = repository.manifest("credential = \"key\"");

@@ -233,7 +233,7 @@ impl Repository {
     /// A manifest of one service `web` that runs from here.
     pub fn manifest(&self, extra: &str) -> String {
         format!(
-            "name = \"shop\"\n\n[services.web]\ngit = \"{}\"\nrun = \"serve\"\nroutes = [\"/\"]\n{extra}\n",
+            "name = \"shop\"\n\n[services.web]\ngit = \"{}\"\nrun = \"serve\"\nroute = \"/\"\n{extra}\n",
             self.url()
         )
     }

@@ -42,7 +42,7 @@ fn texts(records: &[LogRecord]) -> Vec<&str> {
 }
 
 #[tokio::test]
-async fn a_batch_that_is_sent_again_adds_nothing_and_a_gap_is_asked_for_again() {
+async fn a_batch_that_is_sent_again_adds_nothing_and_a_gap_is_said() {
     let (world, agent, view, _) = world_with_service().await;
     let source = LogSource::Run { instance_id: view.instances[0].id.clone() };
     let first = batch(&view, source.clone(), 0, &["a", "b"]);
@@ -50,15 +50,18 @@ async fn a_batch_that_is_sent_again_adds_nothing_and_a_gap_is_asked_for_again() 
         let answer = upload(&world, &agent, vec![first.clone()]).await;
         assert_eq!(answer.acknowledged[0].next_offset, 4);
     }
-    let gap = batch(&view, source.clone(), 40, &["late"]);
-    assert_eq!(upload(&world, &agent, vec![gap]).await.acknowledged[0].next_offset, 4);
-    let next = batch(&view, source, 4, &["c"]);
+    let overlapping = batch(&view, source.clone(), 2, &["b", "c"]);
+    assert_eq!(upload(&world, &agent, vec![overlapping]).await.acknowledged[0].next_offset, 4, "send again from there");
+    let next = batch(&view, source.clone(), 4, &["c"]);
     assert_eq!(upload(&world, &agent, vec![next]).await.acknowledged[0].next_offset, 6);
     let records: Vec<LogRecord> = world.get("/api/v1/logs?stack=shop&service=web&kind=run").await.json();
     assert_eq!(texts(&records), ["a", "b", "c"]);
     assert_eq!(records[0].service, "web");
     let tail: Vec<LogRecord> = world.get("/api/v1/logs?stack=shop&service=web&tail=1").await.json();
     assert_eq!(texts(&tail), ["c"]);
+    upload(&world, &agent, vec![batch(&view, source, 40, &["late"])]).await;
+    let tail: Vec<LogRecord> = world.get("/api/v1/logs?stack=shop&service=web&tail=2").await.json();
+    assert!(texts(&tail)[0].contains("34 bytes") && texts(&tail)[1] == "late", "{tail:?}");
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ mod fake_agent;
 mod harness;
 mod logs;
 mod openapi;
+mod pages;
 mod rollout;
 mod services;
 mod session;

@@ -49,7 +49,7 @@ async fn a_machine_bound_to_a_stack_takes_no_service_of_another() {
     let token: TokenCreated = world.post("/api/v1/tokens", json!({"name": "m", "purpose": purpose})).await.json();
     let _bound = crate::fake_agent::FakeAgent::join(&world.base, token.token).await;
     world.service_until("shop", "web", |v| v.condition == api::services::ServiceCondition::Running).await;
-    let other = repository.manifest("").replace("name = \"shop\"", "name = \"blog\"").replace("[\"/\"]", "[\"/blog\"]");
+    let other = repository.manifest("").replace("name = \"shop\"", "name = \"blog\"").replace("\"/\"", "\"/blog\"");
     let error = world.deploy(&other).await.error(409);
     assert!(error.message.contains("blog"), "{}", error.message);
 }

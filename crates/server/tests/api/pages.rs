@@ -1,0 +1,330 @@
+//! The dashboard's pages, forms and streams over real HTTP, as a browser without a script meets them.
+
+use crate::harness::{PATIENCE, World};
+use futures_util::StreamExt;
+use reqwest::StatusCode;
+use std::time::Instant;
+
+/// Somebody who signed in on the page.
+struct Visitor<'a> {
+    world: &'a World,
+    http: reqwest::Client,
+    cookie: String,
+}
+
+/// What a page answered.
+struct Page {
+    status: StatusCode,
+    headers: reqwest::header::HeaderMap,
+    html: String,
+}
+
+impl Page {
+    #[track_caller]
+    fn says(&self, words: &str) -> &Self {
+        assert!(self.html.contains(words), "`{words}` is not in {}", self.html);
+        self
+    }
+
+    fn header(&self, name: &str) -> &str {
+        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+    }
+
+    /// The token that every form of the page carries.
+    fn form_token(&self) -> String {
+        let rest = self.html.split("name=\"csrf\" value=\"").nth(1).expect("the page has a form");
+        rest.split('"').next().unwrap_or_default().to_owned()
+    }
+}
+
+fn browser() -> reqwest::Client {
+    let policy = reqwest::redirect::Policy::none();
+    reqwest::Client::builder().no_proxy().redirect(policy).timeout(PATIENCE).build().unwrap()
+}
+
+async fn page(request: reqwest::RequestBuilder) -> Page {
+    let answer = request.send().await.unwrap();
+    let (status, headers) = (answer.status(), answer.headers().clone());
+    Page { status, headers, html: answer.text().await.unwrap() }
+}
+
+async fn try_sign_in(world: &World, password: &str, next: &str) -> Page {
+    let fields = [("user", "admin"), ("password", password), ("next", next)];
+    page(form(browser().post(format!("{}/login", world.base)), &world.base, &fields)).await
+}
+
+/// A form as a browser sends it from a page of `origin`.
+fn form(request: reqwest::RequestBuilder, origin: &str, fields: &[(&str, &str)]) -> reqwest::RequestBuilder {
+    let body = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish();
+    request.header("origin", origin).header("content-type", "application/x-www-form-urlencoded").body(body)
+}
+
+impl<'a> Visitor<'a> {
+    async fn sign_in(world: &'a World) -> Self {
+        let answer = try_sign_in(world, world.server.initial_password().unwrap().expose(), "/").await;
+        assert_eq!(answer.status, StatusCode::SEE_OTHER, "{}", answer.html);
+        let cookie = answer.header("set-cookie").split(';').next().unwrap_or_default().to_owned();
+        Self { world, http: browser(), cookie }
+    }
+
+    async fn get(&self, path: &str) -> Page {
+        page(self.http.get(format!("{}{path}", self.world.base)).header("cookie", &self.cookie)).await
+    }
+
+    async fn post_raw(&self, path: &str, fields: &[(&str, &str)]) -> Page {
+        let request = self.http.post(format!("{}{path}", self.world.base)).header("cookie", &self.cookie);
+        page(form(request, &self.world.base, fields)).await
+    }
+
+    async fn post(&self, path: &str, form: &[(&str, &str)]) -> Page {
+        let token = self.get("/tokens").await.form_token();
+        let mut fields = vec![("csrf", token.as_str())];
+        fields.extend(form);
+        self.post_raw(path, &fields).await
+    }
+
+    /// The page that a form led back to, with its message.
+    async fn follow(&self, answer: &Page) -> Page {
+        assert_eq!(answer.status, StatusCode::SEE_OTHER, "{}", answer.html);
+        let message = answer.header("set-cookie").split(';').next().unwrap_or_default();
+        let request = self.http.get(format!("{}{}", self.world.base, answer.header("location")));
+        page(request.header("cookie", format!("{}; {message}", self.cookie))).await
+    }
+}
+
+#[tokio::test]
+async fn nobody_sees_a_page_without_signing_in_and_the_way_back_is_kept() {
+    let world = World::new().await;
+    for path in ["/", "/servers", "/servers/new", "/events", "/tokens", "/stacks/shop", "/deployments/x"] {
+        let answer = page(browser().get(format!("{}{path}", world.base))).await;
+        assert_eq!(answer.status, StatusCode::SEE_OTHER, "{path}");
+        assert!(answer.header("location").starts_with("/login"), "{path}");
+    }
+    let answer = page(browser().get(format!("{}/stacks/shop?filter=a", world.base))).await;
+    assert_eq!(answer.header("location"), "/login?next=%2Fstacks%2Fshop%3Ffilter%3Da");
+    for path in ["/live/overview/stream", "/live/events/stream"] {
+        assert_eq!(
+            page(browser().get(format!("{}{path}", world.base))).await.status,
+            StatusCode::UNAUTHORIZED,
+            "{path}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_sign_in_page_tells_where_the_first_password_is_and_leads_on_only_to_this_server() {
+    let world = World::new().await;
+    let file = world.directory.path().join("server/initial-password").display().to_string();
+    page(browser().get(format!("{}/login", world.base))).await.says(&file);
+    let wrong = try_sign_in(&world, "<b>wrong", "/").await;
+    assert_eq!(wrong.status, StatusCode::UNAUTHORIZED);
+    wrong.says("The user or the password is wrong.").says("value=\"admin\"");
+    assert!(!wrong.html.contains("<b>wrong") && !wrong.headers.contains_key("set-cookie"));
+    let password = world.server.initial_password().unwrap().expose().to_owned();
+    assert_eq!(try_sign_in(&world, &password, "//evil.example").await.header("location"), "/");
+    assert_eq!(try_sign_in(&world, &password, "/events").await.header("location"), "/events");
+    let fields = [("user", "admin"), ("password", password.as_str())];
+    let foreign = form(browser().post(format!("{}/login", world.base)), "http://evil.example", &fields);
+    let foreign = page(foreign).await;
+    assert_eq!(foreign.status, StatusCode::BAD_REQUEST);
+    assert!(!foreign.headers.contains_key("set-cookie"), "another site signed a visitor in");
+}
+
+#[tokio::test]
+async fn every_page_is_strict_small_and_holds_nothing_inline() {
+    let world = World::new().await;
+    let _agent = world.agent().await;
+    let repository = world.repository("shop");
+    let deployments = world.deploy_and_wait(&repository.manifest("env = { SECRET = \"hunter2-value\" }")).await;
+    let visitor = Visitor::sign_in(&world).await;
+    let deployment = format!("/deployments/{}", deployments[0].id);
+    let paths = [
+        "/",
+        "/stacks/shop",
+        "/stacks/shop/plan",
+        "/stacks/shop/services/web",
+        &deployment,
+        "/servers",
+        "/servers/fake",
+        "/servers/new",
+        "/events",
+        "/events?level=error&stack=shop&service=web&server=fake",
+        "/events?stack=none",
+        "/tokens",
+        "/docs",
+        "/docs/endpoints/post-api-v1-deploy",
+        "/docs/schemas/ServiceView",
+        "/stacks/none",
+        "/no/such/page",
+    ];
+    for path in paths {
+        let request = visitor.http.get(format!("{}{path}", world.base)).header("accept", "text/html");
+        let page = page(request.header("cookie", &visitor.cookie)).await;
+        let expected = if path.ends_with("none") && !path.contains('?') || path.contains("/no/") { 404 } else { 200 };
+        assert_eq!(page.status.as_u16(), expected, "{path}: {}", page.html);
+        assert!(page.header("content-type").starts_with("text/html"), "{path}");
+        assert!(page.html.len() < 50_000, "{path} has {} bytes", page.html.len());
+        let policy = page.header("content-security-policy");
+        assert!(
+            policy.starts_with("default-src 'none'; script-src 'self'; style-src 'self'") && !policy.contains("unsafe"),
+            "{path}: {policy}"
+        );
+        assert_eq!(page.header("x-content-type-options"), "nosniff", "{path}");
+        assert_eq!(page.header("x-frame-options"), "DENY", "{path}");
+        assert_eq!(page.header("cache-control"), "no-store", "{path}");
+        assert!(!page.html.contains("hunter2-value"), "{path} shows a secret");
+        assert_eq!(
+            page.html.matches("<script").count(),
+            page.html.matches("<script src=\"/assets/live.").count(),
+            "{path}"
+        );
+        for inline in ["<style", " style=", " onclick=", " onload=", "javascript:"] {
+            assert!(!page.html.contains(inline), "{path} holds {inline}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn assets_are_kept_for_ever_under_the_hash_of_their_content() {
+    let world = World::new().await;
+    let login = page(browser().get(format!("{}/login", world.base))).await;
+    let paths = login.html.split('"').filter(|text| text.starts_with("/assets/")).collect::<Vec<_>>();
+    assert_eq!(paths.len(), 3, "{paths:?}");
+    for path in paths {
+        let asset = page(browser().get(format!("{}{path}", world.base))).await;
+        assert_eq!(asset.status, StatusCode::OK);
+        assert_eq!(asset.header("cache-control"), "public, max-age=31536000, immutable");
+    }
+}
+
+#[tokio::test]
+async fn a_form_without_the_token_of_its_session_changes_nothing() {
+    let world = World::new().await;
+    let _agent = world.agent().await;
+    world.deploy_and_wait(&world.repository("shop").manifest("")).await;
+    let visitor = Visitor::sign_in(&world).await;
+    let before = world.service("shop", "web").await.deployment.unwrap().id;
+    for fields in [&[][..], &[("csrf", "")], &[("csrf", "0000")]] {
+        let answer = visitor.post_raw("/stacks/shop/services/web/stop", fields).await;
+        assert_eq!(answer.status, StatusCode::BAD_REQUEST);
+        answer.says("does not come from a page of this session");
+    }
+    // The token of another session is as good as none.
+    let other = Visitor::sign_in(&world).await.get("/tokens").await.form_token();
+    assert_eq!(
+        visitor.post_raw("/stacks/shop/services/web/stop", &[("csrf", &other)]).await.status,
+        StatusCode::BAD_REQUEST
+    );
+    assert_eq!(world.service("shop", "web").await.deployment.unwrap().id, before);
+}
+
+#[tokio::test]
+async fn forms_act_through_the_api_and_go_back_with_a_message_that_is_shown_once() {
+    let world = World::new().await;
+    let _agent = world.agent().await;
+    world.deploy_and_wait(&world.repository("shop").manifest("")).await;
+    let visitor = Visitor::sign_in(&world).await;
+    let service = "/stacks/shop/services/web";
+    let scaled = visitor.post(&format!("{service}/scale"), &[("replicas", "2")]).await;
+    let back = visitor.follow(&scaled).await;
+    back.says("Scale of web has begun.");
+    assert!(back.header("set-cookie").contains("mainstay_message=; "), "the message is taken back");
+    assert!(!visitor.get(service).await.html.contains("has begun"));
+    world.service_until("shop", "web", |view| view.replicas == 2 && view.instances.len() == 2).await;
+    let cause = world.service("shop", "web").await.deployment.unwrap().cause;
+    assert_eq!(cause.actor.label(), "user admin");
+
+    let mistake = visitor.post(&format!("{service}/scale"), &[("replicas", "<many>")]).await;
+    visitor.follow(&mistake).await.says("must be a whole number; `&lt;many&gt;` is none").says("role=\"alert\"");
+    let nothing = visitor.post("/stacks/shop/remove", &[("confirm", "shops")]).await;
+    visitor.follow(&nothing).await.says("Nothing was removed: to confirm, write `shop`.");
+    assert_eq!(visitor.post("/stacks/none/services/web/stop", &[]).await.status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn a_plan_is_shown_and_exactly_that_plan_is_deployed() {
+    let world = World::new().await;
+    let _agent = world.agent().await;
+    let repository = world.repository("shop");
+    world.deploy_and_wait(&repository.manifest("")).await;
+    let visitor = Visitor::sign_in(&world).await;
+    visitor.get("/stacks/shop/plan").await.says("Nothing would change");
+    let commit = repository.commit("second");
+    let plan = visitor.get("/stacks/shop/plan").await;
+    plan.says(&commit[..10]).says("Deploy this plan");
+    let fingerprint = plan.html.split("name=\"fingerprint\" value=\"").nth(1).unwrap().split('"').next().unwrap();
+    repository.commit("third");
+    let stale = visitor.post("/stacks/shop/deploy", &[("fingerprint", fingerprint)]).await;
+    visitor.follow(&stale).await.says("role=\"alert\"");
+    let plan = visitor.get("/stacks/shop/plan").await;
+    let fingerprint = plan.html.split("name=\"fingerprint\" value=\"").nth(1).unwrap().split('"').next().unwrap();
+    let deployed = visitor.post("/stacks/shop/deploy", &[("fingerprint", fingerprint)]).await;
+    visitor.follow(&deployed).await.says("1 deployment has begun.");
+}
+
+#[tokio::test]
+async fn a_token_is_shown_once_and_a_machine_is_seen_joining() {
+    let world = World::new().await;
+    let visitor = Visitor::sign_in(&world).await;
+    let made = visitor.post("/tokens", &[("name", "<ci>"), ("days", "30")]).await;
+    made.says("cannot be shown again").says("&lt;ci&gt;");
+    let token = made.html.split("<code tabindex=\"0\">").nth(1).unwrap().split('<').next().unwrap().to_owned();
+    assert!(!visitor.get("/tokens").await.html.contains(&token));
+    let stacks = world.http.get(format!("{}/api/v1/stacks", world.base)).bearer_auth(&token).send().await.unwrap();
+    assert_eq!(stacks.status(), 200);
+
+    let join = visitor.post("/servers/new", &[("name", "harbour"), ("stack", "")]).await;
+    join.says("Waiting for the machine");
+    let token = join.html.split(" --token ").nth(1).unwrap().split('<').next().unwrap().to_owned();
+    let live = join.html.split("data-live=\"").nth(1).unwrap().split('"').next().unwrap().to_owned();
+    let mut stream = Stream::open(&visitor, &live).await;
+    stream.until("Waiting for the machine").await;
+    let _agent = crate::fake_agent::FakeAgent::join(&world.base, api::secret::Secret::new(token)).await;
+    stream.until("fake has joined").await;
+}
+
+/// A live stream, read until something is in it.
+struct Stream {
+    body: std::pin::Pin<Box<dyn futures_util::Stream<Item = reqwest::Result<bytes::Bytes>> + Send>>,
+    seen: String,
+}
+
+impl Stream {
+    async fn open(visitor: &Visitor<'_>, path: &str) -> Self {
+        let request = visitor.http.get(format!("{}{path}", visitor.world.base)).header("cookie", &visitor.cookie);
+        let answer = request.timeout(PATIENCE * 3).send().await.unwrap();
+        assert_eq!(answer.status(), 200, "{path}");
+        assert_eq!(answer.headers()["content-type"], "text/event-stream");
+        Self { body: Box::pin(answer.bytes_stream()), seen: String::new() }
+    }
+
+    /// Reads on until the words are there; what was read before is forgotten.
+    async fn until(&mut self, words: &str) {
+        let began = Instant::now();
+        self.seen.clear();
+        while !self.seen.contains(words) {
+            let left = PATIENCE.saturating_sub(began.elapsed());
+            match tokio::time::timeout(left, self.body.next()).await {
+                Ok(Some(Ok(bytes))) => self.seen.push_str(&String::from_utf8_lossy(&bytes)),
+                other => panic!("`{words}` did not come: {other:?} after {}", self.seen),
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_page_that_is_open_sees_a_deployment_move_and_ends_with_its_session() {
+    let world = World::new().await;
+    let _agent = world.agent().await;
+    let repository = world.repository("shop");
+    world.deploy_and_wait(&repository.manifest("")).await;
+    let visitor = Visitor::sign_in(&world).await;
+    let mut stream = Stream::open(&visitor, "/live/stacks/shop/services/web/stream").await;
+    stream.until("event: clock").await;
+    visitor.post("/stacks/shop/services/web/restart", &[]).await;
+    stream.until("Restart of revision 1").await;
+    let out = visitor.post("/logout", &[]).await;
+    assert_eq!(out.header("location"), "/login");
+    assert_eq!(visitor.get("/").await.status, StatusCode::SEE_OTHER, "the session is over");
+    stream.until("event: end").await;
+}
