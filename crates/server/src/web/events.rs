@@ -1,7 +1,7 @@
 //! The event timeline: what happened, in order, each with its cause.
 
 use super::frame::{Fragment, Frame, Live, page};
-use super::names::Names;
+use super::names::{Names, server_path};
 use super::{times, words};
 use api::events::{EventLevel, EventRecord};
 use maud::{Markup, html};
@@ -147,6 +147,7 @@ fn entry(record: &EventRecord, names: &Names, frame: &Frame) -> Markup {
                     " · " (event.kind.as_str().replace('_', " "))
                     " · because " (event.cause.actor.label()) ": " (event.cause.action)
                     @if let Some((label, path)) = place { " · " a href=(path) { (label) } }
+                    @if let Some(server) = event.server_id.as_ref().and_then(|id| names.server(id)) { " · on " a href=(server_path(server)) { (server) } }
                     @if let Some(id) = &event.deployment_id { " · " a href={ "/deployments/" (id) } { "deployment " (id.short()) } }
                     @if let Some(id) = &event.cause.request_id { " · " span title=(id) { "request " (id.short()) } }
                 }

@@ -67,10 +67,7 @@ fn observed_fact(observed: Option<&InstanceObserved>, frame: &Frame) -> Markup {
 }
 
 fn has_more(observed: &InstanceObserved) -> bool {
-    observed.problem.is_some()
-        || observed.last_probe.is_some()
-        || observed.last_exit.is_some()
-        || !observed.log_tail.is_empty()
+    observed.problem.is_some() || observed.last_probe.is_some() || observed.last_exit.is_some()
 }
 
 fn more(observed: &InstanceObserved, frame: &Frame) -> Markup {

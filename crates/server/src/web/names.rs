@@ -38,10 +38,6 @@ impl Names {
         self.stacks.get(id).map(String::as_str)
     }
 
-    pub fn service(&self, id: &ServiceId) -> Option<&str> {
-        self.services.get(id).map(|(_, service)| service.as_str())
-    }
-
     pub fn server(&self, id: &ServerId) -> Option<&str> {
         self.servers.get(id).map(String::as_str)
     }

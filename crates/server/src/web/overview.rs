@@ -123,7 +123,8 @@ impl OverviewPage {
                         h3 { "See what would happen, then let it happen" }
                         (copyable("mainstay plan"))
                         (copyable("mainstay deploy"))
-                        p.soft { "On another machine than this one, say where Mainstay is first: set " code { "MAINSTAY_URL=" (frame.address) } " and " code { "MAINSTAY_TOKEN" } " to " a href="/tokens" { "a token made here" } "." }
+                        p.soft { "On another machine than this one, sign in first:" }
+                        (copyable(&format!("mainstay login --server {}", frame.address)))
                     }
                     li {
                         h3 { "Keep the settings in the repository, if you like" }
@@ -251,7 +252,7 @@ mod tests {
             "mainstay deploy",
             "mainstay init",
             "href=\"/servers/new\"",
-            "MAINSTAY_URL=http://127.0.0.1:4600",
+            "mainstay login --server http://127.0.0.1:4600",
         ] {
             assert!(page.contains(wanted), "{wanted} is missing");
         }

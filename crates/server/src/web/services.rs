@@ -226,7 +226,7 @@ impl ServicePage {
         html! {
             section.card aria-labelledby="env-title" {
                 h2 #env-title { "Environment" }
-                p.soft { "Values are not shown here. " code { "mainstay env get" } " reveals them to those who may." }
+                p.soft { "Values are not shown here. " code { "mainstay env list " (self.service.stack) "/" (self.service.name) " --reveal" } " shows them to those who may." }
                 @if self.env.is_empty() { p.empty { "No variables." } } @else {
                     table.plain {
                         thead { tr { th scope="col" { "Name" } th scope="col" { "From" } } }

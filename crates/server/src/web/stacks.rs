@@ -70,11 +70,12 @@ impl StackPage {
     }
 
     fn manifest(&self) -> Markup {
-        let text = &self.stack.manifest;
+        let text = super::manifest_text::without_values(&self.stack.manifest).unwrap_or_default();
         let end = (0..=MANIFEST_LIMIT.min(text.len())).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
         html! {
             section.card aria-labelledby="manifest-title" {
                 h2 #manifest-title { "Manifest" }
+                p.soft { "As it was deployed; values of environment variables are hidden." }
                 pre.code tabindex="0" { code { (text[..end]) } }
                 @if end < text.len() { p.soft { "It is longer than is shown here; the API has it whole: " code { "GET /api/v1/stacks/" (self.stack.name) } "." } }
             }
@@ -205,7 +206,7 @@ mod tests {
     #[test]
     fn a_manifest_that_is_very_long_is_cut_between_characters() {
         let mut stack = samples::stack();
-        stack.manifest = "ü".repeat(40_000);
+        stack.manifest = format!("name = \"shop\" # {}", "ü".repeat(40_000));
         let page = StackPage { stack }.render(&samples::frame("/stacks/shop")).into_string();
         assert!(page.len() < 50_000 && page.contains("longer than is shown"));
     }

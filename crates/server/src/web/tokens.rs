@@ -81,7 +81,7 @@ fn shown_once(made: &TokenCreated, frame: &Frame) -> Markup {
             p { "Copy it now: it is not kept here and cannot be shown again." }
             (copyable(made.token.expose()))
             p.soft { "With it, from anywhere:" }
-            (copyable(&format!("MAINSTAY_URL={} MAINSTAY_TOKEN={} mainstay status", frame.address, made.token.expose())))
+            (copyable(&format!("MAINSTAY_SERVER={} MAINSTAY_TOKEN={} mainstay status", frame.address, made.token.expose())))
         }
     }
 }
