@@ -6,6 +6,7 @@ use std::path::PathBuf;
 /// Serve a folder of files on loopback (started by the agent)
 #[derive(Debug, clap::Args)]
 pub struct Options {
+    #[arg(long)]
     pub directory: PathBuf,
     #[arg(long, env = "PORT")]
     pub port: u16,
