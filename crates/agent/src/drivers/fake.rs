@@ -15,18 +15,20 @@
 //!
 //! [`FakeMachine::fail_next`] makes the next call of a verb fail.
 
+mod machine;
+
+pub use machine::{FakeMachine, Verb};
+
 use super::{
     CheckOutcome, DriverError, Keep, LogState, PrepareError, PrepareRequest, StartRequest, StartedInstance, Workloads,
     WorkloadsFacts,
 };
 use crate::drivers::process::now_ms;
-use api::desired::RevisionDesired;
-use api::ids::{InstanceId, RevisionId, ServiceId};
-use api::logs::{LogBatch, LogLine, LogSource, LogStream};
-use api::observed::{
-    ExitStatus, InstanceObserved, InstanceState, PreparationObserved, PreparationState, PreparationStep,
-};
-use api::services::{PortSpec, RunSpec};
+use api::ids::{InstanceId, RevisionId};
+use api::logs::{LogBatch, LogSource, LogStream};
+use api::observed::{InstanceObserved, PreparationObserved, PreparationState, PreparationStep};
+use api::services::PortSpec;
+use machine::{Instance, Run, State, width, word};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -34,211 +36,6 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-
-const FIRST_PORT: u16 = 20_000;
-/// Lines kept per log, so that rotation happens in tests too.
-const LOG_LINES_LIMIT: usize = 200;
-
-/// Calls that can be made to fail.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Verb {
-    List,
-    Prepare,
-    Start,
-    Stop,
-    Remove,
-}
-
-/// What lives on when the driver object does not.
-#[derive(Clone, Default)]
-pub struct FakeMachine {
-    state: Arc<Mutex<State>>,
-}
-
-#[derive(Default)]
-struct State {
-    instances: BTreeMap<InstanceId, Instance>,
-    builds: BTreeSet<String>,
-    preparations: BTreeMap<RevisionId, (String, PreparationObserved)>,
-    logs: BTreeMap<LogSource, Log>,
-    failures: BTreeMap<Verb, Vec<String>>,
-    started: u32,
-}
-
-struct Instance {
-    request: StartRequest,
-    port: Option<u16>,
-    run: Run,
-    started_at_ms: i64,
-    restarts: u32,
-    ends: u32,
-    last_exit: Option<ExitStatus>,
-    pid: u32,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Run {
-    Running,
-    /// It ended; the supervisor starts it again then.
-    Waiting(Instant),
-    /// It was asked to stop and is gone then.
-    Stopping(Instant),
-    Exited,
-    /// The supervisor itself is gone.
-    Lost,
-}
-
-#[derive(Default)]
-struct Log {
-    service_id: Option<ServiceId>,
-    first: u64,
-    lines: Vec<LogLine>,
-}
-
-impl FakeMachine {
-    /// The next call of `verb` fails with this message.
-    pub fn fail_next(&self, verb: Verb, message: &str) {
-        self.state().failures.entry(verb).or_default().push(message.into());
-    }
-
-    /// As `kill -9` of the supervisor: the instance is down and nobody starts it again.
-    pub fn kill_supervisor(&self, instance: &InstanceId) {
-        if let Some(instance) = self.state().instances.get_mut(instance) {
-            instance.run = Run::Lost;
-        }
-    }
-
-    /// The process prints a line.
-    pub fn print(&self, instance: &InstanceId, text: &str) {
-        let mut state = self.state();
-        let Some(service) = state.instances.get(instance).map(|i| i.request.service_id.clone()) else { return };
-        state.log(LogSource::Run { instance_id: instance.clone() }, service, LogStream::Stdout, text);
-    }
-
-    /// How often anything was started, restarts by the supervisor not counted.
-    pub fn starts(&self) -> u32 {
-        self.state().started
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl State {
-    fn failure(&mut self, verb: Verb) -> Option<String> {
-        let queue = self.failures.get_mut(&verb)?;
-        (!queue.is_empty()).then(|| queue.remove(0))
-    }
-
-    fn check(&mut self, verb: Verb) -> Result<(), DriverError> {
-        self.failure(verb).map_or(Ok(()), |message| Err(DriverError::temporary(message)))
-    }
-
-    fn log(&mut self, source: LogSource, service: ServiceId, stream: LogStream, text: &str) {
-        let log = self.logs.entry(source).or_default();
-        log.service_id = Some(service);
-        log.lines.push(LogLine { at_ms: now_ms(), stream, text: text.into() });
-        while log.lines.len() > LOG_LINES_LIMIT {
-            let gone = log.lines.remove(0);
-            log.first += width(&gone);
-        }
-    }
-
-    /// Let time do what supervisors would have done by now.
-    fn advance(&mut self) {
-        let now = Instant::now();
-        for instance in self.instances.values_mut() {
-            match instance.run {
-                Run::Running if instance.ends_at_once() => instance.end(now),
-                Run::Waiting(at) if now >= at => {
-                    instance.restarts += 1;
-                    instance.started_at_ms = now_ms();
-                    instance.end(now);
-                }
-                Run::Stopping(at) if now >= at => {
-                    instance.run = Run::Exited;
-                    instance.last_exit = Some(exit(None, Some(15)));
-                }
-                _ => {}
-            }
-        }
-    }
-
-    fn free_port(&self) -> u16 {
-        let taken: BTreeSet<u16> = self.instances.values().filter_map(|instance| instance.port).collect();
-        (FIRST_PORT..).find(|port| !taken.contains(port)).unwrap_or(FIRST_PORT)
-    }
-}
-
-fn exit(code: Option<i32>, signal: Option<i32>) -> ExitStatus {
-    ExitStatus { code, signal, out_of_memory: false, at_ms: now_ms() }
-}
-
-/// Bytes that a line takes in the fake's log.
-fn width(line: &LogLine) -> u64 {
-    line.text.len() as u64 + 1
-}
-
-fn word(revision: &RevisionDesired) -> &str {
-    match &revision.run {
-        RunSpec::Command { command } => command,
-        RunSpec::Static { .. } => "serve",
-    }
-}
-
-impl Instance {
-    fn ends_at_once(&self) -> bool {
-        word(&self.request.revision) == "exit"
-    }
-
-    fn end(&mut self, now: Instant) {
-        let restart = &self.request.revision.restart;
-        self.ends += 1;
-        self.last_exit = Some(exit(Some(1), None));
-        let wait = if self.crash_looping() {
-            restart.backoff_limit_ms
-        } else {
-            restart.backoff_ms.saturating_mul(1 << (self.ends - 1).min(32)).min(restart.backoff_limit_ms)
-        };
-        self.run = Run::Waiting(now + Duration::from_millis(wait));
-    }
-
-    fn crash_looping(&self) -> bool {
-        self.ends >= self.request.revision.restart.crash_loop_after.max(1)
-    }
-
-    fn observe(&self) -> InstanceObserved {
-        let state = match self.run {
-            Run::Running => InstanceState::Running,
-            Run::Waiting(_) | Run::Stopping(_) => InstanceState::Transient,
-            Run::Exited | Run::Lost => InstanceState::Exited,
-        };
-        let problem = match self.run {
-            Run::Waiting(_) => self.last_exit.as_ref().map(ExitStatus::describe),
-            Run::Lost => Some("its supervisor was killed".into()),
-            _ => None,
-        };
-        InstanceObserved {
-            instance_id: self.request.instance.instance_id.clone(),
-            service_id: self.request.service_id.clone(),
-            revision_id: self.request.revision.revision_id.clone(),
-            state,
-            stopping: matches!(self.run, Run::Stopping(_)),
-            pid: (state == InstanceState::Running).then_some(self.pid),
-            port: self.port,
-            started_at_ms: Some(self.started_at_ms),
-            restarts: self.restarts,
-            crash_looping: matches!(self.run, Run::Waiting(_)) && self.crash_looping(),
-            last_exit: self.last_exit.clone(),
-            last_probe: None,
-            problem,
-            log_tail: Vec::new(),
-            memory_bytes: None,
-            cpu_ms: None,
-        }
-    }
-}
 
 pub struct FakeDriver {
     machine: FakeMachine,

@@ -155,9 +155,9 @@ async fn http(port: u16, path: &str, timeout: Duration) -> Result<String, Failur
         Some(code @ 200..=399) => Ok(format!("{name} answered {code}")),
         Some(code) => Err(Failure::Other(format!("{name} answered {code}; a status from 200 to 399 is expected"))),
         None if line.is_empty() => Err(Failure::Other(format!("{name}: the connection was closed without an answer"))),
-        None => {
-            Err(Failure::Other(format!("{name}: the answer is not HTTP; check the port by `health = \"tcp\"` instead")))
-        }
+        None => Err(Failure::Other(format!(
+            "{name}: the answer is not HTTP; check the port alone with `health = {{ tcp = true }}`"
+        ))),
     }
 }
 

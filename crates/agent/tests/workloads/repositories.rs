@@ -301,3 +301,28 @@ async fn ssh_is_called_with_the_deploy_key_alone_and_never_asks() {
     }
     assert!(arguments.contains("-i\n/key\n-p\n2222\ngit@example.com\ngit-upload-pack 'a'\n"), "{arguments}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mirror_forgets_commits_that_no_build_is_of_and_stays_usable() {
+    let host = ProcessHost::new();
+    let driver = host.driver();
+    let mut service = Service::of(host.head(None, "true"));
+    let mirror = host.data().join("sources").join(service.id.as_str());
+    for number in 0..25 {
+        host.repository.write("index.html", &format!("version {number}"));
+        host.repository.commit("another");
+        service.revision = host.head(None, "true");
+        driver.prepare(service.prepare_request(), CancellationToken::new()).await.unwrap();
+    }
+    let commits = || std::fs::read_dir(mirror.join("refs/mainstay")).map_or(0, Iterator::count);
+    assert_eq!(commits(), 25);
+    let mut keep = agent::drivers::Keep { warm_builds: 1, ..Default::default() };
+    keep.services.insert(service.id.clone());
+    assert!(driver.collect_garbage(&keep).await.unwrap() > 0);
+    assert_eq!(commits(), 1, "only the warm build's commit is kept");
+    host.repository.write("index.html", "after");
+    host.repository.commit("after");
+    service.revision = host.head(Some("git log -1 --format=%H"), "true");
+    driver.prepare(service.prepare_request(), CancellationToken::new()).await.unwrap();
+    assert_eq!(file(&host, &service, "index.html").as_deref(), Some("after"));
+}

@@ -70,7 +70,7 @@ impl Cgroups {
         // A second start inside the same unit finds itself in the leaf that the first one made.
         let own = own.strip_suffix("/agent").unwrap_or(own).trim_start_matches('/');
         let delegated = mount.join(own);
-        if !own.is_empty() && writable(&delegated) && move_to_leaf(&delegated).is_ok() {
+        if !own.is_empty() && is_delegated(&delegated) && writable(&delegated) && move_to_leaf(&delegated).is_ok() {
             let ours = delegated.join(OURS);
             if let Some(limits) = make_unified(&delegated, &ours) {
                 self.unified = Some(ours);
@@ -140,6 +140,15 @@ impl Cgroups {
 fn writable(path: &Path) -> bool {
     rustix::fs::access(path, rustix::fs::Access::WRITE_OK).is_ok()
         && OpenOptions::new().write(true).open(path.join("cgroup.procs")).is_ok()
+}
+
+/// Whether systemd gave this group away. A group that we merely may write to, such as the login session
+/// of a person who is root, is not ours to rearrange.
+fn is_delegated(group: &Path) -> bool {
+    ["user.delegate", "trusted.delegate"].iter().any(|name| {
+        let mut value = [0_u8; 8];
+        matches!(rustix::fs::getxattr(group, *name, &mut value[..]), Ok(length) if &value[..length] == b"1")
+    })
 }
 
 /// A group with processes of its own cannot limit its children: the agent steps into a leaf.
@@ -388,4 +397,58 @@ fn keyed(path: &Path, key: &str) -> Option<u64> {
 fn read_pids(folder: &Path) -> Vec<u32> {
     let text = std::fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
     text.lines().filter_map(|line| line.trim().parse().ok()).filter(|pid| *pid != 0).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The files that a kernel would offer, in a folder.
+    fn pretend(place: &Path, names: &[&str]) {
+        for name in names {
+            std::fs::write(place.join(name), "").unwrap();
+        }
+    }
+
+    fn content(place: &Path, name: &str) -> String {
+        std::fs::read_to_string(place.join(name)).unwrap()
+    }
+
+    const LIMITS: Limits = Limits { memory_bytes: Some(64_000_000), cpu_millis: Some(250), pids: Some(40) };
+
+    #[test]
+    fn version_two_is_spoken_in_one_folder() {
+        let place = tempfile::tempdir().unwrap();
+        pretend(place.path(), &["memory.max", "memory.swap.max", "cpu.max", "pids.max", "cgroup.procs"]);
+        let group = Group { unified: Some(place.path().into()), unified_limits: true, ..Group::default() };
+        assert_eq!(group.create(&LIMITS), Vec::<String>::new());
+        assert_eq!(content(place.path(), "memory.max"), "64000000");
+        assert_eq!(content(place.path(), "memory.swap.max"), "0");
+        assert_eq!(content(place.path(), "cpu.max"), "25000 100000");
+        assert_eq!(content(place.path(), "pids.max"), "40");
+        pretend(place.path(), &["memory.max", "memory.swap.max", "cpu.max", "pids.max"]);
+        assert_eq!(group.create(&Limits::default()), Vec::<String>::new());
+        assert_eq!(content(place.path(), "memory.max"), "max", "an earlier limit is lifted");
+        std::fs::write(place.path().join("memory.events"), "low 0\nhigh 3\noom 2\noom_kill 2\noom_group_kill 0\n")
+            .unwrap();
+        std::fs::write(place.path().join("memory.current"), "5000\n").unwrap();
+        std::fs::write(place.path().join("memory.stat"), "anon 1\ninactive_file 2000\n").unwrap();
+        std::fs::write(place.path().join("cpu.stat"), "usage_usec 12345\nuser_usec 1\n").unwrap();
+        assert_eq!(group.out_of_memory_kills(), 2);
+        assert_eq!(group.usage(), Usage { memory_bytes: Some(3000), cpu_ms: Some(12) });
+    }
+
+    #[test]
+    fn a_limit_that_no_group_can_enforce_is_told() {
+        let place = tempfile::tempdir().unwrap();
+        pretend(place.path(), &["pids.max", "cgroup.procs"]);
+        let group = Group { pids: Some(place.path().into()), ..Group::default() };
+        let problems = group.create(&LIMITS);
+        assert_eq!(problems.len(), 2, "{problems:?}");
+        assert!(problems[0].starts_with("the memory limit is not enforced"), "{problems:?}");
+        assert_eq!(content(place.path(), "pids.max"), "40");
+        let none = Cgroups::default();
+        assert_eq!((none.version(), none.group("x")), ("none", None));
+        assert!(none.limitations()[0].contains("Limits are not enforced"));
+    }
 }

@@ -7,10 +7,10 @@
 //! port.
 
 use super::cgroup::{Cgroups, Group, kill_owned};
+use super::directory::{inside, source_directory};
 use super::layout::{Layout, io_error, private_directory, remove_tree};
 use super::log;
 use super::ports;
-use super::prepare::source_directory;
 use super::procfs::{self, Marks};
 use super::spec::{HOME_DIRECTORY, INSTANCE_VARIABLE, InstanceSpec, InstanceStatus, LOG_DIRECTORY, Phase, Request};
 use super::supervisors::{self, Begun, Watchers};
@@ -130,7 +130,7 @@ impl Instances {
         let command = match &revision.run {
             RunSpec::Command { command } => vec!["/bin/sh".to_owned(), "-c".to_owned(), command.clone()],
             RunSpec::Static { directory } => {
-                let served = super::prepare::inside(&source, directory)
+                let served = inside(&source, directory)
                     .map_err(|problem| DriverError::refused(format!("the files to serve are not there: {problem}")))?;
                 let binary = self.options.mainstay_binary.to_string_lossy().into_owned();
                 vec![binary, "static".into(), "--directory".into(), served.to_string_lossy().into_owned()]
@@ -434,7 +434,12 @@ fn usage(spec: &InstanceSpec, status: Option<&InstanceStatus>) -> super::cgroup:
     if measured.memory_bytes.is_some() && measured.cpu_ms.is_some() {
         return measured;
     }
-    let all = processes(spec, status);
+    // Without reading every process's environment: this is asked often, and is for display.
+    let all = procfs::owned(&Marks {
+        session: status.and_then(|status| status.process.as_ref()),
+        ancestor: status.map(|status| status.supervisor.pid),
+        ..Marks::default()
+    });
     super::cgroup::Usage {
         memory_bytes: measured.memory_bytes.or_else(|| Some(all.iter().map(|stat| stat.resident_bytes).sum())),
         cpu_ms: measured.cpu_ms.or_else(|| Some(all.iter().map(|stat| stat.cpu_ms).sum())),

@@ -17,12 +17,14 @@
 mod build;
 mod cache;
 pub mod cgroup;
+mod directory;
 mod garbage;
 mod instances;
 mod layout;
 mod log;
 mod ports;
 mod prepare;
+mod problem;
 mod procfs;
 pub mod shim;
 mod sources;
@@ -96,7 +98,7 @@ impl ProcessDriver {
     pub fn open(options: ProcessOptions) -> Result<Self, DriverError> {
         let layout = Layout::open(&options.data_dir)?;
         let git = git::Environment::prepare(&layout.git(), &options.mainstay_binary)
-            .map_err(|error| DriverError::refused(prepare::describe(&error)))?;
+            .map_err(|error| DriverError::refused(problem::describe(&error)))?;
         let cgroups = Cgroups::detect();
         let changes = watch::Sender::new(0);
         let preparations = Preparations::open(layout.clone(), git.clone(), cgroups.clone(), &options, changes.clone());
@@ -238,7 +240,10 @@ impl Workloads for ProcessDriver {
     async fn collect_garbage(&self, keep: &Keep) -> Result<u64, DriverError> {
         let (layout, keep) = (self.layout.clone(), keep.clone());
         let (preparations, instances) = (self.preparations.clone(), self.instances.clone());
-        blocking(move || garbage::collect(&layout, &preparations, &instances.used_directories(), &keep)).await
+        let freed =
+            blocking(move || garbage::collect(&layout, &preparations, &instances.used_directories(), &keep)).await?;
+        self.preparations.tidy_mirrors().await;
+        Ok(freed)
     }
 
     async fn check(

@@ -11,28 +11,27 @@
 use super::build::{Build, BuildError, lock, sweep_leftovers};
 use super::cache::Cache;
 use super::cgroup::Cgroups;
+use super::directory::inside;
 use super::layout::{
     BuildKey, Durability, Layout, build_key, now_ms, private_directory, read_json, remove_tree, sync_directory,
     write_json,
 };
 use super::log::{self, LogLimits, LogWriter};
-use super::sources::{self, CheckOutError};
+use super::problem::{DISK_NEEDED_BYTES, Problem, describe};
+use super::sources;
 use super::surroundings;
 use crate::drivers::{PrepareError, PrepareRequest};
 use api::desired::RevisionDesired;
 use api::ids::{RevisionId, ServiceId};
 use api::observed::{PreparationObserved, PreparationState, PreparationStep};
-use git::GitError;
 use git::run::Git;
-use std::collections::BTreeMap;
-use std::path::{Component, Path, PathBuf};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
-/// A build is not begun with less space than this.
-const DISK_NEEDED_BYTES: u64 = 500 * 1024 * 1024;
 pub const TAIL_LINES: usize = 20;
 pub const READY_MARKER: &str = ".ready";
 pub const SOURCE: &str = "source";
@@ -46,49 +45,10 @@ pub struct Preparations {
     git_timeout: Duration,
     builds: Semaphore,
     services: Mutex<BTreeMap<ServiceId, Arc<tokio::sync::Mutex<()>>>>,
+    /// One turn per build: services of one repository may share it.
+    keys: Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<()>>>>,
     states: Mutex<BTreeMap<RevisionId, Stored>>,
     changes: watch::Sender<u64>,
-}
-
-/// What went wrong, on the way to a [`PrepareError`].
-#[derive(Debug, thiserror::Error)]
-enum Problem {
-    #[error(transparent)]
-    Git(#[from] GitError),
-    #[error(transparent)]
-    CheckOut(#[from] CheckOutError),
-    #[error(transparent)]
-    Build(#[from] BuildError),
-    #[error("only {available_mb} MB are free under {}, and a build needs at least {} MB; free some space and deploy again", path.display(), DISK_NEEDED_BYTES / 1024 / 1024)]
-    DiskFull { available_mb: u64, path: PathBuf },
-    #[error("could not {operation} {}", path.display())]
-    Io {
-        operation: &'static str,
-        path: PathBuf,
-        #[source]
-        source: std::io::Error,
-    },
-    #[error("{0}")]
-    Refused(String),
-}
-
-impl Problem {
-    fn retryable(&self) -> bool {
-        match self {
-            Self::Git(error) => error.retryable(),
-            Self::CheckOut(error) => error.retryable(),
-            Self::DiskFull { .. } | Self::Io { .. } => true,
-            Self::Build(_) | Self::Refused(_) => false,
-        }
-    }
-
-    fn cancelled(&self) -> bool {
-        match self {
-            Self::Git(error) | Self::CheckOut(CheckOutError::Git(error)) => error.is_cancelled(),
-            Self::Build(BuildError::Cancelled) => true,
-            _ => false,
-        }
-    }
 }
 
 impl Preparations {
@@ -108,6 +68,7 @@ impl Preparations {
             git_timeout: options.git_timeout,
             builds: Semaphore::new(options.concurrent_builds.max(1)),
             services: Mutex::default(),
+            keys: Mutex::default(),
             states: Mutex::new(states),
             changes,
         }
@@ -150,10 +111,38 @@ impl Preparations {
         });
     }
 
+    /// Give back what mirrors hold of commits that no build here is of.
+    pub async fn tidy_mirrors(&self) {
+        let Ok(url) = "file:///".parse() else { return };
+        let cancel = CancellationToken::new();
+        let git = Git { environment: &self.git, url: &url, credential: None, timeout: self.git_timeout, cancel };
+        let folders = |place| std::fs::read_dir(place).into_iter().flatten().flatten();
+        // A checkout's HEAD is the commit itself.
+        let needed: BTreeSet<String> = folders(self.layout.builds())
+            .filter_map(|build| std::fs::read_to_string(build.path().join(SOURCE).join(".git/HEAD")).ok())
+            .map(|head| head.trim().to_owned())
+            .collect();
+        for mirror in folders(self.layout.sources()) {
+            let Some(service) = mirror.file_name().to_str().and_then(|name| name.parse::<ServiceId>().ok()) else {
+                continue;
+            };
+            let turn = self.services().entry(service.clone()).or_default().clone();
+            let Ok(_turn) = turn.try_lock() else { continue };
+            if let Err(error) = sources::tidy(&git, &mirror.path(), &needed).await {
+                tracing::warn!(%service, %error, "a mirror could not be tidied; trying again later");
+            }
+        }
+    }
+
     pub async fn prepare(&self, request: PrepareRequest, cancel: CancellationToken) -> Result<(), PrepareError> {
         let service = self.services().entry(request.service_id.clone()).or_default().clone();
         let _turn = tokio::select! {
             turn = service.lock() => turn,
+            () = cancel.cancelled() => return Err(cancelled(PreparationStep::Sync)),
+        };
+        let key = self.key_turn(&request.revision.build_key);
+        let _build_turn = tokio::select! {
+            turn = key.lock() => turn,
             () = cancel.cancelled() => return Err(cancelled(PreparationStep::Sync)),
         };
         let mut work = match Work::begin(self, &request, cancel) {
@@ -185,6 +174,13 @@ impl Preparations {
         }
         self.note(&request, work.observed.clone());
         error.map_or(Ok(()), Err)
+    }
+
+    /// The lock of one build; those that nobody holds any more are forgotten.
+    fn key_turn(&self, key: &str) -> Arc<tokio::sync::Mutex<()>> {
+        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        keys.retain(|_, lock| Arc::strong_count(lock) > 1);
+        keys.entry(key.to_owned()).or_default().clone()
     }
 
     fn failed_before(&self, request: &PrepareRequest, problem: Problem) -> PrepareError {
@@ -469,55 +465,4 @@ impl<'a> Work<'a> {
         self.say(&message);
         PrepareError { step: self.observed.step, retryable: problem.retryable(), message, cancelled: false, log_tail }
     }
-}
-
-/// The folder in the source in which commands run: inside it, whatever links the repository holds.
-pub fn source_directory(layout: &Layout, revision: &RevisionDesired) -> Result<PathBuf, String> {
-    let key = build_key(&revision.build_key).map_err(|error| error.to_string())?;
-    inside(&layout.build(&key).join(SOURCE), &revision.source.directory).map_err(|problem| describe(&problem))
-}
-
-pub fn inside(source: &Path, directory: &str) -> Result<PathBuf, ProblemInside> {
-    let relative = Path::new(directory);
-    let refuse =
-        |reason| Err(ProblemInside(format!("the directory `{directory}` {reason}; mend `directory` of the service")));
-    if !relative.components().all(|component| matches!(component, Component::Normal(_) | Component::CurDir)) {
-        return refuse("leads out of the repository");
-    }
-    let (Ok(root), Ok(path)) = (source.canonicalize(), source.join(relative).canonicalize()) else {
-        return refuse("does not exist in this commit");
-    };
-    if !path.starts_with(&root) {
-        return refuse("leads out of the repository by a symbolic link");
-    }
-    if !path.is_dir() {
-        return refuse("is a file in this commit");
-    }
-    Ok(path)
-}
-
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct ProblemInside(String);
-
-impl From<ProblemInside> for Problem {
-    fn from(problem: ProblemInside) -> Self {
-        Self::Refused(problem.0)
-    }
-}
-
-/// An error with its causes in one line.
-pub fn describe(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let words = cause.to_string();
-        // `#[error(transparent)]` shows the same words twice.
-        if !text.ends_with(&words) {
-            text.push_str(": ");
-            text.push_str(&words);
-        }
-        source = cause.source();
-    }
-    text
 }

@@ -11,8 +11,12 @@ use super::layout::remove_tree;
 use api::services::CommitSha;
 use git::GitError;
 use git::run::{Call, Git};
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
+
+/// A mirror is tidied when it holds this many commits that nothing needs.
+const STALE_COMMITS_LIMIT: usize = 20;
 
 pub type Say<'a> = &'a mut (dyn FnMut(&str) + Send);
 
@@ -94,6 +98,26 @@ async fn keep(git: &Git<'_>, mirror: &Path, commit: &CommitSha) -> Result<(), Gi
     let reference = format!("refs/mainstay/{commit}");
     let call = Call::local("keeping a commit").directory(mirror).args(["update-ref", &reference, commit.as_str()]);
     git.quietly(call).await.map(drop)
+}
+
+/// Forget commits that no checkout needs, once there are many: their objects are given back to the disk.
+/// Nobody else may work in the mirror meanwhile.
+pub async fn tidy(git: &Git<'_>, mirror: &Path, needed: &BTreeSet<String>) -> Result<(), GitError> {
+    let here = |arguments: &[&str]| Call::local("tidying a mirror").directory(mirror).args(arguments);
+    let listed = git.quietly(here(&["for-each-ref", "--format=%(refname)", "refs/mainstay", "refs/remote"])).await?;
+    let listed = String::from_utf8_lossy(&listed);
+    let stale: Vec<&str> = listed
+        .lines()
+        .filter(|name| name.strip_prefix("refs/mainstay/").is_none_or(|commit| !needed.contains(commit)))
+        .collect();
+    if stale.len() < STALE_COMMITS_LIMIT {
+        return Ok(());
+    }
+    for name in stale {
+        git.quietly(here(&["update-ref", "-d", name])).await?;
+    }
+    git.quietly(here(&["repack", "-a", "-d", "-q"])).await?;
+    git.quietly(here(&["prune", "--expire=now"])).await.map(drop)
 }
 
 /// Put the commit's files into `target`, which must not exist.
