@@ -156,7 +156,7 @@ impl Collector<'_> {
             self.push(EventKind::ConfigRefused, EventLevel::Error, message, "verification failed");
         }
         let applied = |state: &ObservedState| {
-            state.generation > 0 && state.stacks.iter().all(|s| s.condition == StackCondition::Applied)
+            !state.stacks.is_empty() && state.stacks.iter().all(|s| s.condition == StackCondition::Applied)
         };
         if applied(after) && !(applied(before) && before.generation == after.generation) {
             let message = format!("desired state {} applied", after.generation);

@@ -30,6 +30,8 @@ use std::time::{Duration, Instant};
 
 const RELOAD_TIMEOUT: Duration = Duration::from_secs(15);
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Before the owner's data directory.
+const BEGIN: &str = "# BEGIN mainstay ";
 /// How long a verdict about whether names resolve is believed.
 const VERIFIED_FOR: Duration = Duration::from_secs(60);
 
@@ -172,19 +174,32 @@ impl DnsDriver {
         if let DnsMethod::None { reason } = &self.method {
             return DnsObserved { method, names: Vec::new(), problem: Some(reason.clone()) };
         }
-        match self.live_text() {
-            Err(error) => DnsObserved { method, names: Vec::new(), problem: Some(format!("cannot be read: {error}")) },
-            Ok(live) if live != self.render(desired) => DnsObserved { method, names: Vec::new(), problem: None },
-            Ok(live) => match self.verify(&live, desired).await {
-                None => DnsObserved { method, names: desired.names.clone(), problem: None },
-                problem => DnsObserved { method, names: Vec::new(), problem },
-            },
+        let unread = |error: io::Error| (Vec::new(), Some(format!("the hook cannot be read: {error}")));
+        let (names, problem) = match self.live_text() {
+            Err(error) => unread(error),
+            Ok(live) => {
+                let names = self.live_names(&live, desired);
+                match self.verify(&live, names.first()).await {
+                    None => (names, None),
+                    problem => (Vec::new(), problem),
+                }
+            }
+        };
+        DnsObserved { method, names, problem }
+    }
+
+    fn live_names(&self, live: &str, desired: &DnsDesired) -> Vec<String> {
+        match &self.method {
+            DnsMethod::HostsFile => live.lines().filter_map(|line| line.split(' ').nth(1)).map(str::to_owned).collect(),
+            // The hook is for the whole domain; which names it has, the responder is told with the routes.
+            DnsMethod::SystemdResolved if !live.is_empty() => desired.names.clone(),
+            DnsMethod::SystemdResolved | DnsMethod::None { .. } => Vec::new(),
         }
     }
 
     /// Asks the machine itself, now and then, whether a name leads to loopback.
-    async fn verify(&self, live: &str, desired: &DnsDesired) -> Option<String> {
-        let name = desired.names.first().filter(|_| self.paths.is_system())?;
+    async fn verify(&self, live: &str, name: Option<&String>) -> Option<String> {
+        let name = name.filter(|_| self.paths.is_system())?;
         let digest = wire::sha256_hex(live.as_bytes());
         {
             let verified = self.verified.lock().unwrap_or_else(|e| e.into_inner());
@@ -323,7 +338,7 @@ struct Markers {
 
 impl Markers {
     fn of(owner: &str) -> Self {
-        Self { begin: format!("# BEGIN mainstay {owner}"), end: format!("# END mainstay {owner}") }
+        Self { begin: format!("{BEGIN}{owner}"), end: format!("# END mainstay {owner}") }
     }
 }
 
@@ -333,25 +348,37 @@ struct Split {
     block: String,
 }
 
-/// Parts ours from theirs. A begin without an end is ours up to the first line that is not of the
-/// form that we write: a half-written block never swallows foreign lines.
+/// Parts ours from theirs: what stands between the markers. A begin without an end (somebody cut the
+/// file) claims only lines of the very form that we write, and never a foreign one.
 fn split_block(text: &str, markers: &Markers) -> Split {
     let mut split = Split { foreign: String::new(), block: String::new() };
-    let mut inside = false;
-    for line in text.split_inclusive('\n') {
-        let bare = line.trim_end();
-        if bare == markers.begin {
-            inside = true;
-        } else if bare == markers.end {
-            inside = false;
-        } else if inside && bare.starts_with("127.0.0.1 ") && bare.ends_with(".internal") {
+    let mut rest = text.split_inclusive('\n').peekable();
+    while let Some(line) = rest.next() {
+        if line.trim_end() != markers.begin {
+            if line.trim_end() != markers.end {
+                split.foreign.push_str(line);
+            }
+            continue;
+        }
+        let closed = rest.clone().map(str::trim_end).take_while(|l| !l.starts_with(BEGIN)).any(|l| l == markers.end);
+        while let Some(line) = rest.peek().copied() {
+            let bare = line.trim_end();
+            let ours = bare.starts_with("127.0.0.1 ") && (closed || bare.ends_with(".internal"));
+            if !ours {
+                break;
+            }
             split.block.push_str(line);
-        } else {
-            inside = false;
-            split.foreign.push_str(line);
+            rest.next();
         }
     }
     split
+}
+
+/// Blocks of agents whose data directory is gone: killed and deleted, they cannot tidy up themselves.
+fn without_orphans(text: &str) -> String {
+    let owners = text.lines().filter_map(|line| line.strip_prefix(BEGIN));
+    let gone = owners.filter(|owner| Path::new(owner).is_absolute() && !Path::new(owner).exists());
+    gone.fold(text.to_owned(), |text, owner| split_block(&text, &Markers::of(owner)).foreign)
 }
 
 /// Replaces our lines and leaves every other byte as it is.
@@ -361,7 +388,7 @@ fn replace_block(path: &Path, markers: &Markers, lines: &str) -> io::Result<()> 
     let lock = File::open(directory)?;
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive)?;
     let before = read_or_empty(path)?;
-    let mut after = split_block(&before, markers).foreign;
+    let mut after = without_orphans(&split_block(&before, markers).foreign);
     if !lines.is_empty() {
         if !after.is_empty() && !after.ends_with('\n') {
             after.push('\n');
@@ -483,7 +510,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_hosts_file_without_final_newline_and_one_of_another_agent_are_respected() {
-        let other = "# BEGIN mainstay /other\n127.0.0.1 x.svc.internal\n# END mainstay /other\n127.0.0.1 localhost";
+        let other = "# BEGIN mainstay /tmp\n127.0.0.1 x.svc.internal\n# END mainstay /tmp\n127.0.0.1 localhost";
         let (_directory, paths) = root(&[("etc/hosts", other)]);
         let driver = driver(&paths);
         driver.apply(&desired(&["web"])).await.unwrap();
@@ -491,6 +518,19 @@ mod tests {
         assert!(text.starts_with(other), "{text}");
         driver.remove().await.unwrap();
         assert_eq!(fs::read_to_string(paths.hosts()).unwrap(), format!("{other}\n"));
+    }
+
+    #[tokio::test]
+    async fn the_block_of_an_agent_that_is_gone_is_swept_away() {
+        let alive = tempfile::tempdir().unwrap();
+        let block =
+            |owner: &str| format!("# BEGIN mainstay {owner}\n127.0.0.1 x.svc.internal\n# END mainstay {owner}\n");
+        let kept = block(&alive.path().display().to_string());
+        let hosts = format!("127.0.0.1 localhost\n{}{kept}", block("/nonexistent/agent"));
+        let (_directory, paths) = root(&[("etc/hosts", &hosts)]);
+        driver(&paths).apply(&desired(&["web"])).await.unwrap();
+        let text = fs::read_to_string(paths.hosts()).unwrap();
+        assert!(text.starts_with(&format!("127.0.0.1 localhost\n{kept}# BEGIN mainstay /data/agent\n")), "{text}");
     }
 
     #[test]

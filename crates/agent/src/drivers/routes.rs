@@ -40,6 +40,9 @@ struct State {
     not_before: Option<Instant>,
     started_at: Option<Instant>,
     problem: Option<String>,
+    /// What the binary on disk brings; it may be another version than this agent when it was replaced
+    /// under a running agent, and replacing the gateway over and over would not change that.
+    brought: Option<String>,
 }
 
 impl GatewayDriver {
@@ -53,9 +56,9 @@ impl GatewayDriver {
         Self { directory, binary, version, client, changes: watch::Sender::new(0), state: Arc::default() }
     }
 
-    /// The version that the gateway should be of.
-    pub fn version(&self) -> &'static str {
-        self.version
+    /// Whether a gateway of this version should stay.
+    pub fn is_wanted(&self, version: Option<&str>) -> bool {
+        version.is_some_and(|version| version == self.version || self.lock().brought.as_deref() == Some(version))
     }
 
     /// Rises when the gateway process began or ended.
@@ -78,7 +81,9 @@ impl GatewayDriver {
                 status
             }
             Err(error) => {
-                let problem = self.lock().problem.clone().or_else(|| Some(error.to_string()));
+                // That none runs is not a problem as long as none was asked for.
+                let other = (!error.is_not_running()).then(|| error.to_string());
+                let problem = self.lock().problem.clone().or(other);
                 GatewayObserved { problem, ..GatewayObserved::default() }
             }
         }
@@ -87,7 +92,7 @@ impl GatewayDriver {
     /// Sees to it that a gateway of the right version runs.
     pub async fn ensure_running(&self) -> Result<(), DriverError> {
         match self.client.status().await {
-            Ok(status) if status.version.as_deref() == Some(self.version) => {
+            Ok(status) if self.is_wanted(status.version.as_deref()) => {
                 self.watch(&status);
                 Ok(())
             }
@@ -172,6 +177,7 @@ impl GatewayDriver {
                 // The child has to be waited for, or its end would leave a zombie.
                 tokio::spawn(async move { child.wait().await });
                 self.watch(&status);
+                self.lock().brought = status.version;
                 self.bump();
                 return Ok(());
             }

@@ -53,7 +53,7 @@ impl Gateway for GatewayDriver {
         Self::ensure_running(self).await
     }
     fn is_current(&self, observed: &GatewayObserved) -> bool {
-        observed.version.as_deref() == Some(self.version())
+        self.is_wanted(observed.version.as_deref())
     }
     fn access_log(&self) -> Option<PathBuf> {
         Some(Self::access_log(self))

@@ -23,6 +23,7 @@
 
 mod apply;
 mod failures;
+mod lately;
 mod look;
 mod preparations;
 
@@ -41,6 +42,7 @@ use api::desired::DesiredState;
 use api::ids::{EventId, InstanceId, ServerId, ServiceId};
 use api::observed::{AgentObserved, AgentState, Blocked, InstanceState, ObservedState};
 use failures::Failures;
+use lately::Lately;
 use look::Look;
 use plan::host::{Change, HostPlan, Subject};
 use preparations::Preparations;
@@ -100,6 +102,7 @@ pub struct Reconciler<W, G> {
     started: BTreeMap<InstanceId, Instant>,
     garbage: Option<tokio::task::JoinHandle<()>>,
     garbage_at: Option<Instant>,
+    lately: Lately,
     resources_at: Option<(Instant, api::observed::Resources)>,
 }
 
@@ -129,7 +132,8 @@ impl<W: Workloads, G: Gateway> Reconciler<W, G> {
             last: None,
             started: BTreeMap::new(),
             garbage: None,
-            garbage_at: None,
+            garbage_at: Some(Instant::now()),
+            lately: Lately::default(),
             resources_at: None,
         }
     }
@@ -204,6 +208,9 @@ impl<W: Workloads, G: Gateway> Reconciler<W, G> {
             .retain(|revision| desired.services().any(|(_, s)| s.revisions.iter().any(|r| &r.revision_id == revision)));
         self.failures.retain_wanted(&desired).await;
         self.former = self.desired.replace(desired.clone());
+        if let Some(former) = self.former.as_deref() {
+            self.lately.replaced(Instant::now(), Keep::of(former, 0));
+        }
         if self.machine.dns.method().resolves() && desired.dns.enabled {
             self.service_ports = BTreeMap::new();
         } else {
@@ -219,7 +226,10 @@ impl<W: Workloads, G: Gateway> Reconciler<W, G> {
                 }
             }
         }
-        self.garbage_at = None;
+        // Not after the first: what was stopped before this agent started may be wanted any moment.
+        if self.former.is_some() {
+            self.garbage_at = None;
+        }
     }
 
     /// Plans, and judges the change that was just done: planned again, it had no effect.
@@ -388,7 +398,8 @@ impl<W: Workloads, G: Gateway> Reconciler<W, G> {
             return;
         }
         self.garbage_at = Some(Instant::now());
-        let keep = Keep::of(desired, WARM_BUILDS);
+        let mut keep = Keep::of(desired, WARM_BUILDS);
+        self.lately.add_to(Instant::now(), &mut keep);
         let workloads = self.machine.workloads.clone();
         self.garbage = Some(tokio::spawn(async move {
             match workloads.collect_garbage(&keep).await {

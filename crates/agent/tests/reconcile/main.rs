@@ -8,5 +8,6 @@ mod documents;
 mod gateway;
 mod joining;
 mod logs;
+mod real_gateway;
 mod reports;
 mod world;
