@@ -80,12 +80,24 @@ fn add_security_headers(response: &mut Response) {
     }
 }
 
+/// How long planning and deploying may take: they ask repositories far away.
+pub const SLOW_REQUEST_LIMIT: Duration = Duration::from_secs(110);
+
 /// Ends what takes longer than [`REQUEST_LIMIT`].
 pub async fn limit_time(request: Request, next: Next) -> Response {
-    match tokio::time::timeout(REQUEST_LIMIT, next.run(request)).await {
+    limit(request, next, REQUEST_LIMIT).await
+}
+
+/// Ends what takes longer than [`SLOW_REQUEST_LIMIT`].
+pub async fn limit_slow_time(request: Request, next: Next) -> Response {
+    limit(request, next, SLOW_REQUEST_LIMIT).await
+}
+
+async fn limit(request: Request, next: Next, limit: Duration) -> Response {
+    match tokio::time::timeout(limit, next.run(request)).await {
         Ok(response) => response,
         Err(_) => {
-            let limit = REQUEST_LIMIT.as_secs();
+            let limit = limit.as_secs();
             HttpError::Unavailable(anyhow::anyhow!("a request took longer than {limit} s and was ended"))
                 .into_response()
         }

@@ -4,6 +4,7 @@
 //! identify (id, span, headers)
 //!   └ catch panics
 //!       ├ ordinary requests    60 s at most, body 2 MiB at most
+//!       ├ plan, deploy         110 s at most: they ask repositories far away
 //!       ├ reports and logs     60 s at most, bodies bounded by their own extractor
 //!       └ streams, long-poll   no limit of time; they bound themselves
 //! ```
@@ -61,8 +62,6 @@ fn api_router() -> (Router<AppState>, OpenApi) {
         .routes(routes!(tokens::revoke))
         .routes(routes!(credentials::list, credentials::store))
         .routes(routes!(credentials::delete))
-        .routes(routes!(plans::plan))
-        .routes(routes!(plans::deploy))
         .routes(routes!(stacks::list))
         .routes(routes!(stacks::show, stacks::remove))
         .routes(routes!(services::list))
@@ -83,11 +82,15 @@ fn api_router() -> (Router<AppState>, OpenApi) {
         .routes(routes!(agent::status))
         .routes(routes!(agent::logs))
         .layer(middleware::from_fn(requests::limit_time));
+    let slow = OpenApiRouter::new()
+        .routes(routes!(plans::plan))
+        .routes(routes!(plans::deploy))
+        .layer(middleware::from_fn(requests::limit_slow_time));
     let unbounded = OpenApiRouter::new()
         .routes(routes!(events::list))
         .routes(routes!(logs::list))
         .routes(routes!(agent::expected_state));
-    OpenApiRouter::with_openapi(description()).merge(ordinary).merge(unbounded).split_for_parts()
+    OpenApiRouter::with_openapi(description()).merge(ordinary).merge(slow).merge(unbounded).split_for_parts()
 }
 
 /// Pages are ordinary requests, except the streams behind them, which the page code marks by path.

@@ -176,7 +176,7 @@ async fn refuse_without_server(
         ),
     };
     Err(HttpError::conflict(message).help(
-        "add a machine: `mainstay tokens create --join` here, then `mainstay agent --join URL --token TOKEN` there \
+        "add a machine: `mainstay tokens create` here, then `mainstay agent --join URL --token TOKEN` there \
          (or run `mainstay up`, which brings its own)",
     ))
 }

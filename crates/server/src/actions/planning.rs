@@ -120,7 +120,7 @@ fn wanted_routes(specs: &BTreeMap<Name, ServiceSpec>) -> BTreeMap<Name, Vec<api:
 }
 
 /// Routes of the services of all other stacks, those on their way included.
-async fn taken_routes(state: &AppState, scope: &Scope, own: Option<&Stack>) -> Result<Vec<Taken>> {
+pub async fn taken_routes(state: &AppState, scope: &Scope, own: Option<&Stack>) -> Result<Vec<Taken>> {
     let stacks = state.store().stack_list(scope).await?;
     let mut taken = Vec::new();
     for service in state.store().service_list(scope, None).await? {

@@ -2,6 +2,8 @@
 //! engine, so all of them keep the old instances serving until the new ones are proven.
 
 use super::deploy::created_event;
+use super::planning::taken_routes;
+use super::routes::refuse_conflicts;
 use crate::auth::Caller;
 use crate::clock;
 use crate::error::{HttpError, Result};
@@ -10,7 +12,8 @@ use crate::views::{find_service, parse};
 use api::deployments::{Deployment, DeploymentKind, RollbackRequest, Stage, StageEntry};
 use api::events::{EventKind, EventLevel};
 use api::ids::{DeploymentId, RevisionId};
-use api::services::{REPLICAS_LIMIT, Revision, ServiceIntent};
+use api::services::{PortSpec, REPLICAS_LIMIT, Revision, ServiceIntent};
+use std::collections::BTreeMap;
 use store::{DeploymentCreate, Error, RevisionCreate, Service};
 
 /// A deployment still to be begun.
@@ -95,6 +98,10 @@ pub async fn rollback(
                 .help("`mainstay restart` makes new instances of it"));
         }
     }
+    // Its routes may belong to somebody else by now.
+    let stack = state.store().stack_get(caller.scope(), &service.stack_id).await?;
+    let taken = taken_routes(state, caller.scope(), Some(&stack)).await?;
+    refuse_conflicts(&BTreeMap::from([(service.name.clone(), target.spec.routes.clone())]), &taken)?;
     let asked = Asked { intent: Some(ServiceIntent::Run), ..Asked::new(DeploymentKind::Rollback, target.id) };
     begin(state, caller, &service, asked).await
 }
@@ -199,6 +206,12 @@ pub async fn scale(state: &AppState, caller: &Caller, stack: &str, name: &str, r
     }
     refuse_while_deploying(state, caller, &service).await?;
     let revision_id = current(&service)?;
+    let port = state.store().revision_get(caller.scope(), &revision_id).await?.spec.port;
+    if let (PortSpec::Fixed { port }, true) = (port, replicas > 1) {
+        let message = format!("{} always listens on port {port}, which two instances cannot share", service.name);
+        return Err(HttpError::invalid("replicas", message)
+            .help("remove `port` from its manifest and let it listen on the port in the variable PORT"));
+    }
     let message = format!("{} has {replicas} instances now; before it had {}", service.name, service.replicas);
     let asked = Asked {
         replicas: Some(replicas),

@@ -15,7 +15,12 @@ use futures_util::{StreamExt, stream};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+/// Of one call of git.
 const TIMEOUT: Duration = Duration::from_secs(30);
+/// Of all calls about one source.
+const SOURCE_TIMEOUT: Duration = Duration::from_secs(45);
+/// Of all sources of a stack.
+const STACK_TIMEOUT: Duration = Duration::from_secs(100);
 const AT_ONCE: usize = 6;
 
 /// What a service's source is at this moment.
@@ -55,7 +60,17 @@ pub async fn resolve(
         let answer = ask(state, &question, credentials).await;
         (question, names, answer)
     });
-    let answers: Vec<_> = answers.buffer_unordered(AT_ONCE).collect().await;
+    let answers: Vec<_> = match tokio::time::timeout(STACK_TIMEOUT, answers.buffer_unordered(AT_ONCE).collect()).await {
+        Ok(answers) => answers,
+        Err(_) => {
+            let message = format!(
+                "the repositories did not all answer within {} s; nothing was changed",
+                STACK_TIMEOUT.as_secs()
+            );
+            return Err(HttpError::new(ErrorCode::SourceUnavailable, message)
+                .help("deploy fewer services at once with `mainstay deploy SERVICE…`"));
+        }
+    };
 
     let mut resolved = BTreeMap::new();
     let mut details = Vec::new();
@@ -127,7 +142,12 @@ async fn ask(
         })?),
     };
     let call = git::resolve_reference(state.git(), &question.git, question.reference.as_ref(), credential, TIMEOUT);
-    let found = call.await.map_err(|error| {
+    let answered = tokio::time::timeout(SOURCE_TIMEOUT, call).await.map_err(|_| Problem {
+        field: "git",
+        message: format!("{} did not answer within {} s", question.git, SOURCE_TIMEOUT.as_secs()),
+        help: Some("check whether the repository can be reached from the control plane's machine".into()),
+    })?;
+    let found = answered.map_err(|error| {
         let field = if matches!(error, git::GitError::NoSuchReference { .. }) { "branch" } else { "git" };
         Problem { field, message: error.to_string(), help: None }
     })?;

@@ -15,9 +15,14 @@ use api::ids::{RequestId, ServerId};
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::HeaderMap;
 use bytes::Bytes;
+use std::time::Duration;
 use store::Scope;
 use wire::request::{HEADER_CONTENT, HEADER_NONCE, HEADER_SERVER, HEADER_SIGNATURE, HEADER_TIMESTAMP, RequestParts};
 use wire::{RequestSignature, RequestSigner, SignatureError};
+
+/// Who does not get its body across in this time may not hold the connection any longer: the
+/// long-poll has no other limit.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A full report of a large machine is some hundred kilobytes; a batch of logs is compressed.
 const BODY_LIMIT_BYTES: usize = 8 * 1024 * 1024;
@@ -41,10 +46,7 @@ impl FromRequest<AppState> for SignedRequest {
         if difference_ms.saturating_abs() > wire::CLOCK_WINDOW_MS {
             return Err(refuse(SignatureError::Clock { difference_ms }));
         }
-        let body = axum::body::to_bytes(body, BODY_LIMIT_BYTES).await.map_err(|_| {
-            let message = format!("the body is broken off or larger than {BODY_LIMIT_BYTES} bytes");
-            HttpError::new(ErrorCode::TooLarge, message)
-        })?;
+        let body = read_body(body).await?;
         let Some((organization, server)) = state.store().server_authenticate(&server_id).await? else {
             return Err(HttpError::new(
                 ErrorCode::SignatureRefused,
@@ -69,6 +71,20 @@ impl FromRequest<AppState> for SignedRequest {
         }
         let actor = Actor::Agent { server: server.name.to_string() };
         Ok(Self { server, scope: Scope { organization, actor }, request_id, body })
+    }
+}
+
+async fn read_body(body: axum::body::Body) -> Result<Bytes, HttpError> {
+    match tokio::time::timeout(BODY_TIMEOUT, axum::body::to_bytes(body, BODY_LIMIT_BYTES)).await {
+        Ok(Ok(body)) => Ok(body),
+        Ok(Err(_)) => {
+            let message = format!("the body is broken off or larger than {BODY_LIMIT_BYTES} bytes");
+            Err(HttpError::new(ErrorCode::TooLarge, message))
+        }
+        Err(_) => {
+            let message = format!("the body did not arrive within {} s", BODY_TIMEOUT.as_secs());
+            Err(HttpError::new(ErrorCode::InvalidInput, message))
+        }
     }
 }
 

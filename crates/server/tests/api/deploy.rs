@@ -85,6 +85,12 @@ async fn a_branch_or_repository_that_is_not_there_is_refused_with_its_name() {
     assert_eq!(error.details[0].field.as_deref(), Some("services.web.branch"));
     let gone = repository.manifest("").replace("/shop\"", "/gone\"");
     assert!(world.deploy(&gone).await.error(422).message.contains("gone"));
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let away = repository.manifest("").replace(&repository.url(), &format!("git://{address}/shop"));
+    let error = world.deploy(&away).await.error(422);
+    assert!(error.message.contains("cannot be reached"), "{}", error.message);
     let secret = repository.manifest("credential = \"key\"");
     assert!(world.deploy(&secret).await.error(422).message.contains("`key`"));
     assert_eq!(world.get("/api/v1/stacks").await.text, "[]");

@@ -34,7 +34,7 @@ impl Stream {
             }
             let chunk =
                 tokio::time::timeout(PATIENCE, self.answer.chunk()).await.expect("the stream is alive").ok()??;
-            self.buffer.push_str(std::str::from_utf8(&chunk).unwrap());
+            self.buffer.push_str(&String::from_utf8_lossy(&chunk));
         }
     }
 }

@@ -1,5 +1,8 @@
 //! The control plane as its users meet it: one binary, modules named after the addresses they test.
 
+// In a test a panic is the report.
+#![allow(clippy::unwrap_used)]
+
 mod agent;
 mod deploy;
 mod env;

@@ -105,6 +105,20 @@ async fn a_rollback_to_the_warm_release_takes_less_than_a_second_and_then_there_
 }
 
 #[tokio::test]
+async fn a_rollback_to_a_route_that_another_stack_has_taken_meanwhile_is_refused() {
+    let world = World::new().await;
+    let _agent = world.agent().await;
+    let repository = world.repository("shop");
+    world.deploy_and_wait(&repository.manifest(BAKE)).await;
+    let moved = repository.manifest(BAKE).replace("\"/\"", "\"/shop\"");
+    world.deploy_and_wait(&moved).await;
+    let other = repository.manifest("").replace("name = \"shop\"", "name = \"blog\"");
+    world.deploy_and_wait(&other).await;
+    let error = world.post("/api/v1/stacks/shop/services/web/rollback", serde_json::json!({})).await.error(409);
+    assert!(error.message.contains("blog"), "{}", error.message);
+}
+
+#[tokio::test]
 async fn a_rollback_with_nothing_to_go_back_to_is_refused_with_help() {
     let world = World::new().await;
     let _agent = world.agent().await;

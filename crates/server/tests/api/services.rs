@@ -69,6 +69,16 @@ async fn scaling_changes_the_number_of_instances_and_survives_the_next_deploy() 
 }
 
 #[tokio::test]
+async fn a_service_on_a_fixed_port_cannot_be_scaled_beyond_one() {
+    let world = World::new().await;
+    let _agent = world.agent().await;
+    let repository = world.repository("shop");
+    world.deploy_and_wait(&repository.manifest("port = 3000")).await;
+    let error = world.put(&format!("{WEB}/scale"), json!({"replicas": 2})).await.error(400);
+    assert!(error.message.contains("3000"), "{error:?}");
+}
+
+#[tokio::test]
 async fn deployments_and_revisions_are_listed_newest_first_without_values_of_variables() {
     let (world, _agent) = running().await;
     let repository = crate::harness::Repository { path: world.directory.path().join("repositories/shop") };
