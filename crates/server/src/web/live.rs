@@ -40,7 +40,7 @@ use tokio::sync::watch;
 const DEBOUNCE: Duration = Duration::from_millis(100);
 /// What no event announces (use of a machine, a probe's answer) is looked at this often.
 const REFRESH: Duration = Duration::from_secs(5);
-/// How often the caller's right to listen is looked at.
+/// How often the caller's right to listen is looked at, besides whenever anybody's ends.
 const SESSION_CHECK: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Default, Deserialize)]
@@ -111,6 +111,7 @@ struct Follower {
     waiting: VecDeque<Event>,
     events: watch::Receiver<u64>,
     lines: watch::Receiver<u64>,
+    revoked: watch::Receiver<u64>,
     checked_at: Instant,
     refresh_at: tokio::time::Instant,
     over: bool,
@@ -133,6 +134,7 @@ async fn follow(state: AppState, visitor: Visitor, subject: Subject, after: Opti
         over: false,
         caller: visitor.caller,
         frame: Frame { message: None, ..visitor.frame },
+        revoked: state.wakeups().credentials(),
         events,
         lines,
         subject,
@@ -166,6 +168,7 @@ impl Follower {
                     self.end();
                     continue;
                 }
+                Woken::Again => continue,
                 Woken::Lines => self.look_at_lines().await,
                 Woken::Parts => self.look_at_parts().await,
             };
@@ -188,7 +191,8 @@ impl Follower {
     }
 
     async fn wait(&mut self) -> Woken {
-        if self.checked_at.elapsed() >= SESSION_CHECK {
+        if self.revoked.has_changed().unwrap_or(true) || self.checked_at.elapsed() >= SESSION_CHECK {
+            self.revoked.mark_unchanged();
             self.checked_at = Instant::now();
             if !self.caller.still_good(&self.state).await {
                 return Woken::SessionOver;
@@ -198,6 +202,10 @@ impl Follower {
         tokio::select! {
             // All are safe to cancel: none takes anything out of anywhere.
             () = self.state.stopping().cancelled() => Woken::Stopping,
+            Ok(()) = self.revoked.changed() => {
+                self.revoked.mark_changed();
+                Woken::Again
+            }
             Ok(()) = self.lines.changed(), if has_log => {
                 tokio::time::sleep(DEBOUNCE).await;
                 self.lines.mark_unchanged();
@@ -251,6 +259,8 @@ impl Follower {
 }
 
 enum Woken {
+    /// Somebody's credential ended; perhaps it was ours.
+    Again,
     Parts,
     Lines,
     SessionOver,

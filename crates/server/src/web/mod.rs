@@ -28,7 +28,6 @@ mod handlers;
 mod instances;
 mod live;
 mod logs;
-mod manifest_text;
 mod names;
 mod overview;
 mod problems;

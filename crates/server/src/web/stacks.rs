@@ -70,7 +70,7 @@ impl StackPage {
     }
 
     fn manifest(&self) -> Markup {
-        let text = super::manifest_text::without_values(&self.stack.manifest).unwrap_or_default();
+        let text = &self.stack.manifest;
         let end = (0..=MANIFEST_LIMIT.min(text.len())).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
         html! {
             section.card aria-labelledby="manifest-title" {
