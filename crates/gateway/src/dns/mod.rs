@@ -30,6 +30,7 @@ use zone::{Reply, Zone};
 /// Larger questions are nobody's.
 const UDP_LIMIT_BYTES: usize = 4096;
 const TCP_CONNECTIONS: usize = 64;
+const ATTEMPTS_ON_ANY_PORT: usize = 16;
 const TCP_IDLE_TIME: Duration = Duration::from_secs(10);
 
 /// Both sockets, bound but not answering yet.
@@ -60,7 +61,19 @@ struct Responder {
 }
 
 impl BoundDns {
+    /// With port 0 the kernel chooses for UDP, and TCP may be taken there: then again.
     pub fn bind(configured: SocketAddr) -> Result<Self, BindError> {
+        let attempts = if configured.port() == 0 { ATTEMPTS_ON_ANY_PORT } else { 1 };
+        let mut result = Self::bind_once(configured);
+        for _ in 1..attempts {
+            if result.as_ref().is_err_and(BindError::is_in_use) {
+                result = Self::bind_once(configured);
+            }
+        }
+        result
+    }
+
+    fn bind_once(configured: SocketAddr) -> Result<Self, BindError> {
         let udp = StdUdpSocket::bind(configured).map_err(|e| BindError::new(configured, Transport::Udp, &e))?;
         let both = udp.local_addr().and_then(|address| {
             let tcp = StdTcpListener::bind(address)?;

@@ -7,10 +7,6 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 use tokio::net::TcpListener;
 
-async fn free_port() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
-}
-
 fn listen(config: Config, addresses: &[SocketAddr]) -> Config {
     config.with(|config| {
         let listener = |address: &SocketAddr| Listener { address: *address, kind: ListenerKind::PublicAndInternal };
@@ -25,7 +21,7 @@ async fn a_port_in_use_is_refused_with_its_owner_named_and_the_old_config_stays(
     let (address, before) = (gateway.address().await, gateway.status().await);
     let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let taken = (taken.local_addr().unwrap(), taken);
-    let free = free_port().await;
+    let free = free_address();
     let refused = listen(Config::new(), &[free, taken.0]);
     let error = gateway.client.put_config(&refused.0).await.unwrap_err();
     let expected = format!("cannot listen on {}: address in use by pid {} (", taken.0, std::process::id());
@@ -65,7 +61,7 @@ async fn the_status_tells_the_digest_of_exactly_what_was_given() {
 #[tokio::test]
 async fn the_gateway_comes_back_alone_with_its_last_config() {
     let backend = Backend::start("web").await;
-    let address = free_port().await;
+    let address = free_address();
     let gateway = TestGateway::start(listen(Config::simple(&backend), &[address])).await;
     let digest = gateway.status().await.digest;
     let directory = gateway.directory.clone();
@@ -79,7 +75,7 @@ async fn the_gateway_comes_back_alone_with_its_last_config() {
 #[tokio::test]
 async fn a_port_taken_while_the_gateway_was_away_is_said_and_taken_back_when_it_is_free() {
     let backend = Backend::start("web").await;
-    let (one, two) = (free_port().await, free_port().await);
+    let (one, two) = (free_address(), free_address());
     let gateway = TestGateway::start(listen(Config::simple(&backend), &[one, two])).await;
     let directory = gateway.directory.clone();
     gateway.finish().await.unwrap();
@@ -105,7 +101,7 @@ async fn a_torn_config_is_put_aside_and_the_gateway_waits_for_a_new_one() {
 #[tokio::test]
 async fn listeners_change_without_touching_those_that_stay() {
     let backend = Backend::start("web").await;
-    let (one, two, three) = (free_port().await, free_port().await, free_port().await);
+    let (one, two, three) = (free_address(), free_address(), free_address());
     let gateway = TestGateway::start(listen(Config::simple(&backend), &[one, two])).await;
     let mut stays = Http1::connect(one).await.unwrap();
     stays.get("a", "/").await.unwrap();

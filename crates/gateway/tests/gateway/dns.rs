@@ -93,8 +93,8 @@ async fn noise_does_not_disturb_the_responder() {
 
 /// A resolver that knows every name; over UDP it says that the answer of `long.` is cut.
 async fn resolver() -> SocketAddr {
-    let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let address = udp.local_addr().unwrap();
+    let address = free_address();
+    let udp = UdpSocket::bind(address).await.unwrap();
     let tcp = TcpListener::bind(address).await.unwrap();
     let answer = |asked: &[u8], over_udp: bool| {
         let mut message = Message::from_vec(asked).unwrap().into_response();

@@ -6,8 +6,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 /// A port on which nobody listens.
-async fn dead() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
+fn dead() -> SocketAddr {
+    free_address()
 }
 
 /// A service that reads a request and then does what is asked.
@@ -30,7 +30,7 @@ async fn each_way_to_fail_has_a_page_that_names_the_service_and_the_reason_and_n
     let backend = Backend::start("ok").await;
     let config = Config::new()
         .service(1, "idle", &[])
-        .service(2, "dead", &[(2, dead().await, false)])
+        .service(2, "dead", &[(2, dead(), false)])
         .service(3, "slow", &[(3, backend.address, false)])
         .service(4, "odd", &[(4, misbehaving(b"SMTP ready\r\n").await, false)])
         .service(5, "gone", &[(5, misbehaving(b"").await, false)])
@@ -66,7 +66,7 @@ async fn each_way_to_fail_has_a_page_that_names_the_service_and_the_reason_and_n
 async fn a_dead_instance_costs_no_request_not_even_one_with_a_body() {
     let live = Backend::start("live").await;
     let config = Config::new()
-        .service(1, "web", &[(1, dead().await, false), (2, live.address, false), (3, dead().await, false)])
+        .service(1, "web", &[(1, dead(), false), (2, live.address, false), (3, dead(), false)])
         .route(None, "/", false, 1);
     let gateway = TestGateway::start(config).await;
     let address = gateway.address().await;

@@ -399,3 +399,20 @@ pub fn outside_address() -> Option<std::net::IpAddr> {
     let ip = socket.local_addr().ok()?.ip();
     (!ip.is_loopback() && !ip.is_unspecified()).then_some(ip)
 }
+
+/// A port that nobody has, below those that the kernel gives to outgoing connections, and that no
+/// other test of this process gets.
+pub fn free_address() -> SocketAddr {
+    static GIVEN: std::sync::Mutex<Vec<u16>> = std::sync::Mutex::new(Vec::new());
+    let mut given = GIVEN.lock().unwrap();
+    loop {
+        let port = fastrand::u16(10_240..19_999);
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        let everywhere = SocketAddr::from(([0, 0, 0, 0], port));
+        let free = std::net::TcpListener::bind(everywhere).is_ok() && std::net::UdpSocket::bind(address).is_ok();
+        if free && !given.contains(&port) {
+            given.push(port);
+            return address;
+        }
+    }
+}
