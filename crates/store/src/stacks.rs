@@ -1,12 +1,12 @@
 //! Stacks, and the one transaction in which a manifest becomes services, revisions and deployments.
 
-use crate::codec::parse;
+use crate::codec::{parse, text};
 use crate::deployments::{self, DeploymentCreate, RevisionCreate};
 use crate::{Error, Result, Scope, Store};
 use api::UnixMillis;
 use api::cause::Cause;
 use api::deployments::{Deployment, DeploymentKind};
-use api::ids::{DeploymentId, ProjectId, ServiceId, StackId};
+use api::ids::{DeploymentId, ProjectId, RevisionId, ServiceId, StackId};
 use api::name::Name;
 use api::services::ServiceIntent;
 use sqlx::{Any, Transaction};
@@ -50,7 +50,9 @@ pub struct ServiceDeploy {
     pub change: Option<(DeploymentId, DeploymentKind, RevisionChange)>,
 }
 
-/// What a deployment of the manifest makes live.
+/// What a deployment of the manifest makes live. `None`, for a deploy: the newest revision, whatever
+/// became of it, because the manifest was compared with that one and a failed one may be tried again;
+/// for a restart or scaling: the revision that is in use.
 pub type RevisionChange = Option<RevisionCreate>;
 
 /// A service that the manifest no longer names.
@@ -126,6 +128,7 @@ impl Store {
                 found: format!("version {found_version}"),
             });
         }
+        expect_project(&mut transaction, scope, &deploy.project_id).await?;
         let stack_id = upsert(&mut transaction, scope, deploy, found.map(|stack| stack.id), now_ms).await?;
         let mut made = Vec::new();
         for service in &deploy.services {
@@ -134,8 +137,10 @@ impl Store {
         for removal in &deploy.removals {
             made.extend(remove_service(&mut transaction, scope, &stack_id, removal, &deploy.cause, now_ms).await?);
         }
+        let stack = find_in(&mut transaction, scope, &deploy.name).await?;
         transaction.commit().await?;
-        Ok(StackDeployed { stack: self.stack_get(scope, &stack_id).await?, deployments: made })
+        let stack = stack.ok_or_else(|| Error::not_found("stack", deploy.name.as_str()))?;
+        Ok(StackDeployed { stack, deployments: made })
     }
 
     /// Begins the removal of a whole stack: every service stops, and is forgotten when it has.
@@ -149,7 +154,8 @@ impl Store {
     ) -> Result<Vec<Deployment>> {
         let mut transaction = self.write(&scope.organization).await?;
         let found = sqlx::query(
-            "UPDATE stacks SET removing = 1, version = version + 1, updated_at_ms = $1 WHERE id = $2 AND organization_id = $3",
+            "UPDATE stacks SET removing = 1, version = version + 1, updated_at_ms = $1
+             WHERE id = $2 AND organization_id = $3",
         )
         .bind(now_ms)
         .bind(id.as_str())
@@ -169,16 +175,28 @@ impl Store {
 
     /// Forgets a stack that is being removed and has no service left. Answers whether it did.
     pub async fn stack_delete_if_empty(&self, scope: &Scope, id: &StackId) -> Result<bool> {
+        let mut transaction = self.write(&scope.organization).await?;
         let gone = sqlx::query(
             "DELETE FROM stacks WHERE id = $1 AND organization_id = $2 AND removing = 1
              AND NOT EXISTS (SELECT 1 FROM services WHERE services.stack_id = stacks.id)",
         )
         .bind(id.as_str())
         .bind(scope.organization.as_str())
-        .execute(&self.pool)
+        .execute(&mut *transaction)
         .await?;
+        transaction.commit().await?;
         Ok(gone.rows_affected() > 0)
     }
+}
+
+/// A stack must not reach into another tenant's project.
+async fn expect_project(transaction: &mut Transaction<'static, Any>, scope: &Scope, id: &ProjectId) -> Result<()> {
+    let row = sqlx::query_as::<_, (i64,)>("SELECT COUNT(*) FROM projects WHERE id = $1 AND organization_id = $2")
+        .bind(id.as_str())
+        .bind(scope.organization.as_str())
+        .fetch_one(&mut **transaction)
+        .await?;
+    if row.0 == 0 { Err(Error::not_found("project", id.as_str())) } else { Ok(()) }
 }
 
 async fn find_in(transaction: &mut Transaction<'static, Any>, scope: &Scope, name: &Name) -> Result<Option<Stack>> {
@@ -200,14 +218,15 @@ async fn upsert(
 ) -> Result<StackId> {
     let Some(id) = existing else {
         sqlx::query(
-            "INSERT INTO stacks (id, organization_id, project_id, name, version, manifest, removing, created_at_ms, updated_at_ms)
+            "INSERT INTO stacks (id, organization_id, project_id, name, version, manifest, removing, created_at_ms,
+                                 updated_at_ms)
              VALUES ($1, $2, $3, $4, 1, $5, 0, $6, $6)",
         )
         .bind(deploy.stack_id.as_str())
         .bind(scope.organization.as_str())
         .bind(deploy.project_id.as_str())
         .bind(deploy.name.as_str())
-        .bind(&deploy.manifest)
+        .bind(text(&deploy.manifest).as_ref())
         .bind(now_ms)
         .execute(&mut **transaction)
         .await?;
@@ -218,7 +237,7 @@ async fn upsert(
          WHERE id = $4 AND organization_id = $5",
     )
     .bind(deploy.project_id.as_str())
-    .bind(&deploy.manifest)
+    .bind(text(&deploy.manifest).as_ref())
     .bind(now_ms)
     .bind(id.as_str())
     .bind(scope.organization.as_str())
@@ -260,7 +279,13 @@ async fn deploy_service(
     let Some((deployment_id, kind, revision)) = &service.change else { return Ok(None) };
     let revision_id = match revision {
         Some(revision) => revision.id.clone(),
-        None => newest_revision(transaction, &service_id).await?,
+        None => {
+            let found = match kind {
+                DeploymentKind::Deploy => newest_revision(transaction, scope, &service_id).await?,
+                _ => revision_in_use(transaction, scope, &service_id).await?,
+            };
+            found.ok_or_else(|| Error::not_found("revision of service", service.name.as_str()))?
+        }
     };
     let create = DeploymentCreate {
         id: deployment_id.clone(),
@@ -277,14 +302,39 @@ async fn deploy_service(
 
 async fn newest_revision(
     transaction: &mut Transaction<'static, Any>,
+    scope: &Scope,
     service_id: &ServiceId,
-) -> Result<api::ids::RevisionId> {
-    let row =
-        sqlx::query_as::<_, (String,)>("SELECT id FROM revisions WHERE service_id = $1 ORDER BY number DESC LIMIT 1")
-            .bind(service_id.as_str())
-            .fetch_optional(&mut **transaction)
-            .await?;
-    parse("revision", &row.ok_or_else(|| Error::not_found("revision of service", service_id.as_str()))?.0)
+) -> Result<Option<RevisionId>> {
+    let row = sqlx::query_as::<_, (String,)>(
+        "SELECT id FROM revisions WHERE service_id = $1 AND organization_id = $2 ORDER BY number DESC LIMIT 1",
+    )
+    .bind(service_id.as_str())
+    .bind(scope.organization.as_str())
+    .fetch_optional(&mut **transaction)
+    .await?;
+    row.map(|(id,)| parse("revision", &id)).transpose()
+}
+
+/// The revision that a service is on its way to, else the one that serves, else the newest: what
+/// "the same, but …" means. After a rollback that is not the newest.
+async fn revision_in_use(
+    transaction: &mut Transaction<'static, Any>,
+    scope: &Scope,
+    service_id: &ServiceId,
+) -> Result<Option<RevisionId>> {
+    type Row = (Option<String>, Option<String>, Option<String>);
+    let row = sqlx::query_as::<_, Row>(
+        "SELECT (SELECT d.revision_id FROM deployments d WHERE d.service_id = s.id AND d.in_flight = 1),
+                s.current_revision_id,
+                (SELECT r.id FROM revisions r WHERE r.service_id = s.id ORDER BY r.number DESC LIMIT 1)
+         FROM services s WHERE s.id = $1 AND s.organization_id = $2",
+    )
+    .bind(service_id.as_str())
+    .bind(scope.organization.as_str())
+    .fetch_optional(&mut **transaction)
+    .await?;
+    let (coming, current, newest) = row.ok_or_else(|| Error::not_found("service", service_id.as_str()))?;
+    coming.or(current).or(newest).map(|id| parse("revision", &id)).transpose()
 }
 
 async fn remove_service(
@@ -295,7 +345,7 @@ async fn remove_service(
     cause: &Cause,
     now_ms: UnixMillis,
 ) -> Result<Option<Deployment>> {
-    sqlx::query(
+    let found = sqlx::query(
         "UPDATE services SET removing = 1, intent = 'stop' WHERE id = $1 AND stack_id = $2 AND organization_id = $3",
     )
     .bind(removal.service_id.as_str())
@@ -303,8 +353,11 @@ async fn remove_service(
     .bind(scope.organization.as_str())
     .execute(&mut **transaction)
     .await?;
+    if found.rows_affected() == 0 {
+        return Err(Error::not_found("service", removal.service_id.as_str()));
+    }
     // A service that never got a revision has nothing to stop.
-    let Ok(revision_id) = newest_revision(transaction, &removal.service_id).await else { return Ok(None) };
+    let Some(revision_id) = revision_in_use(transaction, scope, &removal.service_id).await? else { return Ok(None) };
     let create = DeploymentCreate {
         id: removal.deployment_id.clone(),
         service_id: removal.service_id.clone(),
