@@ -89,10 +89,10 @@ fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
 #[derive(Debug, thiserror::Error)]
 pub enum RegisterError {
     #[error(
-        "the join token was used already; each token joins one machine. Make a new one with `mainstay servers join-token` or in the dashboard"
+        "the join token was used already; each token joins one machine. Make a new one with `mainstay tokens create` or in the dashboard"
     )]
     TokenUsed,
-    #[error("the join token has expired. Make a new one with `mainstay servers join-token` or in the dashboard")]
+    #[error("the join token has expired. Make a new one with `mainstay tokens create` or in the dashboard")]
     TokenExpired,
     #[error(
         "the control plane at {url} does not know this join token. Check that it was copied whole and that the address is right"

@@ -82,9 +82,8 @@ impl Machine {
             .env_remove("MAINSTAY_TOKEN")
             .env("MAINSTAY_HOSTS_FILE", self.folder().join("hosts"))
             .env("NO_COLOR", "1")
+            .env("MAINSTAY_DATA_DIR", self.data())
             .current_dir(self.folder())
-            .arg("--data-dir")
-            .arg(self.data())
             .stdin(Stdio::null());
         command
     }

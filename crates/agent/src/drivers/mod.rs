@@ -129,8 +129,13 @@ impl DriverError {
     /// Whether the same call could succeed later without anybody changing the desired state.
     pub fn retryable(&self) -> bool {
         match self {
-            Self::NoSuchInstance(_) | Self::NotPrepared(_) => false,
-            Self::StillRunning(_) | Self::PortInUse { .. } | Self::NoFreePort { .. } | Self::Io { .. } => true,
+            Self::NoSuchInstance(_) => false,
+            // The plan prepares it next.
+            Self::NotPrepared(_)
+            | Self::StillRunning(_)
+            | Self::PortInUse { .. }
+            | Self::NoFreePort { .. }
+            | Self::Io { .. } => true,
             Self::Refused { retryable, .. } => *retryable,
         }
     }
@@ -157,12 +162,17 @@ pub struct Keep {
     pub deployments: BTreeSet<DeploymentId>,
     /// How many of the newest builds per service stay beyond those, so that a rollback need not build.
     pub warm_builds: usize,
+    /// Builds of a service that the desired state does not name stay this long: it may only be stopped.
+    pub unnamed_age: Duration,
 }
+
+/// See [`Keep::unnamed_age`].
+const UNNAMED_AGE: Duration = Duration::from_secs(24 * 3600);
 
 impl Keep {
     /// Everything that a desired state names.
     pub fn of(desired: &api::desired::DesiredState, warm_builds: usize) -> Self {
-        let mut keep = Self { warm_builds, ..Self::default() };
+        let mut keep = Self { warm_builds, unnamed_age: UNNAMED_AGE, ..Self::default() };
         for (_, service) in desired.services() {
             keep.services.insert(service.service_id.clone());
             for revision in &service.revisions {

@@ -72,14 +72,27 @@ impl<W: Workloads, G: Gateway> Reconciler<W, G> {
 
     /// Takes the result of a preparation in.
     pub(super) async fn preparation_ended(&mut self, ended: Ended) {
-        let subject = Subject::Preparation(ended.revision_id);
+        let revision_id = ended.revision_id;
+        let subject = Subject::Preparation(revision_id.clone());
         match ended.result {
-            Ok(()) => self.failures.clear(&subject).await,
+            Ok(()) => {
+                self.failures.clear(&subject).await;
+                self.forget_failed_starts_of(&revision_id).await;
+            }
             Err(error) if error.cancelled => {}
             Err(error) => {
                 tracing::warn!(%error, retryable = error.retryable, "a preparation failed");
                 self.failures.record(subject, "prepare".into(), error.message, error.retryable).await;
             }
+        }
+    }
+
+    /// What a start failed of may be gone with the new preparation: nobody waits for an old backoff.
+    async fn forget_failed_starts_of(&mut self, revision_id: &RevisionId) {
+        let Some(desired) = self.desired.clone() else { return };
+        let instances = desired.services().flat_map(|(_, service)| &service.instances);
+        for instance in instances.filter(|instance| &instance.revision_id == revision_id) {
+            self.failures.clear(&Subject::Instance(instance.instance_id.clone())).await;
         }
     }
 

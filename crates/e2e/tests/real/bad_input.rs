@@ -29,7 +29,7 @@ async fn manifests_that_cannot_be_read_are_refused_with_line_column_and_a_sugges
     unknown.says("replcias").says("replicas").says("mainstay.toml:6");
     refused(&machine, &repository, "name = \"shop\"\n[services.web\n").await.says("mainstay.toml:2");
     let twice = format!("{}[services.web]\nrun = \"x\"\n", app("APP v2", ""));
-    refused(&machine, &repository, &twice).await.says("duplicate");
+    refused(&machine, &repository, &twice).await.says("is written twice");
     let name = app("APP v2", "").replace("services.web", "services.My_Web");
     refused(&machine, &repository, &name).await.says("My_Web").says("my-web");
     let route = format!("{}[services.other]\nrun = \"x\"\nroute = \"/\"\n", app("APP v2", ""));

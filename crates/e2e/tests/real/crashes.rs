@@ -44,7 +44,7 @@ async fn parts() -> Parts {
     Parts { machine, repository, server, agent }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_agent_leaves_services_alone_and_adopts_them_when_it_is_back() {
     let Parts { machine, repository, server: _server, mut agent } = parts().await;
     let before = word_after(&answering(&machine).await, "pid");
@@ -62,7 +62,7 @@ async fn a_killed_agent_leaves_services_alone_and_adopts_them_when_it_is_back() 
     assert!(report.failures.is_empty(), "{report:#?}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_agent_killed_again_and_again_during_deployments_converges_without_a_second_copy() {
     let Parts { machine, repository, server: _server, mut agent } = parts().await;
     let load = Load::start(&machine.gateway_url(), 4);
@@ -84,7 +84,7 @@ async fn an_agent_killed_again_and_again_during_deployments_converges_without_a_
     assert!(report.failures.is_empty(), "{report:#?}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn with_the_control_plane_gone_an_agent_restarts_and_keeps_everything_running_from_its_ledger() {
     let Parts { machine, repository: _repository, mut server, mut agent } = parts().await;
     server.crash();
@@ -105,7 +105,7 @@ async fn with_the_control_plane_gone_an_agent_restarts_and_keeps_everything_runn
     assert_eq!(machine.pids_of(&["e2e-app v1"]).len(), 1, "{:#?}", machine.processes());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_control_plane_goes_on_with_the_deployment_when_it_is_back() {
     let Parts { machine, repository, mut server, agent: _agent } = parts().await;
     repository.write_app("v2", "").unwrap();
@@ -122,7 +122,7 @@ async fn a_killed_control_plane_goes_on_with_the_deployment_when_it_is_back() {
     .await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_gateway_is_back_by_itself() {
     let Parts { machine, repository: _repository, server: _server, agent: _agent } = parts().await;
     let gateways = machine.pids_of(&["gateway --directory"]);

@@ -4,7 +4,7 @@ use crate::{Load, SHORT, answering, get, machine_with, machine_with_app, version
 use e2e::eventually;
 use std::time::{Duration, Instant};
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_deploy_and_a_rollback_under_load_lose_no_request() {
     let (machine, repository) = machine_with_app().await;
     let load = Load::start(&machine.gateway_url(), 8);
@@ -22,7 +22,7 @@ async fn a_deploy_and_a_rollback_under_load_lose_no_request() {
     assert!(report.answered > 200, "{report:#?}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rollback_goes_to_the_same_warm_process_within_a_second() {
     let (machine, repository) = machine_with_app().await;
     let before = word_after(&answering(&machine).await, "pid");
@@ -38,7 +38,7 @@ async fn a_rollback_goes_to_the_same_warm_process_within_a_second() {
     assert!(begun.elapsed() < Duration::from_secs(5));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_release_that_breaks_while_it_bakes_is_rolled_back_by_itself() {
     let (machine, repository) = machine_with_app().await;
     repository.write_app("v2", "").unwrap();
@@ -51,7 +51,7 @@ async fn a_release_that_breaks_while_it_bakes_is_rolled_back_by_itself() {
     assert_eq!(status["deployment"]["stage"], "rolled_back", "{status:#}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn open_requests_of_the_old_release_are_finished() {
     let (machine, repository) = machine_with_app().await;
     let url = format!("{}/slow/3000", machine.gateway_url());
@@ -65,7 +65,7 @@ async fn open_requests_of_the_old_release_are_finished() {
     assert!(body.starts_with("version v1 "), "{body}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_crashed_process_is_started_again() {
     let (machine, _repository) = machine_with_app().await;
     let before = word_after(&answering(&machine).await, "pid");
@@ -83,7 +83,7 @@ async fn a_crashed_process_is_started_again() {
     .await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn scaling_restarting_stopping_and_starting_do_what_they_say() {
     let (machine, _repository) = machine_with_app().await;
     machine.run(&["scale", "web=3"]).ok();
@@ -103,7 +103,7 @@ async fn scaling_restarting_stopping_and_starting_do_what_they_say() {
     version_is(&machine, "v1").await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_service_on_a_fixed_port_is_replaced_with_a_gap_and_says_so() {
     let port = e2e::free_port();
     let extra = format!("port = {port}\n");

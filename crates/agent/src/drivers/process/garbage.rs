@@ -74,8 +74,10 @@ fn doomed_builds(
     for (service, mut builds) in spare {
         let wanted = service.is_some_and(|service| keep.services.contains(service));
         builds.sort_by_key(|(ready, _)| std::cmp::Reverse(*ready));
-        let warm = if wanted { keep.warm_builds } else { 0 };
-        let stays = |index: usize, ready: SystemTime| index < warm && ready > SystemTime::UNIX_EPOCH;
+        let fresh = |ready: SystemTime| ready.elapsed().is_ok_and(|age| age < keep.unnamed_age);
+        let stays = |index: usize, ready: SystemTime| {
+            index < keep.warm_builds && ready > SystemTime::UNIX_EPOCH && (wanted || fresh(ready))
+        };
         doomed.extend(
             builds.into_iter().enumerate().filter(|(i, (ready, _))| !stays(*i, *ready)).map(|(_, (_, build))| build),
         );
