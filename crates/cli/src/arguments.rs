@@ -167,6 +167,27 @@ async fn perform(context: &Context, command: Command) -> Outcome {
 
 #[cfg(test)]
 mod tests {
+    /// clap does not complain: the value would silently go to the global option instead.
+    #[test]
+    fn no_command_has_an_argument_with_the_name_of_a_global_option() {
+        fn check(command: &clap::Command, globals: &[String]) {
+            for argument in command.get_arguments().filter(|argument| !argument.is_global_set()) {
+                assert!(
+                    !globals.contains(&argument.get_id().to_string()),
+                    "{}: {}",
+                    command.get_name(),
+                    argument.get_id()
+                );
+            }
+            command.get_subcommands().for_each(|sub| check(sub, globals));
+        }
+        let command = super::command();
+        let globals: Vec<String> =
+            command.get_arguments().filter(|a| a.is_global_set()).map(|a| a.get_id().to_string()).collect();
+        assert!(globals.contains(&"server".to_owned()));
+        check(&command, &globals);
+    }
+
     #[test]
     fn no_two_options_contradict_each_other_and_every_command_has_words() {
         let command = super::command();

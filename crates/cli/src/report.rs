@@ -69,26 +69,20 @@ fn failure_of(deployment: &Deployment) -> Failure {
         Some(_) => "what ran before keeps serving",
         None => "nothing was running before",
     };
-    let why = deployment
-        .failure
-        .as_ref()
-        .map(|failure| format!(" while {}: {}", doing(failure.stage), failure.message))
-        .unwrap_or_default();
+    let stage = deployment.failure.as_ref().map(|failure| format!(" while {}", doing(failure.stage))).unwrap_or_default();
+    let more = format!("all of its log: mainstay logs {service} --deployment {}", deployment.id);
     match deployment.stage {
-        Stage::Failed => Failure::new(Exit::DeploymentFailed, format!("{what} failed{took}{why}"))
+        Stage::Failed => Failure::new(Exit::DeploymentFailed, format!("{what} failed{stage}{took}"))
             .evidence(evidence(deployment))
-            .help(format!(
-                "{serving}; mend it, commit and deploy again. All of it: mainstay logs {service} --deployment {}",
-                deployment.id
-            )),
-        Stage::RolledBack => Failure::new(Exit::DeploymentFailed, format!("{what} was rolled back{took}{why}"))
+            .help(format!("mend it, commit and deploy again; {more}")),
+        Stage::RolledBack => Failure::new(Exit::DeploymentFailed, format!("{what} was rolled back{took}"))
             .evidence(evidence(deployment))
-            .help(format!("{serving}; see what broke: mainstay logs {service} --deployment {}", deployment.id)),
+            .help(format!("see what broke; {more}")),
         Stage::Cancelled => Failure::general(format!("{what} was cancelled{took}; {serving}")),
-        Stage::Superseded => Failure::general(format!("{what} was superseded by a newer one"))
-            .help(format!("look at it: mainstay status {service}")),
-        stage => Failure::general(format!("{what} ended as {}{why}", stage_words(stage)))
-            .help(format!("look at it: mainstay status {service}")),
+        Stage::Superseded => {
+            Failure::general(format!("{what} was superseded by a newer one")).help(format!("look at it: mainstay status {service}"))
+        }
+        other => Failure::general(format!("{what} ended as {}", stage_words(other))).evidence(evidence(deployment)).help(more),
     }
 }
 
@@ -104,10 +98,10 @@ fn doing(stage: Stage) -> &'static str {
     }
 }
 
-/// The last probe and the last lines of the log.
+/// What went wrong, the last probe and the last lines of the log.
 pub fn evidence(deployment: &Deployment) -> Vec<String> {
     let Some(failure) = &deployment.failure else { return vec![] };
-    let mut lines = Vec::new();
+    let mut lines = vec![plain_text(&failure.message)];
     if let Some(probe) = &failure.last_probe {
         lines.push(format!("last probe: {}", plain_text(&probe.message)));
     }

@@ -79,3 +79,24 @@ pub fn replicas(service: &ServiceView) -> String {
     };
     format!("{}/{}", service.instances.iter().filter(healthy).count(), service.replicas)
 }
+
+/// `512 MiB`, `23.5 GiB`.
+pub fn size(bytes: u64) -> String {
+    const UNITS: [(&str, u64); 3] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+    match UNITS.iter().find(|(_, unit)| bytes >= *unit) {
+        // A tenth is as exact as anybody wants; whole numbers need none.
+        Some((name, unit)) if bytes % unit < unit / 10 => format!("{} {name}", bytes / unit),
+        Some((name, unit)) => format!("{}.{} {name}", bytes / unit, bytes % unit * 10 / unit),
+        None => format!("{bytes} B"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn sizes_are_short() {
+        assert_eq!(super::size(24_684_096 * 1024), "23.5 GiB");
+        assert_eq!(super::size(512 << 20), "512 MiB");
+        assert_eq!(super::size(12), "12 B");
+    }
+}

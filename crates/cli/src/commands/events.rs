@@ -22,7 +22,7 @@ pub struct Options {
     pub limit: u32,
     /// Only of this server
     #[arg(long = "on", value_name = "SERVER")]
-    pub server: Option<String>,
+    pub machine: Option<String>,
 }
 
 pub async fn run(context: &Context, options: Options) -> Outcome {
@@ -35,7 +35,7 @@ pub async fn run(context: &Context, options: Options) -> Outcome {
         limit: Some(options.limit),
         stack: service.as_ref().map(|service| service.stack_id.to_string()),
         service: service.as_ref().map(|service| service.id.to_string()),
-        server: options.server,
+        server: options.machine,
         ..EventQuery::default()
     };
     let mut past = client.events(&query).await?;

@@ -6,6 +6,7 @@ use crate::exit::{Exit, Failure, Outcome};
 use crate::printer::{Printer, Tone};
 use crate::progress::plain_text;
 use crate::times::{clock, now_ms};
+use api::deployments::DeploymentKind;
 use api::ids::DeploymentId;
 use api::logs::{LogRecord, LogSource, LogStream};
 use client::{LogKind, LogQuery};
@@ -57,10 +58,13 @@ pub async fn run(context: &Context, options: Options) -> Outcome {
         tail: Some(if options.since.is_some() { SINCE_TAIL.max(options.tail) } else { options.tail }),
         ..LogQuery::default()
     };
-    if options.build && options.deployment.is_none() {
-        // The build of the newest deployment, not of all that ever were.
-        query.deployment =
-            service.as_ref().and_then(|service| service.deployment.as_ref()).map(|deployment| deployment.id.clone());
+    if let Some(service) = service.as_ref().filter(|_| options.build && options.deployment.is_none()) {
+        // The last build, not all that ever were; a restart or a rollback builds nothing.
+        let recent = client.deployments(service.stack_id.as_str(), service.id.as_str(), 50).await?;
+        query.deployment = recent
+            .into_iter()
+            .find(|deployment| deployment.kind == DeploymentKind::Deploy)
+            .map(|deployment| deployment.id);
     }
     let from_ms = options.since.map(|since| now_ms() - i64::try_from(since).unwrap_or(i64::MAX));
     let wanted = |record: &LogRecord| from_ms.is_none_or(|from| record.line.at_ms >= from);

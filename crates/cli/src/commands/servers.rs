@@ -5,6 +5,7 @@ use crate::context::Context;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::printer::{Printer, Text, Tone};
 use crate::times::{ago, now_ms};
+use crate::words;
 use api::desired::SecurityMode;
 use api::servers::{ServerCondition, ServerView};
 use client::Client;
@@ -21,10 +22,14 @@ enum Action {
     /// List all (what is done without a word, too)
     List,
     /// What one machine is, can do and cannot do
-    Show { server: String },
+    Show {
+        #[arg(value_name = "SERVER")]
+        machine: String,
+    },
     /// Forget a machine; what runs on it is placed elsewhere
     Remove {
-        server: String,
+        #[arg(value_name = "SERVER")]
+        machine: String,
         /// Also when it is online
         #[arg(long)]
         force: bool,
@@ -38,12 +43,12 @@ pub async fn run(context: &Context, options: Options) -> Outcome {
             let servers = client.servers().await?;
             context.printer.either(&servers, |servers, printer| list(servers, printer));
         }
-        Action::Show { server } => {
-            let server = find(&client, &server).await?;
+        Action::Show { machine } => {
+            let server = find(&client, &machine).await?;
             context.printer.either(&server, show);
         }
-        Action::Remove { server, force } => {
-            let server = find(&client, &server).await?;
+        Action::Remove { machine, force } => {
+            let server = find(&client, &machine).await?;
             if server.condition == ServerCondition::Online && !force {
                 let failure =
                     Failure::general(format!("{} is online; removing it takes its services away from it", server.name));
@@ -88,7 +93,7 @@ fn list(servers: &[ServerView], printer: &Printer) {
             server.last_seen_at_ms.map_or("never".to_owned(), |at| ago(at, now_ms())).into(),
             running.to_string().into(),
             server.facts.operating_system.as_str().into(),
-            format!("{} × {}", server.facts.cpu_count, manifest::size_text(server.facts.memory_bytes)).into(),
+            format!("{} × {}", server.facts.cpu_count, words::size(server.facts.memory_bytes)).into(),
             server.agent_version.as_str().into(),
         ]
     });
@@ -107,7 +112,7 @@ fn show(server: &ServerView, printer: &Printer) {
     };
     let rows = [
         ("system", format!("{}, {} on {}", facts.operating_system, facts.kernel, facts.architecture)),
-        ("size", format!("{} cores, {}", facts.cpu_count, manifest::size_text(facts.memory_bytes))),
+        ("size", format!("{} cores, {}", facts.cpu_count, words::size(facts.memory_bytes))),
         ("security", mode.to_owned()),
         ("limits", format!("cgroups {}", facts.cgroups)),
         ("git", facts.git_version.clone().unwrap_or_else(|| "missing".into())),

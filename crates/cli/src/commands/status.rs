@@ -110,9 +110,7 @@ async fn show_service(context: &Context, client: &Client, what: &str) -> Result<
     }
     if let Some(failed) = service.deployment.as_ref().filter(|d| matches!(d.stage, Stage::Failed | Stage::RolledBack)) {
         printer.data("");
-        if let Some(failure) = &failed.failure {
-            printer.data(&format!("The last {} did not work: {}", failed.kind, failure.message));
-        }
+        printer.data(&format!("The last {} did not work:", failed.kind));
         report::evidence(failed).iter().for_each(|line| printer.data(&format!("  {line}")));
     }
     Ok(())

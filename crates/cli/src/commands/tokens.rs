@@ -43,7 +43,8 @@ enum Action {
     /// Make a token useless at once
     Revoke {
         /// Id (or its end) or name
-        token: String,
+        #[arg(value_name = "TOKEN")]
+        which: String,
     },
 }
 
@@ -80,8 +81,8 @@ pub async fn run(context: &Context, options: Options) -> Outcome {
                 printer.table(&["id", "name", "for", "state", "created", "expires"], tokens.iter().map(row));
             });
         }
-        Action::Revoke { token } => {
-            let found = find(client.tokens().await?, &token)?;
+        Action::Revoke { which } => {
+            let found = find(client.tokens().await?, &which)?;
             client.token_revoke(&found.id).await?;
             context.printer.either(&serde_json::json!({ "revoked": found.id }), |_, printer| {
                 printer.data(&format!("revoked {}", found.name))

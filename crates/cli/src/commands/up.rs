@@ -193,9 +193,6 @@ async fn introduce(
     for limitation in &machine.facts.limitations {
         printer.note(&format!("  {} {limitation}", printer.paint_err().yellow("left out:")));
     }
-    if let Some(problem) = machine.observed.as_ref().and_then(|observed| observed.gateway.problem.as_ref()) {
-        printer.warning(problem);
-    }
     let outcome = match target {
         Some(target) => deploy_target(context, client, target, options).await.map(Some),
         None => {
@@ -203,6 +200,7 @@ async fn introduce(
             Ok(None)
         }
     };
+    warn_of_gateway(context, client, machine.id.as_str()).await?;
     if printer.json() {
         let answer = serde_json::json!({
             "dashboard": client.address(),
@@ -221,6 +219,15 @@ async fn introduce(
         Some(answer) => report::judge(&answer.deployments),
         None => Ok(Exit::Ok),
     }
+}
+
+/// Once there is something to serve, a gateway that does not serve it is worth a word.
+async fn warn_of_gateway(context: &Context, client: &Client, machine: &str) -> Result<(), Failure> {
+    let Some(observed) = client.server(machine).await?.observed else { return Ok(()) };
+    if let Some(problem) = observed.gateway.problem.filter(|_| !observed.instances.is_empty()) {
+        context.printer.warning(&format!("the gateway: {problem}"));
+    }
+    Ok(())
 }
 
 async fn deploy_target(
