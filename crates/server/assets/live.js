@@ -76,6 +76,7 @@
   function showEmpty() {
     const any = [...lines.children].some((line) => !line.hidden);
     empty.hidden = any;
+    lines.hidden = !any;
     if (!any && filter.value) empty.textContent = `No line holds “${filter.value}”.`;
   }
   function toEnd() {

@@ -1,6 +1,7 @@
 //! One deployment: stage by stage with times, the build log as it is written, why it failed, and
 //! what asked for it.
 
+use super::events;
 use super::frame::{Fragment, Frame, Live, breadcrumb, csrf_field, page};
 use super::logs::{LogPanel, panel, plain_tail};
 use super::names::{service_path, stack_path};
@@ -86,11 +87,11 @@ impl DeploymentPage {
         html! {
             section.card #chain aria-labelledby="chain-title" {
                 h2 #chain-title { "What led to it, and what followed" }
-                @if !self.events.is_empty() { (super::events::list(&self.events, &Default::default(), frame)) }
+                @if !self.events.is_empty() { (events::list(&self.events, &Default::default(), events::Detail::OfDeployment, frame)) }
                 p.soft {
                     "Asked for by " strong { (cause.actor.label()) } " (" (cause.action) ") " (times::relative(self.deployment.created_at_ms, frame.now_ms))
                     @if let Some(id) = &cause.request_id { ", request " code { (id) } }
-                    @if let Some(id) = &cause.deployment_id { ", after " a href={ "/deployments/" (id) } { "deployment " (id.short()) } }
+                    @if let Some(id) = cause.deployment_id.as_ref().filter(|id| **id != self.deployment.id) { ", after " a href={ "/deployments/" (id) } { "deployment " (id.short()) } }
                     "."
                 }
             }
@@ -175,7 +176,7 @@ pub fn stages(deployment: &Deployment, frame: &Frame) -> Markup {
                     span.stage-name { (words::stage(stage).1) span.hidden-label { ", " (said) } }
                     span.took {
                         @match step {
-                            Step::Done { took_ms: 0 } if stage == Stage::Running => {}
+                            Step::Done { took_ms: 0 } => { @if stage != Stage::Running { span title="passed through: there was nothing to do" { "–" } } }
                             Step::Done { took_ms } | Step::Broken { took_ms } => (times::duration_text(took_ms)),
                             Step::Now { since_ms } => (times::since(since_ms, frame.now_ms)),
                             Step::Todo | Step::Never => {}
@@ -203,7 +204,7 @@ pub fn failure_box(failure: &DeploymentFailure, deployment: &Deployment, frame: 
     html! {
         section.card.failure aria-labelledby="failure-title" {
             h2 #failure-title { span.symbol aria-hidden="true" { "✕" } " It " (verb) " while " (words::stage(failure.stage).1.to_lowercase()) }
-            p.reason { (failure.message) }
+            p.reason { (words::prose(&failure.message)) }
             @if deployment.previous_revision_id.is_some() && deployment.stage != Stage::Running {
                 p { "The release from before keeps serving; nothing was lost." }
             }

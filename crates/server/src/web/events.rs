@@ -76,7 +76,7 @@ impl EventsPage {
                 @if self.events.is_empty() {
                     p.empty { "No event fits this filter." }
                 } @else {
-                    (list(&self.events, &self.names, frame))
+                    (list(&self.events, &self.names, Detail::Whole, frame))
                 }
                 nav.paging aria-label="Pages" {
                     @if self.filter.before.is_some() { a.button.quiet href={ "/events?" (self.filter.query(None)) } { "Newest" } }
@@ -128,12 +128,23 @@ fn choice<'a>(field: &str, label: &str, chosen: &str, values: impl Iterator<Item
     }
 }
 
-/// Events as a timeline, wherever a page shows some.
-pub fn list(events: &[EventRecord], names: &Names, frame: &Frame) -> Markup {
-    html! { ol.timeline { @for record in events { (entry(record, names, frame)) } } }
+/// How much is told of each event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Detail {
+    /// What happened, when, where and why.
+    Brief,
+    /// On the page of its deployment: not which deployment.
+    OfDeployment,
+    /// Also its kind, its deployment and its request.
+    Whole,
 }
 
-fn entry(record: &EventRecord, names: &Names, frame: &Frame) -> Markup {
+/// Events as a timeline, wherever a page shows some.
+pub fn list(events: &[EventRecord], names: &Names, detail: Detail, frame: &Frame) -> Markup {
+    html! { ol.timeline { @for record in events { (entry(record, names, detail, frame)) } } }
+}
+
+fn entry(record: &EventRecord, names: &Names, detail: Detail, frame: &Frame) -> Markup {
     let event = &record.event;
     let (tone, level) = words::event_level(event.level);
     let place = names.service_of(event.service_id.as_ref());
@@ -141,15 +152,15 @@ fn entry(record: &EventRecord, names: &Names, frame: &Frame) -> Markup {
         li.(tone.class()) {
             span.symbol title=(level) { span aria-hidden="true" { @if event.level == EventLevel::Info { "•" } @else { (tone.symbol()) } } span.hidden-label { (level) ": " } }
             div.body {
-                p.what { (event.message) }
+                p.what { (words::prose(&event.message)) }
                 p.why {
                     (times::relative(event.at_ms, frame.now_ms))
-                    " · " (event.kind.as_str().replace('_', " "))
+                    @if detail != Detail::Brief { " · " (event.kind.as_str().replace('_', " ")) }
                     " · because " (event.cause.actor.label()) ": " (event.cause.action)
                     @if let Some((label, path)) = place { " · " a href=(path) { (label) } }
                     @if let Some(server) = event.server_id.as_ref().and_then(|id| names.server(id)) { " · on " a href=(server_path(server)) { (server) } }
-                    @if let Some(id) = &event.deployment_id { " · " a href={ "/deployments/" (id) } { "deployment " (id.short()) } }
-                    @if let Some(id) = &event.cause.request_id { " · " span title=(id) { "request " (id.short()) } }
+                    @if let Some(id) = event.deployment_id.as_ref().filter(|_| detail != Detail::OfDeployment) { " · " a href={ "/deployments/" (id) } { "deployment " (id.short()) } }
+                    @if let Some(id) = event.cause.request_id.as_ref().filter(|_| detail != Detail::Brief) { " · " span title=(id) { "request " (id.short()) } }
                 }
             }
         }

@@ -142,7 +142,7 @@ fn message(message: Option<&Message>) -> Markup {
         @if let Some(message) = message {
             div.message.good[message.good].bad[!message.good] role=(if message.good { "status" } else { "alert" }) {
                 span.symbol aria-hidden="true" { @if message.good { "●" } @else { "✕" } }
-                p { (message.text) }
+                p { (super::words::prose(&message.text)) }
             }
         }
     }

@@ -11,7 +11,7 @@ use api::stacks::StackView;
 use maud::{Markup, html};
 
 /// How many events the overview shows.
-pub const EVENTS_SHOWN: usize = 12;
+pub const EVENTS_SHOWN: usize = 8;
 
 pub struct OverviewPage {
     pub stacks: Vec<StackView>,
@@ -163,7 +163,7 @@ impl OverviewPage {
         html! {
             section.card #latest-events aria-labelledby="events-title" {
                 div.card-head { h2 #events-title { "Latest events" } a.button.quiet href="/events" { "All events" } }
-                @if self.events.is_empty() { p.empty { "Nothing has happened yet." } } @else { (events::list(&self.events, &names, frame)) }
+                @if self.events.is_empty() { p.empty { "Nothing has happened yet." } } @else { (events::list(&self.events, &names, events::Detail::Brief, frame)) }
             }
         }
     }

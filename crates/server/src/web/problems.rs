@@ -1,6 +1,7 @@
 //! Pages for what went wrong: they say what, why, and what to do next.
 
 use super::frame::{Frame, Live, page};
+use super::words::prose;
 use api::error::{ApiError, ErrorCode};
 use maud::{Markup, html};
 
@@ -23,16 +24,16 @@ pub fn problem_page(error: &ApiError, frame: &Frame) -> Markup {
             div.narrow {
                 section.card.problem {
                     h1 { (title) }
-                    p.reason { (sentence(&error.message)) }
+                    p.reason { (prose(&sentence(&error.message))) }
                     @if !error.details.is_empty() {
                         ul.notes { @for detail in &error.details { li {
                             @if let Some(field) = &detail.field { code { (field) } ": " }
-                            (detail.message)
+                            (prose(&detail.message))
                             @if let Some(line) = detail.line { " (line " (line) @if let Some(column) = detail.column { ", column " (column) } ")" }
                             @if let Some(help) = &detail.help { " " span.soft { (help) } }
                         } } }
                     }
-                    @if let Some(help) = &error.help { p { (sentence(help)) } }
+                    @if let Some(help) = &error.help { p { (prose(&sentence(help))) } }
                     @if let Some(id) = &error.request_id { p.soft { "Request " code { (id) } " in the control plane's log." } }
                     p.actions {
                         @if frame.user.is_some() { a.button href="/" { "To the overview" } " " a.button.quiet href="/events" { "What happened lately" } }
@@ -67,7 +68,7 @@ mod tests {
         let page = problem_page(&error, &samples::frame("/stacks/x")).into_string();
         for wanted in [
             "There is nothing here",
-            "There is no stack `&lt;shop&gt;`.",
+            "There is no stack <code>&lt;shop&gt;</code>.",
             "GET /docs lists what there is.",
             "href=\"/\"",
         ] {

@@ -93,7 +93,7 @@ impl Reference {
                         h2 #{ "tag-" (tag) } { (capital(tag)) }
                         ul.endpoints { @for operation in operations { li {
                             a href={ "/docs/endpoints/" (operation.slug) } { (method_badge(operation.method)) code { (operation.path) } }
-                            span.soft { (operation.summary) }
+                            span.soft { (marked(&operation.summary)) }
                         } } }
                     }
                 }

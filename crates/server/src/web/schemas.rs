@@ -90,32 +90,48 @@ impl Schemas {
         }
     }
 
-    /// A table of fields, following references and alternatives one level.
+    /// A table of fields for every alternative.
     pub fn fields(&self, schema: &Value) -> Markup {
         let schema = self.resolve(schema);
         if let Some(choices) = choices(schema) {
-            return html! { @for choice in &choices { @let choice = self.resolve(choice); @if choice.get("properties").is_some() {
+            return html! { @for choice in &choices {
+                @let choice = self.resolve(choice);
                 @if let Some(text) = choice.get("description").and_then(Value::as_str) { p { (marked(text)) } }
-                (self.fields(choice))
-            } } };
+                (self.table(choice))
+            } };
         }
-        if let Some(parts) = schema.get("allOf").and_then(Value::as_array) {
-            return html! { @for part in parts { (self.fields(part)) } };
+        self.table(schema)
+    }
+
+    fn table(&self, schema: &Value) -> Markup {
+        let fields = self.fields_of(schema, EXAMPLE_DEPTH);
+        html! {
+            @if !fields.is_empty() {
+                table {
+                    thead { tr { th scope="col" { "Field" } th scope="col" { "Type" } th scope="col" { "Meaning" } } }
+                    tbody { @for (name, field, required) in &fields { tr {
+                        th scope="row" data-label="Field" { code { (name) } @if *required { " " span.soft { "required" } } }
+                        td data-label="Type" { (self.kind(field)) }
+                        td data-label="Meaning" { (marked(field.get("description").and_then(Value::as_str).unwrap_or_default())) }
+                    } } }
+                }
+            }
         }
-        let Some(fields) = schema.get("properties").and_then(Value::as_object) else { return html! {} };
+    }
+
+    /// Name, schema and whether it is required, with those of all parts of a composed schema.
+    fn fields_of<'a>(&'a self, schema: &'a Value, depth: usize) -> Vec<(&'a str, &'a Value, bool)> {
+        let schema = self.resolve(schema);
         let required = |name: &str| {
             schema.get("required").and_then(Value::as_array).is_some_and(|all| all.iter().any(|v| v == name))
         };
-        html! {
-            table {
-                thead { tr { th scope="col" { "Field" } th scope="col" { "Type" } th scope="col" { "Meaning" } } }
-                tbody { @for (name, field) in fields { tr {
-                    th scope="row" data-label="Field" { code { (name) } @if required(name) { " " span.soft { "required" } } }
-                    td data-label="Type" { (self.kind(field)) }
-                    td data-label="Meaning" { (marked(field.get("description").and_then(Value::as_str).unwrap_or_default())) }
-                } } }
-            }
+        let own = schema.get("properties").and_then(Value::as_object).into_iter().flatten();
+        let mut fields: Vec<_> = own.map(|(name, field)| (name.as_str(), field, required(name))).collect();
+        if depth > 0 {
+            let parts = schema.get("allOf").and_then(Value::as_array).into_iter().flatten();
+            fields.extend(parts.flat_map(|part| self.fields_of(part, depth - 1)));
         }
+        fields
     }
 }
 
@@ -144,6 +160,11 @@ fn type_word(name: &str, schema: &Value) -> Markup {
     html! { (word) @if let Some(format) = format { " " span.soft { "(" (format) ")" } } }
 }
 
+/// Whether an example of it could go deeper.
+fn holds_others(schema: &Value) -> bool {
+    ["properties", "oneOf", "anyOf", "allOf", "items", "$ref"].iter().any(|key| schema.get(key).is_some())
+}
+
 /// A value that fits the schema, as small as it can be while showing every field.
 pub fn example(schemas: &Schemas, schema: &Value) -> Value {
     example_at(schemas, schema, EXAMPLE_DEPTH)
@@ -155,8 +176,9 @@ fn example_at(schemas: &Schemas, schema: &Value, depth: usize) -> Value {
     }
     if let Some(name) = reference_name(schema) {
         return match schemas.get(name) {
-            Some(_) if depth == 0 => json!({}),
-            Some(target) => example_at(schemas, target, depth - 1),
+            // What holds nothing else is always shown; of the rest, so much is enough.
+            Some(target) if depth == 0 && holds_others(target) => json!({}),
+            Some(target) => example_at(schemas, target, depth.saturating_sub(1)),
             None => Value::Null,
         };
     }

@@ -137,7 +137,7 @@ impl ServerPage {
                     section.card.warning aria-labelledby="blocked-title" {
                         h2 #blocked-title { span.symbol aria-hidden="true" { "▲" } " Held back" }
                         ul.notes { @for entry in blocked { li {
-                            strong { (entry.subject) } ": " (entry.reason)
+                            strong { (entry.subject) } ": " (words::prose(&entry.reason))
                             @if let Some(retry) = entry.retry_at_ms { " " span.soft { "Next try " (times::relative(retry, frame.now_ms)) "." } }
                         } } }
                     }
@@ -249,7 +249,7 @@ impl ServerPage {
                 }
                 @if !facts.limitations.is_empty() {
                     h3 { "What this machine cannot do" }
-                    ul.notes { @for limitation in &facts.limitations { li { (limitation) } } }
+                    ul.notes { @for limitation in &facts.limitations { li { (words::prose(limitation)) } } }
                 }
             }
         }
@@ -276,7 +276,7 @@ impl ServerPage {
 fn meter(label: &str, text: &str, value: f64, of: f64) -> Markup {
     let share = if of > 0.0 { (value / of).clamp(0.0, 1.0) } else { 0.0 };
     let (tone, word) = match share {
-        s if s >= 0.95 => (words::Tone::Bad, ", nearly full"),
+        s if s >= 0.95 => (words::Tone::Bad, ", at its limit"),
         s if s >= 0.85 => (words::Tone::Warn, ", high"),
         _ => (words::Tone::Good, ""),
     };
@@ -325,7 +325,7 @@ impl Arrival {
                     (Some(server), _) => {
                         p.big { (words::fact(words::Tone::Good, &format!("{} has joined", server.name))) }
                         p { (server.facts.operating_system) ", " (words::count(server.facts.cpu_count as usize, "core", "cores")) ", " (times::bytes_text(server.facts.memory_bytes)) }
-                        @if !server.facts.limitations.is_empty() { ul.notes { @for limitation in &server.facts.limitations { li { (limitation) } } } }
+                        @if !server.facts.limitations.is_empty() { ul.notes { @for limitation in &server.facts.limitations { li { (words::prose(limitation)) } } } }
                         p { a.button href=(server_path(&server.name)) { "Look at it" } }
                     }
                     (None, TokenState::Usable) => {

@@ -202,7 +202,7 @@ impl ServicePage {
                 h2 #facts-title { "Configuration" }
                 dl.facts {
                     @if let Some(spec) = spec {
-                        dt { "Source" } dd { (spec.source.git) @if let Some(reference) = &spec.source.reference { " at " code { (reference.as_str()) } } @if !spec.source.directory.is_empty() { ", folder " code { (spec.source.directory) } } }
+                        dt { "Source" } dd { (spec.source.git) @if let Some(reference) = &spec.source.reference { " at " code title=(reference.as_str()) { @match reference.as_commit() { Some(commit) => (commit.short()), None => (reference.as_str()) } } } @if !spec.source.directory.is_empty() { ", folder " code { (spec.source.directory) } } }
                         @if let Some(build) = &spec.build { dt { "Build" } dd { code { (build.command) } } }
                         dt { "Run" } dd { @match &spec.run { RunSpec::Command { command } => code { (command) }, RunSpec::Static { directory } => { "files in " code { (directory) } } } }
                         dt { "Port" } dd { @match spec.port { PortSpec::Injected => { "chosen and given as " code { "PORT" } }, PortSpec::Fixed { port } => (port), PortSpec::None => "none: a worker" } }

@@ -48,7 +48,7 @@ impl StackPage {
                 @if !stack.problems.is_empty() {
                     div.message.bad role="status" {
                         span.symbol aria-hidden="true" { "▲" }
-                        ul { @for problem in &stack.problems { li { (problem) } } }
+                        ul { @for problem in &stack.problems { li { (words::prose(problem)) } } }
                     }
                 }
             }
@@ -165,7 +165,7 @@ impl PlanPage {
                                 } } }
                             }
                         }
-                        @if !service.notes.is_empty() { ul.notes { @for note in &service.notes { li { (note) } } } }
+                        @if !service.notes.is_empty() { ul.notes { @for note in &service.notes { li { (words::prose(note)) } } } }
                     }
                 }
                 @if !self.plan.is_empty() {

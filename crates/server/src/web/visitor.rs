@@ -202,8 +202,9 @@ pub async fn around_pages(mut request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
     if let Some(mut error) = response.extensions_mut().remove::<ApiError>() {
         error.request_id = request_id;
-        let answered = if error.code == ErrorCode::Unauthenticated && slot.0.get().is_none() && !stream {
-            to_sign_in(if safe { &wanted } else { "/" })
+        // What was sent in a form would be lost on the way; it is told instead.
+        let answered = if error.code == ErrorCode::Unauthenticated && slot.0.get().is_none() && safe && !stream {
+            to_sign_in(&wanted)
         } else {
             let frame = slot.0.get().cloned().unwrap_or_else(nobody);
             (response.status(), problem_page(&error, &frame)).into_response()

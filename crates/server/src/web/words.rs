@@ -183,6 +183,15 @@ pub fn env_origin(origin: EnvOrigin) -> &'static str {
     }
 }
 
+/// A text in which backticks mark what is to be typed or was read, as messages of the API hold them.
+pub fn prose(text: &str) -> Markup {
+    let pairs = text.matches('`').count() % 2 == 0;
+    html! {
+        @if pairs { @for (n, part) in text.split('`').enumerate() { @if n % 2 == 1 { code { (part) } } @else { (part) } } }
+        @else { (text) }
+    }
+}
+
 /// `1 service`, `3 services`.
 pub fn count(number: usize, one: &str, many: &str) -> String {
     if number == 1 { format!("1 {one}") } else { format!("{number} {many}") }
@@ -206,6 +215,12 @@ mod tests {
             let page = badge(tone, word).into_string();
             assert!(page.contains(word) && page.contains(tone.symbol()), "{page}");
         }
+    }
+
+    #[test]
+    fn what_stands_between_backticks_is_code_and_a_lone_backtick_is_itself() {
+        assert_eq!(prose("run `mainstay <x>` now").into_string(), "run <code>mainstay &lt;x&gt;</code> now");
+        assert_eq!(prose("a ` b").into_string(), "a ` b");
     }
 
     #[test]
