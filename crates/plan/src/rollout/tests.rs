@@ -335,6 +335,23 @@ fn a_release_that_breaks_while_it_bakes_is_rolled_back_in_one_tick() {
 }
 
 #[test]
+fn a_release_that_is_put_down_with_its_machine_while_it_bakes_is_not_broken() {
+    let mut world = running_world();
+    world.deploy(DeploymentKind::Deploy, 2, Fate::Healthy);
+    assert_eq!(world.run(20), Stage::Running);
+    world.observe();
+    let now_ms = world.input.now_ms;
+    for instance in &mut world.input.instances {
+        let observed = instance.observed.as_mut().unwrap();
+        observed.state = InstanceState::Exited;
+        observed.last_exit = Some(ExitStatus { code: None, signal: Some(15), out_of_memory: false, at_ms: now_ms });
+    }
+    world.step();
+    assert_eq!(world.stage_names().last(), Some(&Stage::Running));
+    assert_eq!(world.active_revisions(), [2, 2]);
+}
+
+#[test]
 fn a_release_that_breaks_after_it_baked_stays() {
     let mut world = running_world();
     world.deploy(DeploymentKind::Deploy, 2, Fate::Healthy);

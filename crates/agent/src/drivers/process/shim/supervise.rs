@@ -92,7 +92,8 @@ impl Supervisor {
                 .filter(|status| status.phase != Phase::Stopped)
                 .map_or(0, |status| status.restarts + 1),
             crash_looping: false,
-            last_exit: before.and_then(|status| status.last_exit),
+            // An end that was asked for says nothing about how well it runs.
+            last_exit: before.filter(|status| status.phase != Phase::Stopped).and_then(|status| status.last_exit),
             retry_at_ms: None,
             problem: None,
         };
