@@ -5,6 +5,12 @@
 use crate::{Error, Result};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::borrow::Cow;
+
+/// Free text as both databases keep it: PostgreSQL has no NUL in text.
+pub fn text(value: &str) -> Cow<'_, str> {
+    if value.contains('\0') { Cow::Owned(value.replace('\0', "\u{fffd}")) } else { Cow::Borrowed(value) }
+}
 
 /// A document column.
 pub fn to_json<T: Serialize>(noun: &'static str, value: &T) -> Result<String> {

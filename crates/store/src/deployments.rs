@@ -61,7 +61,8 @@ impl Store {
     /// Newest first.
     pub async fn deployment_list(&self, scope: &Scope, service_id: &ServiceId, limit: u32) -> Result<Vec<Deployment>> {
         let rows = sqlx::query_as::<_, (String,)>(
-            "SELECT document FROM deployments WHERE service_id = $1 AND organization_id = $2 ORDER BY number DESC LIMIT $3",
+            "SELECT document FROM deployments WHERE service_id = $1 AND organization_id = $2
+             ORDER BY number DESC LIMIT $3",
         )
         .bind(service_id.as_str())
         .bind(scope.organization.as_str())
@@ -146,7 +147,13 @@ pub(crate) async fn insert(
     create: &DeploymentCreate,
     now_ms: UnixMillis,
 ) -> Result<Deployment> {
-    let service = service_in(transaction, scope, &create.service_id).await?;
+    let service = services::get_in(transaction, scope, &create.service_id).await?;
+    if service.removing && create.kind != DeploymentKind::Stop {
+        return Err(Error::Conflict(format!(
+            "the service `{}` is being removed; deploy its stack again",
+            service.name
+        )));
+    }
     let revision = match &create.revision {
         Some(revision) => revisions::insert(transaction, scope, &create.service_id, revision, now_ms).await?,
         None => revisions::get_in(transaction, scope, &create.service_id, &create.revision_id).await?,
@@ -189,12 +196,14 @@ pub(crate) async fn insert(
         warm_until_ms: None,
     };
     sqlx::query(
-        "INSERT INTO deployments (id, organization_id, service_id, stage, in_flight, number, document, created_at_ms)
-         VALUES ($1, $2, $3, $4, 1, $5, $6, $7)",
+        "INSERT INTO deployments (id, organization_id, service_id, revision_id, stage, in_flight, number, document,
+                                  created_at_ms)
+         VALUES ($1, $2, $3, $4, $5, 1, $6, $7, $8)",
     )
     .bind(deployment.id.as_str())
     .bind(scope.organization.as_str())
     .bind(deployment.service_id.as_str())
+    .bind(deployment.revision_id.as_str())
     .bind(deployment.stage.as_str())
     .bind(newest + 1)
     .bind(to_json("deployment", &deployment)?)
@@ -202,20 +211,4 @@ pub(crate) async fn insert(
     .execute(&mut **transaction)
     .await?;
     Ok(deployment)
-}
-
-async fn service_in(
-    transaction: &mut Transaction<'static, Any>,
-    scope: &Scope,
-    id: &ServiceId,
-) -> Result<services::Service> {
-    let row = sqlx::query_as(
-        "SELECT id, stack_id, name, intent, replicas, current_revision_id, previous_revision_id, removing
-         FROM services WHERE id = $1 AND organization_id = $2",
-    )
-    .bind(id.as_str())
-    .bind(scope.organization.as_str())
-    .fetch_optional(&mut **transaction)
-    .await?;
-    services::service(row.ok_or_else(|| Error::not_found("service", id.as_str()))?)
 }

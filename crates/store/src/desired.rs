@@ -55,7 +55,7 @@ impl Store {
         .bind(seal("desired state", &row.signed)?)
         .bind(server_id.as_str())
         .bind(scope.organization.as_str())
-        .execute(&self.pool)
+        .execute(&self.writer)
         .await?;
         if written.rows_affected() > 0 {
             return Ok(());

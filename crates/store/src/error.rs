@@ -63,17 +63,36 @@ impl Error {
     pub(crate) fn is_unique_violation(error: &sqlx::Error) -> bool {
         matches!(error, sqlx::Error::Database(inner) if inner.is_unique_violation())
     }
+
+    /// Whether the row that a new one refers to is not there.
+    pub(crate) fn is_foreign_key_violation(error: &sqlx::Error) -> bool {
+        matches!(error, sqlx::Error::Database(inner) if inner.is_foreign_key_violation())
+    }
 }
 
 impl From<sqlx::Error> for Error {
     fn from(error: sqlx::Error) -> Self {
-        let busy = |text: &str| {
-            text.contains("database is locked") || text.contains("disk is full") || text.contains("disk I/O")
+        let away = match &error {
+            sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed | sqlx::Error::Io(_) => {
+                true
+            }
+            sqlx::Error::Database(inner) => inner.code().is_some_and(|code| may_pass(&code)),
+            _ => false,
         };
-        match &error {
-            sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::Io(_) => Self::Unavailable(error),
-            sqlx::Error::Database(inner) if busy(inner.message()) => Self::Unavailable(error),
-            _ => Self::Database(error),
-        }
+        if away { Self::Unavailable(error) } else { Self::Database(error) }
     }
+}
+
+/// Whether a database's error code tells of its condition and not of the statement. PostgreSQL's have
+/// five characters; SQLite's are numbers whose low byte is the kind.
+fn may_pass(code: &str) -> bool {
+    if code.len() == 5 {
+        // Connection, resources, shutdown and timeouts; serialization and deadlock; lock and idle timeouts.
+        return matches!(&code[..2], "08" | "53" | "57") || matches!(code, "40001" | "40P01" | "55P03" | "25P03");
+    }
+    const BUSY: u32 = 5;
+    const LOCKED: u32 = 6;
+    const IO: u32 = 10;
+    const FULL: u32 = 13;
+    code.parse::<u32>().is_ok_and(|code| matches!(code & 0xff, BUSY | LOCKED | IO | FULL))
 }

@@ -1,9 +1,12 @@
 //! Events, in the control plane's order.
 
-use crate::codec::{from_json, to_json, word};
-use crate::{Result, Scope, Store, take_numbers};
+use crate::codec::{from_json, parse, to_json, word};
+use crate::statement::{Statement, Value};
+use crate::{Result, Scope, Store, newest_number, take_numbers};
 use api::events::{Event, EventRecord};
 use api::ids::{DeploymentId, EventId, ServerId, ServiceId, StackId};
+use sqlx::{Any, Transaction};
+use std::collections::HashSet;
 
 /// Which events; every field narrows.
 #[derive(Debug, Clone, Default)]
@@ -21,6 +24,9 @@ pub struct EventFilter {
     pub problems_only: bool,
 }
 
+/// Rows per INSERT: below the parameter limits of both databases.
+const ROWS_PER_STATEMENT: usize = 500;
+
 impl Store {
     /// Keeps events and answers the ids that are kept now, whether new or known already.
     pub async fn event_append(&self, scope: &Scope, events: &[Event]) -> Result<Vec<EventId>> {
@@ -28,59 +34,41 @@ impl Store {
             return Ok(Vec::new());
         }
         let mut transaction = self.write(&scope.organization).await?;
-        for event in events {
-            let known =
-                sqlx::query_as::<_, (i64,)>("SELECT sequence FROM events WHERE organization_id = $1 AND id = $2")
-                    .bind(scope.organization.as_str())
-                    .bind(event.id.as_str())
-                    .fetch_optional(&mut *transaction)
-                    .await?;
-            if known.is_some() {
-                continue;
-            }
-            let sequence = take_numbers(&mut transaction, &scope.organization, "events", 1).await?;
-            sqlx::query(
-                "INSERT INTO events (organization_id, sequence, id, at_ms, level, stack_id, service_id, deployment_id, server_id, document)
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
-            )
-            .bind(scope.organization.as_str())
-            .bind(sequence)
-            .bind(event.id.as_str())
-            .bind(event.at_ms)
-            .bind(word(&event.level))
-            .bind(event.stack_id.as_ref().map(StackId::as_str))
-            .bind(event.service_id.as_ref().map(ServiceId::as_str))
-            .bind(event.deployment_id.as_ref().map(DeploymentId::as_str))
-            .bind(event.server_id.as_ref().map(ServerId::as_str))
-            .bind(to_json("event", event)?)
-            .execute(&mut *transaction)
-            .await?;
+        for chunk in events.chunks(ROWS_PER_STATEMENT) {
+            let mut seen = known_ids(&mut transaction, scope, chunk).await?;
+            let fresh: Vec<&Event> = chunk.iter().filter(|event| seen.insert(event.id.clone())).collect();
+            insert(&mut transaction, scope, &fresh).await?;
         }
         transaction.commit().await?;
         Ok(events.iter().map(|event| event.id.clone()).collect())
     }
 
     pub async fn event_list(&self, scope: &Scope, filter: &EventFilter) -> Result<Vec<EventRecord>> {
-        let order = if filter.after.is_some() { "ASC" } else { "DESC" };
-        let problems = if filter.problems_only { "AND level <> 'info'" } else { "" };
-        let sql = format!(
-            "SELECT sequence, document FROM events
-             WHERE organization_id = $1 AND sequence > $2 AND sequence < $3
-               AND ($4 IS NULL OR stack_id = $4) AND ($5 IS NULL OR service_id = $5)
-               AND ($6 IS NULL OR deployment_id = $6) AND ($7 IS NULL OR server_id = $7) {problems}
-             ORDER BY sequence {order} LIMIT $8"
-        );
-        let rows = sqlx::query_as::<_, (i64, String)>(sqlx::AssertSqlSafe(sql))
-            .bind(scope.organization.as_str())
-            .bind(filter.after.unwrap_or(0))
-            .bind(filter.before.unwrap_or(i64::MAX))
-            .bind(filter.stack_id.as_ref().map(StackId::as_str))
-            .bind(filter.service_id.as_ref().map(ServiceId::as_str))
-            .bind(filter.deployment_id.as_ref().map(DeploymentId::as_str))
-            .bind(filter.server_id.as_ref().map(ServerId::as_str))
-            .bind(i64::from(filter.limit))
-            .fetch_all(&self.pool)
-            .await?;
+        // Only what is asked for becomes part of the statement, so that an index can serve it.
+        let mut query = Statement::new("SELECT sequence, document FROM events WHERE organization_id = ");
+        query.bind(scope.organization.as_str());
+        for (column, id) in [
+            (" AND stack_id = ", filter.stack_id.as_ref().map(StackId::as_str)),
+            (" AND service_id = ", filter.service_id.as_ref().map(ServiceId::as_str)),
+            (" AND deployment_id = ", filter.deployment_id.as_ref().map(DeploymentId::as_str)),
+            (" AND server_id = ", filter.server_id.as_ref().map(ServerId::as_str)),
+        ] {
+            if let Some(id) = id {
+                query.push(column).bind(id);
+            }
+        }
+        if filter.problems_only {
+            query.push(" AND level <> 'info'");
+        }
+        if let Some(after) = filter.after {
+            query.push(" AND sequence > ").bind(after);
+        }
+        if let Some(before) = filter.before {
+            query.push(" AND sequence < ").bind(before);
+        }
+        query.push(if filter.after.is_some() { " ORDER BY sequence ASC" } else { " ORDER BY sequence DESC" });
+        query.push(" LIMIT ").bind(i64::from(filter.limit));
+        let rows = query.fetch_all::<(i64, String), _>(&self.pool).await?;
         rows.iter()
             .map(|(sequence, text)| Ok(EventRecord { sequence: *sequence, event: from_json("event", text)? }))
             .collect()
@@ -88,11 +76,45 @@ impl Store {
 
     /// The highest sequence so far; 0 before the first.
     pub async fn event_newest(&self, scope: &Scope) -> Result<i64> {
-        let row =
-            sqlx::query_as::<_, (i64,)>("SELECT COALESCE(MAX(sequence), 0) FROM events WHERE organization_id = $1")
-                .bind(scope.organization.as_str())
-                .fetch_one(&self.pool)
-                .await?;
-        Ok(row.0)
+        newest_number(self, &scope.organization, "events").await
     }
+}
+
+async fn known_ids(
+    transaction: &mut Transaction<'static, Any>,
+    scope: &Scope,
+    events: &[Event],
+) -> Result<HashSet<EventId>> {
+    let mut query = Statement::new("SELECT id FROM events WHERE organization_id = ");
+    query.bind(scope.organization.as_str()).push(" AND id IN (");
+    query.bind_all(events.iter().map(|event| event.id.as_str())).push(")");
+    let rows = query.fetch_all::<(String,), _>(&mut **transaction).await?;
+    rows.iter().map(|(id,)| parse("event", id)).collect()
+}
+
+async fn insert(transaction: &mut Transaction<'static, Any>, scope: &Scope, events: &[&Event]) -> Result<()> {
+    if events.is_empty() {
+        return Ok(());
+    }
+    let documents = events.iter().map(|event| to_json("event", event)).collect::<Result<Vec<String>>>()?;
+    let first = take_numbers(transaction, &scope.organization, "events", events.len() as i64).await?;
+    let mut query = Statement::new(
+        "INSERT INTO events (organization_id, sequence, id, at_ms, level, stack_id, service_id, deployment_id,
+                             server_id, document) ",
+    );
+    query.bind_rows(events.iter().zip(documents).zip(first..).map(|((event, document), sequence)| -> [Value; 10] {
+        [
+            scope.organization.as_str().into(),
+            sequence.into(),
+            event.id.as_str().into(),
+            event.at_ms.into(),
+            word(&event.level).into(),
+            event.stack_id.as_ref().map(StackId::as_str).into(),
+            event.service_id.as_ref().map(ServiceId::as_str).into(),
+            event.deployment_id.as_ref().map(DeploymentId::as_str).into(),
+            event.server_id.as_ref().map(ServerId::as_str).into(),
+            document.into(),
+        ]
+    }));
+    query.execute(transaction).await
 }

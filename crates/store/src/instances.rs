@@ -1,7 +1,7 @@
 //! Instances, and the one transaction in which a rollout tick is written down.
 
 use crate::codec::{from_word, parse, word};
-use crate::{Error, Result, Scope, Store, deployments};
+use crate::{Error, Result, Scope, Store, deployments, services};
 use api::UnixMillis;
 use api::deployments::{Deployment, Stage};
 use api::desired::{InstanceIntent, Traffic};
@@ -64,32 +64,33 @@ fn instance(row: Row) -> Result<Instance> {
 
 impl Store {
     pub async fn instance_list(&self, scope: &Scope) -> Result<Vec<Instance>> {
-        self.instances_where(scope, "1 = 1 OR $2 = ''", "").await
+        self.instances_where(scope, None).await
     }
 
     pub async fn instance_list_of_service(&self, scope: &Scope, service_id: &ServiceId) -> Result<Vec<Instance>> {
-        self.instances_where(scope, "service_id = $2", service_id.as_str()).await
+        self.instances_where(scope, Some(("service_id", service_id.as_str()))).await
     }
 
     pub async fn instance_list_on_server(&self, scope: &Scope, server_id: &ServerId) -> Result<Vec<Instance>> {
-        self.instances_where(scope, "server_id = $2", server_id.as_str()).await
+        self.instances_where(scope, Some(("server_id", server_id.as_str()))).await
     }
 
-    async fn instances_where(&self, scope: &Scope, condition: &'static str, key: &str) -> Result<Vec<Instance>> {
+    async fn instances_where(&self, scope: &Scope, only: Option<(&'static str, &str)>) -> Result<Vec<Instance>> {
+        let condition = only.map(|(column, _)| format!("AND {column} = $2")).unwrap_or_default();
         let sql = format!(
-            "SELECT {COLUMNS} FROM instances WHERE organization_id = $1 AND ({condition}) ORDER BY service_id, ordinal, id"
+            "SELECT {COLUMNS} FROM instances WHERE organization_id = $1 {condition} ORDER BY service_id, ordinal, id"
         );
-        let rows = sqlx::query_as::<_, Row>(sqlx::AssertSqlSafe(sql))
-            .bind(scope.organization.as_str())
-            .bind(key)
-            .fetch_all(&self.pool)
-            .await?;
-        rows.into_iter().map(instance).collect()
+        let mut query = sqlx::query_as::<_, Row>(sqlx::AssertSqlSafe(sql)).bind(scope.organization.as_str());
+        if let Some((_, key)) = only {
+            query = query.bind(key);
+        }
+        query.fetch_all(&self.pool).await?.into_iter().map(instance).collect()
     }
 
     /// Writes a tick, all or nothing.
     pub async fn rollout_apply(&self, scope: &Scope, write: &RolloutWrite, now_ms: UnixMillis) -> Result<()> {
         let mut transaction = self.write(&scope.organization).await?;
+        services::get_in(&mut transaction, scope, &write.service_id).await?;
         expect_newest(&mut transaction, scope, write).await?;
         if let Some((deployment, expected)) = &write.deployment {
             deployments::update(&mut transaction, scope, deployment, *expected).await?;
@@ -99,7 +100,8 @@ impl Store {
         }
         if let Some((current, previous)) = &write.current {
             sqlx::query(
-                "UPDATE services SET current_revision_id = $1, previous_revision_id = $2 WHERE id = $3 AND organization_id = $4",
+                "UPDATE services SET current_revision_id = $1, previous_revision_id = $2
+                 WHERE id = $3 AND organization_id = $4",
             )
             .bind(current.as_ref().map(RevisionId::as_str))
             .bind(previous.as_ref().map(RevisionId::as_str))
@@ -141,21 +143,7 @@ async fn apply(
     now_ms: UnixMillis,
 ) -> Result<()> {
     let query = match change {
-        InstanceChange::Create(instance) => sqlx::query(
-            "INSERT INTO instances (id, organization_id, service_id, revision_id, deployment_id, server_id, ordinal, intent,
-                                    traffic, traffic_changed_at_ms, created_at_ms)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $10)",
-        )
-        .bind(instance.id.as_str())
-        .bind(scope.organization.as_str())
-        .bind(service_id.as_str())
-        .bind(instance.revision_id.as_str())
-        .bind(instance.deployment_id.as_str())
-        .bind(instance.server_id.as_str())
-        .bind(i64::from(instance.ordinal))
-        .bind(word(&instance.intent))
-        .bind(word(&instance.traffic))
-        .bind(now_ms),
+        InstanceChange::Create(instance) => return create(transaction, scope, service_id, instance, now_ms).await,
         InstanceChange::SetTraffic { id, traffic } => sqlx::query(
             "UPDATE instances SET traffic = $1, traffic_changed_at_ms = $2
              WHERE id = $3 AND service_id = $4 AND organization_id = $5",
@@ -180,5 +168,45 @@ async fn apply(
         }
     };
     query.execute(&mut **transaction).await?;
+    Ok(())
+}
+
+/// What the instance is made of must still be there, and be this service's: selecting it instead of
+/// naming it keeps another tenant's rows out of reach.
+async fn create(
+    transaction: &mut Transaction<'static, Any>,
+    scope: &Scope,
+    service_id: &ServiceId,
+    instance: &Instance,
+    now_ms: UnixMillis,
+) -> Result<()> {
+    let made = sqlx::query(
+        "INSERT INTO instances (id, organization_id, service_id, revision_id, deployment_id, server_id, ordinal,
+                                intent, traffic, traffic_changed_at_ms, created_at_ms)
+         SELECT $1, d.organization_id, d.service_id, r.id, d.id, s.id, $7, $8, $9, $10, $10
+         FROM deployments d, revisions r, servers s
+         WHERE d.id = $5 AND d.service_id = $3 AND d.organization_id = $2
+           AND r.id = $4 AND r.service_id = $3 AND r.organization_id = $2
+           AND s.id = $6 AND s.organization_id = $2",
+    )
+    .bind(instance.id.as_str())
+    .bind(scope.organization.as_str())
+    .bind(service_id.as_str())
+    .bind(instance.revision_id.as_str())
+    .bind(instance.deployment_id.as_str())
+    .bind(instance.server_id.as_str())
+    .bind(i64::from(instance.ordinal))
+    .bind(word(&instance.intent))
+    .bind(word(&instance.traffic))
+    .bind(now_ms)
+    .execute(&mut **transaction)
+    .await?;
+    if made.rows_affected() == 0 {
+        return Err(Error::Stale {
+            noun: "instance's surroundings",
+            expected: "its deployment, its revision and its server".into(),
+            found: "one of them gone".into(),
+        });
+    }
     Ok(())
 }

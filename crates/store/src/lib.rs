@@ -6,8 +6,9 @@
 //! [`unscoped`].
 //!
 //! **One writer per organization.** A write transaction first touches its organization's row. On
-//! SQLite there is one writer anyway (`BEGIN IMMEDIATE`, so that a transaction never reads first and
-//! then finds it may not write); on PostgreSQL the row lock puts the organization's writers in line.
+//! SQLite there is one writer anyway (one connection, and `BEGIN IMMEDIATE` for the case of another
+//! process, so that a transaction never reads first and then finds it may not write); on PostgreSQL
+//! the row lock puts the organization's writers in line.
 //! What is read inside is therefore still true when it is written, on both, without retries. Hot
 //! single-statement writes (reports, nonces) do not take it.
 //!
@@ -17,19 +18,23 @@
 //! **Portability.** Through sqlx's `Any` driver, with TEXT and BIGINT only; see docs/rfd/0004.
 
 mod codec;
+mod connect;
 mod credentials;
 mod deployments;
 mod desired;
 mod error;
 mod events;
 mod instances;
+mod log_streams;
 mod logs;
 mod observed;
 mod projects;
+mod retention;
 mod revisions;
 mod servers;
 mod services;
 mod stacks;
+mod statement;
 mod tokens;
 pub mod unscoped;
 mod users;
@@ -43,18 +48,17 @@ pub use instances::{Instance, InstanceChange, RolloutWrite};
 pub use logs::{LogFilter, LogKind};
 pub use observed::ObservedRow;
 pub use projects::Project;
+pub use retention::Retention;
 pub use servers::{Server, ServerBinding, ServerJoin};
 pub use services::Service;
 pub use stacks::{RevisionChange, ServiceDeploy, ServiceRemoval, Stack, StackDeploy, StackDeployed};
 pub use tokens::TokenCreate;
-pub use unscoped::{Retention, User};
+pub use unscoped::User;
 
 use api::cause::Actor;
 use api::ids::OrganizationId;
-use sqlx::any::AnyPoolOptions;
-use sqlx::{Any, AnyPool, Executor, Transaction};
+use sqlx::{Any, AnyPool, Transaction};
 use std::path::Path;
-use std::time::Duration;
 
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -81,54 +85,23 @@ enum Dialect {
 /// A handle to the database; clones share the connections.
 #[derive(Debug, Clone)]
 pub struct Store {
+    /// For reading. On SQLite it refuses to write.
     pool: AnyPool,
+    /// For whatever writes, a transaction or a single statement.
+    writer: AnyPool,
     dialect: Dialect,
 }
 
-/// How long a caller waits for a free connection, and SQLite for its lock.
-const WAIT: Duration = Duration::from_secs(10);
-
 impl Store {
-    /// The embedded database in one file, made if it is not there.
+    /// The embedded database in one file, made if it is not there, readable by its owner alone.
     pub async fn open_sqlite(path: &Path) -> Result<Self> {
-        let text = path.to_string_lossy().replace('%', "%25").replace('?', "%3F").replace('#', "%23");
-        Self::open(&format!("sqlite://{text}?mode=rwc")).await
+        Self::open(&connect::sqlite_url(path)?).await
     }
 
     /// By URL: `sqlite://PATH` or `postgres://USER:PASSWORD@HOST/DATABASE`. Brings the schema up to date.
     pub async fn open(url: &str) -> Result<Self> {
-        sqlx::any::install_default_drivers();
-        let dialect = match url.split(':').next() {
-            Some("sqlite") => Dialect::Sqlite,
-            Some("postgres" | "postgresql") => Dialect::Postgres,
-            _ => return Err(Error::Url),
-        };
-        let pool = AnyPoolOptions::new()
-            .max_connections(8)
-            .acquire_timeout(WAIT)
-            .after_connect(move |connection, _| {
-                Box::pin(async move {
-                    if dialect == Dialect::Sqlite {
-                        for pragma in PRAGMAS {
-                            connection.execute(pragma).await?;
-                        }
-                    }
-                    Ok(())
-                })
-            })
-            .connect(url)
-            .await
-            .map_err(Error::connect)?;
-        let store = Self { pool, dialect };
-        store.migrate().await?;
-        Ok(store)
-    }
-
-    async fn migrate(&self) -> Result<()> {
-        sqlx::migrate!().run(&self.pool).await.map_err(|e| match e {
-            sqlx::migrate::MigrateError::VersionMissing(version) => Error::Newer { version },
-            other => Error::Migrate(Box::new(other)),
-        })
+        let connect::Pools { dialect, reader, writer } = connect::open(url).await?;
+        Ok(Self { pool: reader, writer, dialect })
     }
 
     /// `sqlite` or `postgres`.
@@ -145,8 +118,37 @@ impl Store {
         Ok(())
     }
 
+    /// What holds on the connection that writes, for diagnosis; nothing on PostgreSQL, whose server decides.
+    pub async fn sqlite_settings(&self) -> Result<Vec<(&'static str, String)>> {
+        if self.dialect == Dialect::Postgres {
+            return Ok(Vec::new());
+        }
+        let mut connection = self.writer.acquire().await?;
+        let (journal,) = sqlx::query_as::<_, (String,)>("PRAGMA journal_mode").fetch_one(&mut *connection).await?;
+        let mut settings = vec![("journal_mode", journal)];
+        for (name, sql) in [
+            ("synchronous", "PRAGMA synchronous"),
+            ("foreign_keys", "PRAGMA foreign_keys"),
+            ("busy_timeout", "PRAGMA busy_timeout"),
+        ] {
+            let (value,) = sqlx::query_as::<_, (i64,)>(sql).fetch_one(&mut *connection).await?;
+            settings.push((name, value.to_string()));
+        }
+        Ok(settings)
+    }
+
     pub async fn close(&self) {
+        self.writer.close().await;
         self.pool.close().await;
+    }
+
+    /// A transaction that only reads, and all of it at one moment.
+    async fn read(&self) -> Result<Transaction<'static, Any>> {
+        let begin = match self.dialect {
+            Dialect::Sqlite => "BEGIN",
+            Dialect::Postgres => "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
+        };
+        Ok(self.pool.begin_with(begin).await?)
     }
 
     /// A transaction that is the organization's only writer until it ends.
@@ -155,7 +157,7 @@ impl Store {
             Dialect::Sqlite => "BEGIN IMMEDIATE",
             Dialect::Postgres => "BEGIN",
         };
-        let mut transaction = self.pool.begin_with(begin).await?;
+        let mut transaction = self.writer.begin_with(begin).await?;
         let touched = sqlx::query("UPDATE organizations SET writes = writes + 1 WHERE id = $1")
             .bind(organization.as_str())
             .execute(&mut *transaction)
@@ -167,12 +169,15 @@ impl Store {
     }
 }
 
-const PRAGMAS: [&str; 4] = [
-    "PRAGMA journal_mode = WAL",
-    "PRAGMA synchronous = FULL",
-    "PRAGMA busy_timeout = 10000",
-    "PRAGMA foreign_keys = ON",
-];
+/// The number last taken from a counter; 0 before the first. It does not fall when rows are forgotten.
+async fn newest_number(store: &Store, organization: &OrganizationId, name: &str) -> Result<i64> {
+    let row = sqlx::query_as::<_, (i64,)>("SELECT value FROM counters WHERE organization_id = $1 AND name = $2")
+        .bind(organization.as_str())
+        .bind(name)
+        .fetch_optional(&store.pool)
+        .await?;
+    Ok(row.map_or(0, |(value,)| value))
+}
 
 /// Takes `count` numbers from a counter and answers the first. The counter's row stays locked until
 /// the transaction ends, so numbers become visible in their order.

@@ -24,13 +24,14 @@ impl Store {
         sqlx::query(
             "INSERT INTO observed_states (server_id, organization_id, received_at_ms, document)
              SELECT id, organization_id, $1, $2 FROM servers WHERE id = $3 AND organization_id = $4
-             ON CONFLICT (server_id) DO UPDATE SET received_at_ms = excluded.received_at_ms, document = excluded.document",
+             ON CONFLICT (server_id) DO UPDATE
+             SET received_at_ms = excluded.received_at_ms, document = excluded.document",
         )
         .bind(now_ms)
         .bind(to_json("observed state", observed)?)
         .bind(server_id.as_str())
         .bind(scope.organization.as_str())
-        .execute(&self.pool)
+        .execute(&self.writer)
         .await?;
         Ok(())
     }

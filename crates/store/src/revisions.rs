@@ -1,6 +1,6 @@
 //! Revisions: written once, never changed.
 
-use crate::codec::{open, seal};
+use crate::codec::{open, seal, text};
 use crate::deployments::RevisionCreate;
 use crate::{Error, Result, Scope, Store};
 use api::UnixMillis;
@@ -22,7 +22,8 @@ impl Store {
     /// Newest first.
     pub async fn revision_list(&self, scope: &Scope, service_id: &ServiceId, limit: u32) -> Result<Vec<Revision>> {
         let rows = sqlx::query_as::<_, (String,)>(
-            "SELECT document FROM revisions WHERE service_id = $1 AND organization_id = $2 ORDER BY number DESC LIMIT $3",
+            "SELECT document FROM revisions WHERE service_id = $1 AND organization_id = $2
+             ORDER BY number DESC LIMIT $3",
         )
         .bind(service_id.as_str())
         .bind(scope.organization.as_str())
@@ -81,7 +82,7 @@ pub(crate) async fn insert(
     .bind(scope.organization.as_str())
     .bind(service_id.as_str())
     .bind(revision.number as i64)
-    .bind(&revision.hash)
+    .bind(text(&revision.hash).as_ref())
     .bind(seal("revision", &revision)?)
     .bind(now_ms)
     .execute(&mut **transaction)

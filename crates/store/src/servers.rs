@@ -1,6 +1,6 @@
 //! Machines with an agent. Joining consumes the token and makes the server in one transaction.
 
-use crate::codec::{from_json, from_word, parse, to_json, word};
+use crate::codec::{from_json, from_word, parse, text, to_json, word};
 use crate::{Error, Result, Scope, Store};
 use api::UnixMillis;
 use api::desired::SecurityMode;
@@ -51,7 +51,8 @@ pub struct ServerJoin {
     pub security_mode: SecurityMode,
 }
 
-const COLUMNS: &str = "id, name, number, public_key, secret, facts, agent_version, security_mode, binding, registered_at_ms, last_seen_at_ms, online";
+const COLUMNS: &str = "id, name, number, public_key, secret, facts, agent_version, security_mode, binding, \
+                       registered_at_ms, last_seen_at_ms, online";
 
 type Row = (String, String, i64, String, String, String, String, String, String, i64, Option<i64>, i64);
 
@@ -121,11 +122,11 @@ impl Store {
              WHERE id = $4 AND organization_id = $5",
         )
         .bind(now_ms)
-        .bind(agent_version)
+        .bind(text(agent_version).as_ref())
         .bind(facts)
         .bind(id.as_str())
         .bind(scope.organization.as_str())
-        .execute(&self.pool)
+        .execute(&self.writer)
         .await?;
         Ok(())
     }
@@ -137,7 +138,7 @@ impl Store {
                 .bind(i64::from(online))
                 .bind(id.as_str())
                 .bind(scope.organization.as_str())
-                .execute(&self.pool)
+                .execute(&self.writer)
                 .await?;
         Ok(changed.rows_affected() > 0)
     }
@@ -147,7 +148,7 @@ impl Store {
             .bind(word(&mode))
             .bind(id.as_str())
             .bind(scope.organization.as_str())
-            .execute(&self.pool)
+            .execute(&self.writer)
             .await?;
         if found.rows_affected() == 0 {
             return Err(Error::not_found("server", id.as_str()));
@@ -222,32 +223,34 @@ async fn consume_token(
     hash: &str,
     now_ms: UnixMillis,
 ) -> Result<TokenPurpose> {
-    type Row = (String, Option<i64>, Option<i64>, Option<i64>);
-    let row = sqlx::query_as::<_, Row>(
-        "SELECT purpose, expires_at_ms, used_at_ms, revoked_at_ms FROM tokens WHERE hash = $1 AND kind = 'join'",
+    let taken = sqlx::query_as::<_, (String,)>(
+        "UPDATE tokens SET used_at_ms = $1
+         WHERE hash = $2 AND kind = 'join' AND used_at_ms IS NULL AND revoked_at_ms IS NULL
+           AND (expires_at_ms IS NULL OR expires_at_ms > $1)
+         RETURNING purpose",
+    )
+    .bind(now_ms)
+    .bind(hash)
+    .fetch_optional(&mut **transaction)
+    .await?;
+    match taken {
+        Some((purpose,)) => from_json("token", &purpose),
+        None => Err(why_not_good(transaction, hash).await?),
+    }
+}
+
+async fn why_not_good(transaction: &mut Transaction<'static, Any>, hash: &str) -> Result<Error> {
+    let row = sqlx::query_as::<_, (Option<i64>, Option<i64>)>(
+        "SELECT used_at_ms, revoked_at_ms FROM tokens WHERE hash = $1 AND kind = 'join'",
     )
     .bind(hash)
     .fetch_optional(&mut **transaction)
     .await?;
-    let (purpose, expires_at_ms, used_at_ms, revoked_at_ms) = row.ok_or(Error::TokenUnknown)?;
-    if revoked_at_ms.is_some() {
-        return Err(Error::TokenUnknown);
-    }
-    if used_at_ms.is_some() {
-        return Err(Error::TokenUsed);
-    }
-    if expires_at_ms.is_some_and(|at| at <= now_ms) {
-        return Err(Error::TokenExpired);
-    }
-    let taken = sqlx::query("UPDATE tokens SET used_at_ms = $1 WHERE hash = $2 AND used_at_ms IS NULL")
-        .bind(now_ms)
-        .bind(hash)
-        .execute(&mut **transaction)
-        .await?;
-    if taken.rows_affected() == 0 {
-        return Err(Error::TokenUsed);
-    }
-    from_json("token", &purpose)
+    Ok(match row {
+        None | Some((_, Some(_))) => Error::TokenUnknown,
+        Some((Some(_), None)) => Error::TokenUsed,
+        Some((None, None)) => Error::TokenExpired,
+    })
 }
 
 /// The wished name or the first free `name-2`, `name-3`, …, and the lowest free number.
@@ -280,18 +283,18 @@ async fn insert(
     server: &Server,
 ) -> Result<()> {
     sqlx::query(
-        "INSERT INTO servers (id, organization_id, name, number, public_key, secret, facts, agent_version, security_mode,
-                              binding, registered_at_ms, last_seen_at_ms, online)
+        "INSERT INTO servers (id, organization_id, name, number, public_key, secret, facts, agent_version,
+                              security_mode, binding, registered_at_ms, last_seen_at_ms, online)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
     )
     .bind(server.id.as_str())
     .bind(organization.as_str())
     .bind(server.name.as_str())
     .bind(i64::from(server.index))
-    .bind(&server.public_key)
+    .bind(text(&server.public_key).as_ref())
     .bind(server.secret.expose())
     .bind(to_json("server", &server.facts)?)
-    .bind(&server.agent_version)
+    .bind(text(&server.agent_version).as_ref())
     .bind(word(&server.security_mode))
     .bind(to_json("server", &server.binding)?)
     .bind(server.registered_at_ms)

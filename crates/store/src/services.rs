@@ -1,11 +1,13 @@
 //! Services, what the user last asked of them, and the variables set beside their manifest.
 
 use crate::codec::{from_word, parse};
+use crate::retention::ROWS_PER_CHUNK;
 use crate::{Error, Result, Scope, Store};
 use api::ids::{RevisionId, ServiceId, StackId};
 use api::name::Name;
 use api::secret::Secret;
 use api::services::ServiceIntent;
+use sqlx::{Any, Transaction};
 use std::collections::BTreeMap;
 
 #[derive(Debug, Clone, PartialEq)]
@@ -25,7 +27,7 @@ const COLUMNS: &str = "id, stack_id, name, intent, replicas, current_revision_id
 
 type Row = (String, String, String, String, i64, Option<String>, Option<String>, i64);
 
-pub(crate) fn service(row: Row) -> Result<Service> {
+fn service(row: Row) -> Result<Service> {
     let (id, stack_id, name, intent, replicas, current, previous, removing) = row;
     Ok(Service {
         id: parse("service", &id)?,
@@ -43,7 +45,8 @@ impl Store {
     /// Those of one stack, or of all, by name.
     pub async fn service_list(&self, scope: &Scope, stack_id: Option<&StackId>) -> Result<Vec<Service>> {
         let sql = format!(
-            "SELECT {COLUMNS} FROM services WHERE organization_id = $1 AND ($2 IS NULL OR stack_id = $2) ORDER BY name, id"
+            "SELECT {COLUMNS} FROM services WHERE organization_id = $1 AND ($2 IS NULL OR stack_id = $2)
+             ORDER BY name, id"
         );
         let rows = sqlx::query_as::<_, Row>(sqlx::AssertSqlSafe(sql))
             .bind(scope.organization.as_str())
@@ -63,31 +66,41 @@ impl Store {
         service(row.ok_or_else(|| Error::not_found("service", id.as_str()))?)
     }
 
-    /// Forgets a service that left its manifest, with all its history. Refused while it has instances.
+    /// Forgets a service that left its manifest, with all its history. Refused while it is in its
+    /// manifest or has instances.
     pub async fn service_delete(&self, scope: &Scope, id: &ServiceId) -> Result<()> {
         let mut transaction = self.write(&scope.organization).await?;
-        let (instances,) = sqlx::query_as::<_, (i64,)>(
-            "SELECT COUNT(*) FROM instances WHERE service_id = $1 AND organization_id = $2",
-        )
-        .bind(id.as_str())
-        .bind(scope.organization.as_str())
-        .fetch_one(&mut *transaction)
-        .await?;
-        if instances > 0 {
-            return Err(Error::Conflict(format!("the service {id} still has {instances} instances")));
-        }
+        expect_deletable(&mut transaction, scope, id).await?;
+        transaction.commit().await?;
+        // There may be very many lines: they go first and in chunks, so that nobody else has to wait.
+        while self.service_log_lines_delete(scope, id).await? > 0 {}
+        let mut transaction = self.write(&scope.organization).await?;
+        expect_deletable(&mut transaction, scope, id).await?;
         for sql in [
             "DELETE FROM deployments WHERE service_id = $1 AND organization_id = $2",
             "DELETE FROM revisions WHERE service_id = $1 AND organization_id = $2",
             "DELETE FROM log_lines WHERE service_id = $1 AND organization_id = $2",
             "DELETE FROM log_streams WHERE service_id = $1 AND organization_id = $2",
             "DELETE FROM service_env WHERE service_id = $1 AND organization_id = $2",
-            "DELETE FROM services WHERE id = $1 AND organization_id = $2 AND removing = 1",
+            "DELETE FROM services WHERE id = $1 AND organization_id = $2",
         ] {
             sqlx::query(sql).bind(id.as_str()).bind(scope.organization.as_str()).execute(&mut *transaction).await?;
         }
         transaction.commit().await?;
         Ok(())
+    }
+
+    async fn service_log_lines_delete(&self, scope: &Scope, id: &ServiceId) -> Result<u64> {
+        let gone = sqlx::query(
+            "DELETE FROM log_lines WHERE organization_id = $2 AND sequence IN
+               (SELECT sequence FROM log_lines WHERE service_id = $1 AND organization_id = $2 LIMIT $3)",
+        )
+        .bind(id.as_str())
+        .bind(scope.organization.as_str())
+        .bind(ROWS_PER_CHUNK)
+        .execute(&self.writer)
+        .await?;
+        Ok(gone.rows_affected())
     }
 
     /// Variables set with `mainstay env set`.
@@ -109,8 +122,12 @@ impl Store {
         id: &ServiceId,
         variables: &BTreeMap<String, Option<Secret>>,
     ) -> Result<()> {
-        self.service_get(scope, id).await?;
+        if let Some(name) = variables.iter().find_map(|(name, value)| holds_nul(name, value.as_ref()).then_some(name)) {
+            let name = name.escape_debug();
+            return Err(Error::Conflict(format!("the variable `{name}` holds a NUL character, which none can hold")));
+        }
         let mut transaction = self.write(&scope.organization).await?;
+        get_in(&mut transaction, scope, id).await?;
         for (name, value) in variables {
             let query = match value {
                 Some(value) => sqlx::query(
@@ -132,5 +149,42 @@ impl Store {
         }
         transaction.commit().await?;
         Ok(())
+    }
+}
+
+fn holds_nul(name: &str, value: Option<&Secret>) -> bool {
+    name.contains('\0') || value.is_some_and(|value| value.expose().contains('\0'))
+}
+
+/// A service, inside a transaction.
+pub(crate) async fn get_in(
+    transaction: &mut Transaction<'static, Any>,
+    scope: &Scope,
+    id: &ServiceId,
+) -> Result<Service> {
+    let sql = format!("SELECT {COLUMNS} FROM services WHERE organization_id = $1 AND id = $2");
+    let row = sqlx::query_as::<_, Row>(sqlx::AssertSqlSafe(sql))
+        .bind(scope.organization.as_str())
+        .bind(id.as_str())
+        .fetch_optional(&mut **transaction)
+        .await?;
+    service(row.ok_or_else(|| Error::not_found("service", id.as_str()))?)
+}
+
+async fn expect_deletable(transaction: &mut Transaction<'static, Any>, scope: &Scope, id: &ServiceId) -> Result<()> {
+    let service = get_in(transaction, scope, id).await?;
+    if !service.removing {
+        return Err(Error::Conflict(format!("the service `{}` is still in its stack's manifest", service.name)));
+    }
+    let (instances,) =
+        sqlx::query_as::<_, (i64,)>("SELECT COUNT(*) FROM instances WHERE service_id = $1 AND organization_id = $2")
+            .bind(id.as_str())
+            .bind(scope.organization.as_str())
+            .fetch_one(&mut **transaction)
+            .await?;
+    match instances {
+        0 => Ok(()),
+        1 => Err(Error::Conflict(format!("the service `{}` still has an instance", service.name))),
+        more => Err(Error::Conflict(format!("the service `{}` still has {more} instances", service.name))),
     }
 }

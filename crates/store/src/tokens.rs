@@ -1,6 +1,6 @@
 //! Join tokens and API tokens. Only their hashes are kept.
 
-use crate::codec::{from_json, parse, to_json};
+use crate::codec::{from_json, parse, text, to_json};
 use crate::{Error, Result, Scope, Store};
 use api::UnixMillis;
 use api::ids::TokenId;
@@ -49,16 +49,16 @@ impl Store {
         .bind(token.id.as_str())
         .bind(scope.organization.as_str())
         .bind(&token.hash)
-        .bind(&token.name)
+        .bind(text(&token.name).as_ref())
         .bind(kind_of(&token.purpose))
         .bind(to_json("token", &token.purpose)?)
         .bind(now_ms)
         .bind(token.expires_at_ms)
-        .execute(&self.pool)
+        .execute(&self.writer)
         .await?;
         Ok(TokenView {
             id: token.id.clone(),
-            name: token.name.clone(),
+            name: text(&token.name).into_owned(),
             purpose: token.purpose.clone(),
             state: TokenState::Usable,
             created_at_ms: now_ms,
@@ -87,7 +87,7 @@ impl Store {
         .bind(now_ms)
         .bind(id.as_str())
         .bind(scope.organization.as_str())
-        .execute(&self.pool)
+        .execute(&self.writer)
         .await?;
         if found.rows_affected() == 0 {
             return Err(Error::not_found("token", id.as_str()));

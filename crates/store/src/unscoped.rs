@@ -1,7 +1,8 @@
 //! The few calls without a scope: those that find out which scope a caller has, the first start, and
-//! what Mainstay does for all organizations alike. Nothing here answers a user's question.
+//! what Mainstay does for all organizations alike (with [`crate::retention`]). Nothing here answers a
+//! user's question.
 
-use crate::codec::parse;
+use crate::codec::{parse, text};
 use crate::servers::{Server, find_unscoped};
 use crate::{Error, Result, Store};
 use api::UnixMillis;
@@ -14,30 +15,6 @@ pub struct User {
     pub organization: OrganizationId,
     pub name: String,
     pub password_hash: String,
-}
-
-/// How long things are kept.
-#[derive(Debug, Clone)]
-pub struct Retention {
-    pub events_ms: i64,
-    pub events_count: i64,
-    pub log_lines_ms: i64,
-    pub log_lines_count: i64,
-    /// Ended deployments kept per service.
-    pub deployments_count: i64,
-}
-
-impl Default for Retention {
-    fn default() -> Self {
-        let day_ms = 24 * 60 * 60 * 1000;
-        Self {
-            events_ms: 90 * day_ms,
-            events_count: 200_000,
-            log_lines_ms: 30 * day_ms,
-            log_lines_count: 2_000_000,
-            deployments_count: 200,
-        }
-    }
 }
 
 impl Store {
@@ -54,7 +31,7 @@ impl Store {
         .bind(id.as_str())
         .bind(name)
         .bind(now_ms)
-        .execute(&self.pool)
+        .execute(&self.writer)
         .await?;
         let row = sqlx::query_as::<_, (String,)>("SELECT id FROM organizations WHERE name = $1")
             .bind(name)
@@ -75,7 +52,7 @@ impl Store {
         let row = sqlx::query_as::<_, (String, String, String, String)>(
             "SELECT id, organization_id, name, password_hash FROM users WHERE name = $1",
         )
-        .bind(name)
+        .bind(text(name).as_ref())
         .fetch_optional(&self.pool)
         .await?;
         row.map(|(id, organization, name, password_hash)| {
@@ -101,7 +78,8 @@ impl Store {
     pub async fn token_api_find(&self, hash: &str, now_ms: UnixMillis) -> Result<Option<(OrganizationId, String)>> {
         let row = sqlx::query_as::<_, (String, String)>(
             "SELECT organization_id, name FROM tokens
-             WHERE hash = $1 AND kind = 'api' AND revoked_at_ms IS NULL AND (expires_at_ms IS NULL OR expires_at_ms > $2)",
+             WHERE hash = $1 AND kind = 'api' AND revoked_at_ms IS NULL
+               AND (expires_at_ms IS NULL OR expires_at_ms > $2)",
         )
         .bind(hash)
         .bind(now_ms)
@@ -132,67 +110,12 @@ impl Store {
         .bind(server_id.as_str())
         .bind(nonce)
         .bind(keep_until_ms)
-        .execute(&self.pool)
-        .await?;
+        .execute(&self.writer)
+        .await
+        .map_err(|e| match Error::is_foreign_key_violation(&e) {
+            true => Error::not_found("server", server_id.as_str()),
+            false => e.into(),
+        })?;
         Ok(taken.rows_affected() > 0)
-    }
-
-    /// Forgets what is past its time. Bounded work, to be repeated.
-    pub async fn retention_apply(&self, retention: &Retention, now_ms: UnixMillis) -> Result<u64> {
-        let mut gone = 0;
-        for sql in ["DELETE FROM nonces WHERE expires_at_ms < $1", "DELETE FROM sessions WHERE expires_at_ms < $1"] {
-            gone += sqlx::query(sql).bind(now_ms).execute(&self.pool).await?.rows_affected();
-        }
-        for (organization, _) in self.organization_list().await? {
-            gone += self
-                .forget_by_age_and_count("events", &organization, retention.events_ms, retention.events_count, now_ms)
-                .await?;
-            let (age, count) = (retention.log_lines_ms, retention.log_lines_count);
-            gone += self.forget_by_age_and_count("log_lines", &organization, age, count, now_ms).await?;
-        }
-        gone += sqlx::query(
-            "DELETE FROM deployments WHERE in_flight = 0
-               AND number <= (SELECT MAX(d.number) FROM deployments d WHERE d.service_id = deployments.service_id) - $1
-               AND NOT EXISTS (SELECT 1 FROM instances i WHERE i.deployment_id = deployments.id)",
-        )
-        .bind(retention.deployments_count)
-        .execute(&self.pool)
-        .await?
-        .rows_affected();
-        gone += sqlx::query(
-            "DELETE FROM revisions WHERE
-               number <= (SELECT MAX(r.number) FROM revisions r WHERE r.service_id = revisions.service_id) - $1
-               AND NOT EXISTS (SELECT 1 FROM instances i WHERE i.revision_id = revisions.id)
-               AND NOT EXISTS (SELECT 1 FROM services s WHERE s.id = revisions.service_id
-                               AND (s.current_revision_id = revisions.id OR s.previous_revision_id = revisions.id))",
-        )
-        .bind(retention.deployments_count)
-        .execute(&self.pool)
-        .await?
-        .rows_affected();
-        Ok(gone)
-    }
-
-    async fn forget_by_age_and_count(
-        &self,
-        table: &'static str,
-        organization: &OrganizationId,
-        age_ms: i64,
-        count: i64,
-        now_ms: UnixMillis,
-    ) -> Result<u64> {
-        let sql = format!(
-            "DELETE FROM {table} WHERE organization_id = $1 AND sequence <= (
-               SELECT COALESCE(MAX(sequence), 0) - $2 FROM {table} WHERE organization_id = $1)"
-        );
-        let by_count =
-            sqlx::query(sqlx::AssertSqlSafe(sql)).bind(organization.as_str()).bind(count).execute(&self.pool).await?;
-        let sql = format!("DELETE FROM {table} WHERE organization_id = $1 AND at_ms < $2");
-        let by_age = sqlx::query(sqlx::AssertSqlSafe(sql))
-            .bind(organization.as_str())
-            .bind(now_ms - age_ms)
-            .execute(&self.pool)
-            .await?;
-        Ok(by_count.rows_affected() + by_age.rows_affected())
     }
 }

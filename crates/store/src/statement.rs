@@ -1,0 +1,127 @@
+//! Statements whose text depends on what is asked for.
+//!
+//! sqlx's own `QueryBuilder` writes `?` for the `Any` driver, and PostgreSQL wants `$1`. SQLite takes
+//! both, so this one numbers its values. Whatever comes from outside is a value; only literals of this
+//! crate become text.
+
+use crate::Result;
+use sqlx::any::{Any, AnyArguments, AnyRow};
+use sqlx::query::{Query, QueryAs};
+use sqlx::{AssertSqlSafe, FromRow};
+use std::fmt::Write;
+
+/// A value for a placeholder.
+pub enum Value {
+    Text(Option<String>),
+    Number(i64),
+}
+
+impl From<&str> for Value {
+    fn from(text: &str) -> Self {
+        Value::Text(Some(text.to_owned()))
+    }
+}
+
+impl From<String> for Value {
+    fn from(text: String) -> Self {
+        Value::Text(Some(text))
+    }
+}
+
+impl From<Option<&str>> for Value {
+    fn from(text: Option<&str>) -> Self {
+        Value::Text(text.map(str::to_owned))
+    }
+}
+
+impl From<i64> for Value {
+    fn from(number: i64) -> Self {
+        Value::Number(number)
+    }
+}
+
+pub struct Statement {
+    sql: String,
+    values: Vec<Value>,
+}
+
+impl Statement {
+    pub fn new(sql: &str) -> Self {
+        Self { sql: sql.to_owned(), values: Vec::new() }
+    }
+
+    /// Text of this crate, never of a caller.
+    pub fn push(&mut self, sql: &str) -> &mut Self {
+        self.sql.push_str(sql);
+        self
+    }
+
+    /// A placeholder, and what it stands for.
+    pub fn bind(&mut self, value: impl Into<Value>) -> &mut Self {
+        self.values.push(value.into());
+        // Writing to a String cannot fail.
+        let _ = write!(self.sql, "${}", self.values.len());
+        self
+    }
+
+    /// Placeholders between commas: `$3, $4, $5`.
+    pub fn bind_all(&mut self, values: impl IntoIterator<Item = impl Into<Value>>) -> &mut Self {
+        for (position, value) in values.into_iter().enumerate() {
+            if position > 0 {
+                self.push(", ");
+            }
+            self.bind(value);
+        }
+        self
+    }
+
+    /// The rows of an INSERT: `VALUES ($1, $2), ($3, $4)`.
+    pub fn bind_rows<const N: usize>(&mut self, rows: impl IntoIterator<Item = [Value; N]>) -> &mut Self {
+        for (position, row) in rows.into_iter().enumerate() {
+            self.push(if position == 0 { "VALUES (" } else { ", (" });
+            self.bind_all(row).push(")");
+        }
+        self
+    }
+
+    /// Not kept prepared: its text is hardly ever the same twice.
+    pub async fn execute(self, transaction: &mut sqlx::Transaction<'static, Any>) -> Result<()> {
+        let mut query: Query<'static, Any, AnyArguments> = sqlx::query(AssertSqlSafe(self.sql)).persistent(false);
+        for value in self.values {
+            query = match value {
+                Value::Text(text) => query.bind(text),
+                Value::Number(number) => query.bind(number),
+            };
+        }
+        query.execute(&mut **transaction).await?;
+        Ok(())
+    }
+
+    pub async fn fetch_all<'e, R, E>(self, executor: E) -> Result<Vec<R>>
+    where
+        R: for<'r> FromRow<'r, AnyRow> + Send + Unpin + 'e,
+        E: sqlx::Executor<'e, Database = Any> + 'e,
+    {
+        let mut query: QueryAs<'static, Any, R, AnyArguments> = sqlx::query_as(AssertSqlSafe(self.sql));
+        for value in self.values {
+            query = match value {
+                Value::Text(text) => query.bind(text),
+                Value::Number(number) => query.bind(number),
+            };
+        }
+        Ok(query.fetch_all(executor).await?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_value_gets_the_next_number() {
+        let mut statement = Statement::new("INSERT INTO t (a, b) ");
+        statement.bind_rows([["x".into(), 1.into()], [None.into(), 2.into()]]).push(" RETURNING ").bind("y");
+        assert_eq!(statement.sql, "INSERT INTO t (a, b) VALUES ($1, $2), ($3, $4) RETURNING $5");
+        assert_eq!(statement.values.len(), 5);
+    }
+}

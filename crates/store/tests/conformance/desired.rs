@@ -1,0 +1,90 @@
+//! Desired states only move forward; observed states are replaced whole.
+
+use crate::database::Database;
+use crate::fixtures::*;
+use api::servers::ServerFacts;
+use store::Error;
+
+on_every_database![
+    a_generation_never_falls,
+    eight_writers_of_one_generation_leave_one_winner,
+    an_observed_state_replaces_the_one_before,
+    a_report_keeps_the_facts_when_it_brings_none,
+    a_server_turns_online_and_offline_once,
+];
+
+async fn a_generation_never_falls(database: Database) {
+    let store = database.open().await;
+    let tenant = tenant(&store, "acme").await;
+    let server = joined(&store, &tenant.scope, "web").await.id;
+    assert_eq!(store.desired_state_head(&tenant.scope, &server).await.unwrap(), None);
+    store.desired_state_put(&tenant.scope, &server, &desired(5)).await.unwrap();
+    for stale in [4, 5] {
+        let error = store.desired_state_put(&tenant.scope, &server, &desired(stale)).await.unwrap_err();
+        assert!(matches!(&error, Error::Stale { found, .. } if found == "5"), "{error:?}");
+    }
+    assert_eq!(store.desired_state_get(&tenant.scope, &server).await.unwrap(), Some(desired(5)));
+    store.desired_state_put(&tenant.scope, &server, &desired(6)).await.unwrap();
+    let head = store.desired_state_head(&tenant.scope, &server).await.unwrap();
+    assert_eq!(head, Some((6, "digest 6".to_owned())));
+    let nobody = store.desired_state_put(&tenant.scope, &server_id(), &desired(1)).await.unwrap_err();
+    assert!(matches!(nobody, Error::NotFound { noun: "server", .. }), "{nobody:?}");
+}
+
+async fn eight_writers_of_one_generation_leave_one_winner(database: Database) {
+    let store = database.open().await;
+    let tenant = tenant(&store, "acme").await;
+    let server = joined(&store, &tenant.scope, "web").await.id;
+    for generation in 1..=5 {
+        let puts: Vec<_> = (0..8)
+            .map(|_| {
+                let (store, scope, server) = (store.clone(), tenant.scope.clone(), server.clone());
+                tokio::spawn(async move { store.desired_state_put(&scope, &server, &desired(generation)).await })
+            })
+            .collect();
+        let mut won = 0;
+        for put in puts {
+            match put.await.unwrap() {
+                Ok(()) => won += 1,
+                Err(error) => assert!(matches!(error, Error::Stale { .. }), "{error:?}"),
+            }
+        }
+        assert_eq!(won, 1, "generation {generation}");
+    }
+}
+
+async fn an_observed_state_replaces_the_one_before(database: Database) {
+    let store = database.open().await;
+    let tenant = tenant(&store, "acme").await;
+    let server = joined(&store, &tenant.scope, "web").await.id;
+    assert!(store.observed_get(&tenant.scope, &server).await.unwrap().is_none());
+    for generation in [7, 3] {
+        store.observed_put(&tenant.scope, &server, &observed(&server, generation), NOW + 1).await.unwrap();
+    }
+    let row = store.observed_get(&tenant.scope, &server).await.unwrap().unwrap();
+    assert_eq!((row.observed.generation, row.received_at_ms), (3, NOW + 1));
+    assert_eq!(store.observed_list(&tenant.scope).await.unwrap(), [row]);
+}
+
+async fn a_report_keeps_the_facts_when_it_brings_none(database: Database) {
+    let store = database.open().await;
+    let tenant = tenant(&store, "acme").await;
+    let server = joined(&store, &tenant.scope, "web").await;
+    store.server_seen(&tenant.scope, &server.id, None, "0.2.0", NOW + 1).await.unwrap();
+    let seen = store.server_get(&tenant.scope, &server.id).await.unwrap();
+    assert_eq!((seen.facts, seen.last_seen_at_ms), (server.facts, Some(NOW + 1)));
+    let facts = ServerFacts { hostname: "new".into(), ..ServerFacts::default() };
+    store.server_seen(&tenant.scope, &server.id, Some(&facts), "0.2.0", NOW + 2).await.unwrap();
+    assert_eq!(store.server_get(&tenant.scope, &server.id).await.unwrap().facts, facts);
+}
+
+async fn a_server_turns_online_and_offline_once(database: Database) {
+    let store = database.open().await;
+    let tenant = tenant(&store, "acme").await;
+    let server = joined(&store, &tenant.scope, "web").await.id;
+    let mut changed = Vec::new();
+    for online in [true, false, false, true] {
+        changed.push(store.server_online_set(&tenant.scope, &server, online).await.unwrap());
+    }
+    assert_eq!(changed, [false, true, false, true]);
+}

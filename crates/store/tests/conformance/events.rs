@@ -1,0 +1,115 @@
+//! Events: kept once, in an order that a follower can trust.
+
+use crate::database::Database;
+use crate::fixtures::*;
+use api::events::{Event, EventLevel};
+use std::collections::HashSet;
+use store::{EventFilter, Scope, Store};
+
+on_every_database![
+    an_event_that_is_reported_again_is_kept_once,
+    a_follower_sees_every_event_of_eight_writers_in_order,
+    every_filter_narrows,
+    pages_go_forward_and_back,
+    more_events_than_one_statement_holds_are_kept,
+];
+
+fn all() -> EventFilter {
+    EventFilter { after: Some(0), limit: 10_000, ..EventFilter::default() }
+}
+
+async fn messages(store: &Store, scope: &Scope, filter: &EventFilter) -> Vec<String> {
+    store.event_list(scope, filter).await.unwrap().into_iter().map(|record| record.event.message).collect()
+}
+
+async fn an_event_that_is_reported_again_is_kept_once(database: Database) {
+    let store = database.open().await;
+    let tenant = tenant(&store, "acme").await;
+    let (one, two, three) = (event("one"), event("two"), event("three \0 ü 🚀"));
+    assert_eq!(store.event_newest(&tenant.scope).await.unwrap(), 0);
+    let kept = store.event_append(&tenant.scope, &[one.clone(), two.clone(), one.clone()]).await.unwrap();
+    assert_eq!(kept, [one.id.clone(), two.id.clone(), one.id.clone()]);
+    store.event_append(&tenant.scope, &[two.clone(), three.clone()]).await.unwrap();
+    let records = store.event_list(&tenant.scope, &all()).await.unwrap();
+    assert_eq!(records.iter().map(|r| r.sequence).collect::<Vec<_>>(), [1, 2, 3]);
+    assert_eq!(records.into_iter().map(|r| r.event).collect::<Vec<Event>>(), [one, two, three]);
+    assert_eq!(store.event_newest(&tenant.scope).await.unwrap(), 3);
+}
+
+async fn a_follower_sees_every_event_of_eight_writers_in_order(database: Database) {
+    const EACH: usize = 25;
+    let store = database.open().await;
+    let tenant = tenant(&store, "acme").await;
+    let writers: Vec<_> = (0..8)
+        .map(|writer| {
+            let (store, scope) = (store.clone(), tenant.scope.clone());
+            tokio::spawn(async move {
+                for number in 0..EACH {
+                    let pair = [event(&format!("{writer}/{number}")), event("second")];
+                    store.event_append(&scope, &pair).await.unwrap();
+                }
+            })
+        })
+        .collect();
+    let mut seen: Vec<i64> = Vec::new();
+    while seen.len() < 8 * EACH * 2 {
+        let filter = EventFilter { after: Some(seen.last().copied().unwrap_or(0)), limit: 7, ..all() };
+        seen.extend(store.event_list(&tenant.scope, &filter).await.unwrap().iter().map(|record| record.sequence));
+    }
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    // Nothing appeared behind the follower's back: what it saw is the whole, without a gap.
+    assert_eq!(seen, (1..=(8 * EACH * 2) as i64).collect::<Vec<_>>());
+    let ids: HashSet<_> =
+        store.event_list(&tenant.scope, &all()).await.unwrap().into_iter().map(|r| r.event.id).collect();
+    assert_eq!(ids.len(), seen.len());
+}
+
+async fn every_filter_narrows(database: Database) {
+    let store = database.open().await;
+    let tenant = tenant(&store, "acme").await;
+    let (stack, service, deployment, server) = (stack_id(), service_id(), deployment_id(), server_id());
+    let level = |level, text: &str| Event { level, ..event(text) };
+    let events = [
+        event("plain"),
+        Event { stack_id: Some(stack.clone()), ..event("stack") },
+        Event { stack_id: Some(stack.clone()), service_id: Some(service.clone()), ..event("service") },
+        Event { service_id: Some(service.clone()), deployment_id: Some(deployment.clone()), ..event("deployment") },
+        Event { server_id: Some(server.clone()), ..event("server") },
+        level(EventLevel::Warning, "warning"),
+        level(EventLevel::Error, "error"),
+    ];
+    store.event_append(&tenant.scope, &events).await.unwrap();
+    let found = async |filter: EventFilter| messages(&store, &tenant.scope, &filter).await;
+    assert_eq!(found(EventFilter { stack_id: Some(stack.clone()), ..all() }).await, ["stack", "service"]);
+    assert_eq!(found(EventFilter { service_id: Some(service.clone()), ..all() }).await, ["service", "deployment"]);
+    assert_eq!(found(EventFilter { deployment_id: Some(deployment), ..all() }).await, ["deployment"]);
+    assert_eq!(found(EventFilter { server_id: Some(server), ..all() }).await, ["server"]);
+    assert_eq!(found(EventFilter { problems_only: true, ..all() }).await, ["warning", "error"]);
+    let both = EventFilter { stack_id: Some(stack), service_id: Some(service), ..all() };
+    assert_eq!(found(both).await, ["service"]);
+    assert_eq!(found(EventFilter { stack_id: Some(stack_id()), ..all() }).await, Vec::<String>::new());
+}
+
+async fn pages_go_forward_and_back(database: Database) {
+    let store = database.open().await;
+    let tenant = tenant(&store, "acme").await;
+    let events: Vec<Event> = (1..=9).map(|n| event(&n.to_string())).collect();
+    store.event_append(&tenant.scope, &events).await.unwrap();
+    let page = |after, before| EventFilter { after, before, limit: 3, ..EventFilter::default() };
+    assert_eq!(messages(&store, &tenant.scope, &page(Some(4), None)).await, ["5", "6", "7"]);
+    assert_eq!(messages(&store, &tenant.scope, &page(None, None)).await, ["9", "8", "7"]);
+    assert_eq!(messages(&store, &tenant.scope, &page(None, Some(7))).await, ["6", "5", "4"]);
+    assert_eq!(messages(&store, &tenant.scope, &page(Some(9), None)).await, Vec::<String>::new());
+}
+
+async fn more_events_than_one_statement_holds_are_kept(database: Database) {
+    let store = database.open().await;
+    let tenant = tenant(&store, "acme").await;
+    let events: Vec<Event> = (0..1203).map(|n| event(&n.to_string())).collect();
+    store.event_append(&tenant.scope, &events).await.unwrap();
+    store.event_append(&tenant.scope, &events).await.unwrap();
+    let kept = messages(&store, &tenant.scope, &all()).await;
+    assert_eq!(kept, (0..1203).map(|n| n.to_string()).collect::<Vec<_>>());
+}
