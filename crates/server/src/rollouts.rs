@@ -1,5 +1,6 @@
 //! One tick of one service: rows and reports in, [`plan::rollout`], rows and events out.
 
+use crate::actions::deploy::about;
 use crate::clock;
 use crate::desired::{self, may_take};
 use crate::error::Result;
@@ -249,18 +250,32 @@ fn stage_event(deployment: &Deployment, service: &Service) -> Event {
         (Some(failure), Stage::Failed) => (EventLevel::Error, failure.message.clone()),
         (Some(failure), Stage::RolledBack) => (EventLevel::Warning, failure.message.clone()),
         (_, stage) => {
-            let text = format!(
-                "the {} of {} (revision {}) is {stage}",
-                deployment.kind, service.name, deployment.revision_number
-            );
-            (EventLevel::Info, text)
+            let (kind, name, number) = (deployment.kind, &service.name, deployment.revision_number);
+            (EventLevel::Info, format!("{kind} of {name} (revision {number}): {}", words(stage)))
         }
     };
     let mut cause = deployment.cause.clone();
     cause.deployment_id = Some(deployment.id.clone());
-    let mut changed = event(EventKind::DeploymentStageChanged, level, message, cause);
-    changed.stack_id = Some(service.stack_id.clone());
-    changed.service_id = Some(service.id.clone());
-    changed.deployment_id = Some(deployment.id.clone());
-    changed
+    about(deployment, event(EventKind::DeploymentStageChanged, level, message, cause))
+}
+
+/// What a stage means, for a person.
+fn words(stage: Stage) -> &'static str {
+    match stage {
+        Stage::Pending => "waiting to begin",
+        Stage::Building => "building",
+        Stage::Pulling => "fetching images",
+        Stage::Starting => "starting",
+        Stage::Healthy => "the new instances are healthy",
+        Stage::DnsUpdating => "updating internal names",
+        Stage::RoutesUpdating => "switching routes",
+        Stage::StoppingOld => "draining the old instances",
+        Stage::Running => "running",
+        Stage::Failed => "failed",
+        Stage::RolledBack => "rolled back",
+        Stage::Stopped => "stopped",
+        Stage::Cancelled => "cancelled",
+        Stage::Superseded => "superseded by a newer deployment",
+        Stage::Unknown => "not known",
+    }
 }

@@ -11,7 +11,7 @@ use crate::clock;
 use crate::desired::may_take;
 use crate::error::{HttpError, Result};
 use crate::state::{AppState, event, fresh};
-use api::deployments::{Deployment, DeploymentKind};
+use api::deployments::{Deployment, DeploymentKind, Stage};
 use api::error::ErrorCode;
 use api::events::{Event, EventKind, EventLevel};
 use api::ids::{DeploymentId, ProjectId, RevisionId, ServiceId, StackId};
@@ -90,7 +90,9 @@ async fn finish(
     let mut changed = event(EventKind::StackChanged, EventLevel::Info, message, caller.cause("deploy"));
     changed.stack_id = Some(done.stack.id.clone());
     let mut events = vec![changed];
-    events.extend(done.deployments.iter().map(created_event));
+    for deployment in &done.deployments {
+        events.extend(begun_events(state, caller.scope(), deployment).await?);
+    }
     crate::events::record(state, caller.scope(), events).await?;
     // Also the services that stay as they are carry the stack's new version.
     crate::desired::refresh_all(state, caller.scope()).await?;
@@ -104,14 +106,35 @@ async fn finish(
     Ok(DeployAnswer { stack_id: stack.id, stack: stack.name, version: stack.version, plan, deployments })
 }
 
-/// The event of a deployment that was begun.
-pub fn created_event(deployment: &Deployment) -> Event {
+/// The events of a deployment that was begun: that of its beginning, and of the end of the one that
+/// it superseded.
+pub async fn begun_events(state: &AppState, scope: &Scope, deployment: &Deployment) -> Result<Vec<Event>> {
+    let mut events = Vec::new();
+    let newest = state.store().deployment_list(scope, &deployment.service_id, 2).await?;
+    let ended_by_it = |d: &&Deployment| d.stage == Stage::Superseded && d.ended_at_ms == Some(deployment.created_at_ms);
+    if let Some(before) = newest.iter().find(ended_by_it) {
+        let message = format!(
+            "{} of {} (revision {}): superseded by a newer deployment",
+            before.kind, before.service, before.revision_number
+        );
+        let cause = deployment.cause.clone();
+        events.push(about(before, event(EventKind::DeploymentStageChanged, EventLevel::Info, message, cause)));
+    }
+    events.push(created_event(deployment));
+    Ok(events)
+}
+
+fn created_event(deployment: &Deployment) -> Event {
     let message = format!("{} of {} (revision {})", deployment.kind, deployment.service, deployment.revision_number);
-    let mut created = event(EventKind::DeploymentCreated, EventLevel::Info, message, deployment.cause.clone());
-    created.stack_id = Some(deployment.stack_id.clone());
-    created.service_id = Some(deployment.service_id.clone());
-    created.deployment_id = Some(deployment.id.clone());
-    created
+    about(deployment, event(EventKind::DeploymentCreated, EventLevel::Info, message, deployment.cause.clone()))
+}
+
+/// An event that is about a deployment.
+pub fn about(deployment: &Deployment, mut event: Event) -> Event {
+    event.stack_id = Some(deployment.stack_id.clone());
+    event.service_id = Some(deployment.service_id.clone());
+    event.deployment_id = Some(deployment.id.clone());
+    event
 }
 
 fn refuse_unknown_services(prepared: &Prepared, asked: &[Name]) -> Result<()> {

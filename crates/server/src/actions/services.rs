@@ -1,7 +1,7 @@
 //! What can be asked of a service that is deployed: each is a deployment through the one rollout
 //! engine, so all of them keep the old instances serving until the new ones are proven.
 
-use super::deploy::created_event;
+use super::deploy::{about, begun_events};
 use super::planning::taken_routes;
 use super::routes::refuse_conflicts;
 use crate::auth::Caller;
@@ -47,13 +47,9 @@ pub async fn begin(state: &AppState, caller: &Caller, service: &Service, asked: 
         revision: asked.revision,
     };
     let deployment = state.store().deployment_create(caller.scope(), &create, clock::now_ms()).await?;
-    let mut events = vec![created_event(&deployment)];
+    let mut events = begun_events(state, caller.scope(), &deployment).await?;
     if let Some((kind, message)) = asked.event {
-        let mut happened = event(kind, EventLevel::Info, message, cause);
-        happened.stack_id = Some(service.stack_id.clone());
-        happened.service_id = Some(service.id.clone());
-        happened.deployment_id = Some(deployment.id.clone());
-        events.push(happened);
+        events.push(about(&deployment, event(kind, EventLevel::Info, message, cause)));
     }
     crate::events::record(state, caller.scope(), events).await?;
     crate::desired::refresh_all(state, caller.scope()).await?;
@@ -259,10 +255,7 @@ pub async fn cancel(state: &AppState, caller: &Caller, id: &str) -> Result<Deplo
     );
     let mut cause = caller.cause("cancel");
     cause.deployment_id = Some(deployment.id.clone());
-    let mut cancelled = event(EventKind::DeploymentStageChanged, EventLevel::Warning, message, cause);
-    cancelled.stack_id = Some(deployment.stack_id.clone());
-    cancelled.service_id = Some(deployment.service_id.clone());
-    cancelled.deployment_id = Some(deployment.id.clone());
+    let cancelled = about(&deployment, event(EventKind::DeploymentStageChanged, EventLevel::Warning, message, cause));
     crate::events::record(state, caller.scope(), vec![cancelled]).await?;
     state.wakeups().service_changed(&deployment.service_id);
     Ok(deployment)

@@ -1,6 +1,6 @@
 //! Removing stacks.
 
-use super::deploy::created_event;
+use super::deploy::begun_events;
 use crate::auth::Caller;
 use crate::clock;
 use crate::error::Result;
@@ -27,7 +27,9 @@ pub async fn remove(state: &AppState, caller: &Caller, key: &str) -> Result<()> 
     let mut removed = event(EventKind::StackChanged, EventLevel::Warning, message, cause);
     removed.stack_id = Some(stack.id.clone());
     let mut events = vec![removed];
-    events.extend(begun.iter().map(created_event));
+    for deployment in &begun {
+        events.extend(begun_events(state, scope, deployment).await?);
+    }
     crate::events::record(state, scope, events).await?;
     // A stack without services goes at once.
     state.store().stack_delete_if_empty(scope, &stack.id).await?;

@@ -13,7 +13,7 @@ use crate::state::AppState;
 use api::desired::{GitCredential, InstanceDesired, SignedDesiredState};
 use api::ids::{RevisionId, ServerId, StackId};
 use api::name::Name;
-use api::services::{Revision, ServiceIntent};
+use api::services::Revision;
 use document::{ServerPart, ServicePart, StackPart};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -192,9 +192,10 @@ impl Rows {
                 traffic: i.traffic,
             })
             .collect();
-        // A stopped service keeps its routes, which lead to a page that says so.
-        let stopped = service.intent == ServiceIntent::Stop && !service.removing && of_service.count() == 0;
-        if here.is_empty() && !(stopped && may_take(server, stack, &self.projects)) {
+        // A service that has no instance, because it is stopped or about to start, keeps its routes:
+        // they lead to a page that says so, not to "no such page".
+        let idle = service.current_revision_id.is_some() && !service.removing && of_service.count() == 0;
+        if here.is_empty() && !(idle && may_take(server, stack, &self.projects)) {
             return None;
         }
         let mut needed: BTreeSet<&RevisionId> = here.iter().map(|i| &i.revision_id).collect();

@@ -57,6 +57,8 @@ async fn a_double_click_and_two_deploys_at_once_make_one_deployment() {
     assert_eq!(forced.deployments.len(), 1);
     let first = a.deployments.iter().chain(&b.deployments).next().unwrap();
     assert_eq!(world.deployment(first).await.stage, Stage::Superseded);
+    let events = world.get(&format!("/api/v1/events?deployment={}", first.id)).await.text;
+    assert!(events.contains("superseded by"), "{events}");
 }
 
 #[tokio::test]

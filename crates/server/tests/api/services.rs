@@ -23,6 +23,8 @@ async fn a_stopped_service_has_no_instances_until_it_is_started_again() {
     world.wait_for(&stop, Stage::Stopped).await;
     let view = world.service_until("shop", "web", |v| v.instances.is_empty()).await;
     assert_eq!((view.intent, view.condition), (ServiceIntent::Stop, ServiceCondition::Stopped));
+    let shown = agent.desired().stacks[0].services[0].clone();
+    assert_eq!(shown.routes.len(), 1, "its route leads to a page that says that it is stopped");
     assert!(agent.desired().stacks.iter().all(|s| s.services.iter().all(|s| s.instances.is_empty())));
     world.post(&format!("{WEB}/stop"), json!({})).await.error(409);
 
