@@ -123,7 +123,13 @@ impl Failure {
         let mut text = format!("{} {}\n", paint.red_bold("error:"), self.message);
         for detail in &self.details {
             text.push('\n');
-            text.push_str(&excerpt::render(detail, self.source.as_ref(), paint));
+            // The one thing that is wrong was said above; what is left is how to mend it.
+            let said = detail.line.is_none() && detail.message == self.message;
+            match &detail.help {
+                Some(help) if said => text.push_str(&format!("  {} {help}\n", paint.cyan("help:"))),
+                None if said => {}
+                _ => text.push_str(&excerpt::render(detail, self.source.as_ref(), paint)),
+            }
         }
         if !self.evidence.is_empty() {
             text.push('\n');

@@ -69,7 +69,8 @@ fn failure_of(deployment: &Deployment) -> Failure {
         Some(_) => "what ran before keeps serving",
         None => "nothing was running before",
     };
-    let stage = deployment.failure.as_ref().map(|failure| format!(" while {}", doing(failure.stage))).unwrap_or_default();
+    let stage =
+        deployment.failure.as_ref().map(|failure| format!(" while {}", doing(failure.stage))).unwrap_or_default();
     let more = format!("all of its log: mainstay logs {service} --deployment {}", deployment.id);
     match deployment.stage {
         Stage::Failed => Failure::new(Exit::DeploymentFailed, format!("{what} failed{stage}{took}"))
@@ -79,10 +80,11 @@ fn failure_of(deployment: &Deployment) -> Failure {
             .evidence(evidence(deployment))
             .help(format!("see what broke; {more}")),
         Stage::Cancelled => Failure::general(format!("{what} was cancelled{took}; {serving}")),
-        Stage::Superseded => {
-            Failure::general(format!("{what} was superseded by a newer one")).help(format!("look at it: mainstay status {service}"))
-        }
-        other => Failure::general(format!("{what} ended as {}", stage_words(other))).evidence(evidence(deployment)).help(more),
+        Stage::Superseded => Failure::general(format!("{what} was superseded by a newer one"))
+            .help(format!("look at it: mainstay status {service}")),
+        other => Failure::general(format!("{what} ended as {}", stage_words(other)))
+            .evidence(evidence(deployment))
+            .help(more),
     }
 }
 

@@ -124,8 +124,9 @@ async fn foreground(context: &Context, options: &Options, data_dir: PathBuf, tar
     let client = system.client()?;
     let password = system.initial_password().cloned();
     system::remember(context, &system.address, &data_dir);
+    let arrival = Arrival { fresh: true, data_dir: &data_dir, password: password.as_ref(), target };
     let asked = tokio::select! {
-        done = introduce(context, &client, &data_dir, password.as_ref(), target, options) => match done {
+        done = introduce(context, &client, arrival, options) => match done {
             Ok(_) => None,
             // What runs stays up: the dashboard and the log show why, and the next try is one `deploy` away.
             Err(failure) => {
@@ -179,19 +180,25 @@ async fn end(context: &Context, system: System, extent: Extent, broken: Option<F
     }
 }
 
+/// What is there to be said once Mainstay runs.
+struct Arrival<'a> {
+    /// It was started just now, not found running.
+    fresh: bool,
+    data_dir: &'a Path,
+    /// Of the first start ever.
+    password: Option<&'a Secret>,
+    target: Option<&'a str>,
+}
+
 /// Waits for the machine, says what it leaves out, deploys, and says what is where.
-async fn introduce(
-    context: &Context,
-    client: &Client,
-    data_dir: &Path,
-    password: Option<&Secret>,
-    target: Option<&str>,
-    options: &Options,
-) -> Outcome {
+async fn introduce(context: &Context, client: &Client, arrival: Arrival<'_>, options: &Options) -> Outcome {
+    let Arrival { fresh, data_dir, password, target } = arrival;
     let machine = system::wait_online(client).await?;
     let printer = &context.printer;
-    for limitation in &machine.facts.limitations {
-        printer.note(&format!("  {} {limitation}", printer.paint_err().yellow("left out:")));
+    if fresh {
+        for limitation in &machine.facts.limitations {
+            printer.note(&format!("  {} {limitation}", printer.paint_err().yellow("left out:")));
+        }
     }
     let outcome = match target {
         Some(target) => deploy_target(context, client, target, options).await.map(Some),
@@ -254,7 +261,7 @@ async fn deploy_to_running(
         running.pid, running.command
     ));
     let client = Client::new(&running.address, read_cli_token(data_dir))?;
-    introduce(context, &client, data_dir, None, target, options).await
+    introduce(context, &client, Arrival { fresh: false, data_dir, password: None, target }, options).await
 }
 
 /// Starts a process that stays, and speaks to it as to any other control plane.
@@ -282,7 +289,8 @@ async fn detached(context: &Context, options: &Options, data_dir: &Path, target:
     ));
     let client = Client::new(&running.address, read_cli_token(data_dir))?;
     let password = if had_password { None } else { read_password(data_dir) };
-    let outcome = introduce(context, &client, data_dir, password.as_ref(), target, options).await;
+    let arrival = Arrival { fresh: true, data_dir, password: password.as_ref(), target };
+    let outcome = introduce(context, &client, arrival, options).await;
     context.printer.hint("Stop it and all its services with `mainstay down`.");
     outcome
 }
