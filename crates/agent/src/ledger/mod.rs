@@ -17,6 +17,7 @@
 //! halves that DESIGN.md keeps apart.
 
 mod outbox;
+mod private;
 mod records;
 
 pub use outbox::{OUTBOX_LIMIT, REPORT_LIMIT};
@@ -125,6 +126,7 @@ impl Ledger {
 
     async fn open_checked(path: &Path) -> Result<Self, Unusable> {
         let judge = |source: sqlx::Error| Unusable::judge(path, source);
+        private::make_private(path).map_err(|error| judge(sqlx::Error::Io(error)))?;
         let options = SqliteConnectOptions::new()
             .filename(path)
             .create_if_missing(true)
