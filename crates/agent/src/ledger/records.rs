@@ -7,7 +7,7 @@ use api::ids::ServiceId;
 use api::logs::LogSource;
 use api::servers::ServerFacts;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 
 /// Ports on loopback through which services reach each other when internal names do not resolve.
@@ -28,6 +28,16 @@ pub struct FailureRecord {
 }
 
 impl Ledger {
+    /// Gives a service's loopback port back, because somebody else listens there.
+    pub async fn service_port_forget(&self, service: &ServiceId) -> Result<(), LedgerError> {
+        sqlx::query("DELETE FROM service_port WHERE service_id = $1")
+            .bind(service.as_str())
+            .execute(&self.pool)
+            .await
+            .map(|_| ())
+            .map_err(|source| LedgerError::Query { operation: "giving a loopback port back", source })
+    }
+
     /// Up to where the control plane keeps each log.
     pub async fn log_offsets(&self) -> Result<BTreeMap<String, u64>, LedgerError> {
         let rows: Vec<(String, i64)> = sqlx::query_as("SELECT source, next_offset FROM log_offset")
@@ -113,8 +123,14 @@ impl Ledger {
     }
 
     /// A stable loopback port for each of these services; those of services that are gone are given
-    /// back. `None` for a service once all thousand are taken.
-    pub async fn service_ports(&self, services: &[ServiceId]) -> Result<BTreeMap<ServiceId, u16>, LedgerError> {
+    /// back. New ones are looked for from `first` on, so that agents on one machine seldom meet, among
+    /// those that are free. A service goes without once all thousand are taken.
+    pub async fn service_ports(
+        &self,
+        services: &[ServiceId],
+        first: u16,
+        is_free: impl Fn(u16) -> bool,
+    ) -> Result<BTreeMap<ServiceId, u16>, LedgerError> {
         let failed = |source| LedgerError::Query { operation: "giving out loopback ports", source };
         let rows: Vec<(String, i64)> =
             sqlx::query_as("SELECT service_id, port FROM service_port").fetch_all(&self.pool).await.map_err(failed)?;
@@ -131,8 +147,10 @@ impl Ledger {
                 .map_err(failed)?;
             kept.remove(&id);
         }
-        let mut free =
-            LOOPBACK_PORTS.filter(|port| !kept.values().any(|taken| taken == port)).collect::<Vec<_>>().into_iter();
+        let taken: BTreeSet<u16> = kept.values().copied().collect();
+        let (low, high) = (*LOOPBACK_PORTS.start(), *LOOPBACK_PORTS.end());
+        let first = first.clamp(low, high);
+        let mut free = (first..=high).chain(low..first).filter(|port| !taken.contains(port) && is_free(*port));
         let mut given = BTreeMap::new();
         for service in services {
             let port = match kept.get(service.as_str()) {

@@ -114,11 +114,16 @@ async fn a_service_keeps_its_loopback_port_while_others_come_and_go() {
     let directory = tempfile::tempdir().unwrap();
     let ledger = ledger(&directory).await;
     let id = |n| ServiceId::from_uuid(uuid::Uuid::from_u128(n));
-    let first = ledger.service_ports(&[id(1), id(2)]).await.unwrap();
-    let second = ledger.service_ports(&[id(2), id(3)]).await.unwrap();
+    let first = ledger.service_ports(&[id(1), id(2)], 18_500, |port| port != 18_500).await.unwrap();
+    assert_eq!((first[&id(1)], first[&id(2)]), (18_501, 18_502), "a port that is in use is passed over");
+    let second = ledger.service_ports(&[id(2), id(3)], 18_999, |_| true).await.unwrap();
     assert_eq!(first[&id(2)], second[&id(2)]);
     assert_ne!(second[&id(2)], second[&id(3)]);
     assert!(second.values().all(|port| LOOPBACK_PORTS.contains(port)));
+    ledger.service_port_forget(&id(2)).await.unwrap();
+    let third = ledger.service_ports(&[id(2), id(3)], second[&id(2)], |port| port != second[&id(2)]).await.unwrap();
+    assert_ne!(third[&id(2)], second[&id(2)], "a port that somebody took is exchanged");
+    assert_eq!(third[&id(3)], second[&id(3)]);
 }
 
 #[tokio::test]

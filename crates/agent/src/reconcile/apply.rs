@@ -4,9 +4,10 @@ use super::look::{Gateway, Look};
 use super::preparations::Ended;
 use super::{Reconciler, subject_of, target_of};
 use crate::drivers::{Config, DriverError, PrepareRequest, StartRequest, Workloads};
+use crate::ledger::LOOPBACK_PORTS;
 use crate::observe;
 use api::desired::{DesiredState, ServiceDesired};
-use api::ids::{InstanceId, RevisionId, ServiceId};
+use api::ids::{InstanceId, RevisionId, ServerId, ServiceId};
 use api::services::StopSpec;
 use plan::host::{Change, ConfigKind, Subject};
 use std::collections::BTreeMap;
@@ -39,9 +40,45 @@ impl<W: Workloads, G: Gateway> Reconciler<W, G> {
         match result {
             Ok(()) => Some(change),
             Err(error) => {
+                if matches!(change, Change::ApplyConfig { kind: ConfigKind::Routes, .. }) {
+                    self.exchange_taken_ports(&desired, look).await;
+                }
                 self.failed(&change, error).await;
                 None
             }
+        }
+    }
+
+    /// Loopback ports of services, where internal names do not resolve.
+    pub(super) async fn give_service_ports(&mut self, desired: &DesiredState) {
+        self.service_ports = BTreeMap::new();
+        if self.machine.dns.method().resolves() && desired.dns.enabled {
+            return;
+        }
+        let ids: Vec<ServiceId> = observe::listening_services(desired).map(|(_, s)| s.service_id.clone()).collect();
+        match self.ledger.service_ports(&ids, first_port(&self.server_id), is_free).await {
+            Ok(ports) => self.service_ports = ports,
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::error!(error, "loopback ports of services cannot be given out");
+            }
+        }
+    }
+
+    /// Where somebody else listens on a service's loopback port, the gateway would refuse the routes of
+    /// all services. The service gets another port; what runs learns of it when it is started again.
+    async fn exchange_taken_ports(&mut self, desired: &DesiredState, look: &Look) {
+        let ours = |port: u16| look.gateway.listening.iter().any(|address| address.port() == port);
+        let taken = self.service_ports.iter().filter(|(_, port)| !ours(**port) && !is_free(**port));
+        let taken: Vec<ServiceId> = taken.map(|(service, _)| service.clone()).collect();
+        for service in &taken {
+            if let Err(error) = self.ledger.service_port_forget(service).await {
+                let error = &error as &dyn std::error::Error;
+                tracing::error!(error, "a taken loopback port cannot be exchanged");
+            }
+        }
+        if !taken.is_empty() {
+            self.give_service_ports(desired).await;
         }
     }
 
@@ -134,6 +171,17 @@ impl<W: Workloads, G: Gateway> Reconciler<W, G> {
         });
         Duration::from_millis(known.unwrap_or_else(|| StopSpec::default().grace_ms))
     }
+}
+
+/// Agents on one machine begin their search at different places.
+fn first_port(server_id: &ServerId) -> u16 {
+    let (low, high) = (*LOOPBACK_PORTS.start(), *LOOPBACK_PORTS.end());
+    let number = server_id.as_str().bytes().fold(0_u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
+    low + u16::try_from(number % u32::from(high - low + 1)).unwrap_or(0)
+}
+
+fn is_free(port: u16) -> bool {
+    std::net::TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, port)).is_ok()
 }
 
 fn service<'a>(desired: &'a DesiredState, id: &ServiceId) -> Result<&'a ServiceDesired, DriverError> {

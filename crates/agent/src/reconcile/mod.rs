@@ -211,21 +211,7 @@ impl<W: Workloads, G: Gateway> Reconciler<W, G> {
         if let Some(former) = self.former.as_deref() {
             self.lately.replaced(Instant::now(), Keep::of(former, 0));
         }
-        if self.machine.dns.method().resolves() && desired.dns.enabled {
-            self.service_ports = BTreeMap::new();
-        } else {
-            let ids: Vec<ServiceId> =
-                observe::listening_services(&desired).map(|(_, s)| s.service_id.clone()).collect();
-            match self.ledger.service_ports(&ids).await {
-                Ok(ports) => self.service_ports = ports,
-                Err(error) => {
-                    tracing::error!(
-                        error = &error as &dyn std::error::Error,
-                        "loopback ports of services cannot be given out"
-                    );
-                }
-            }
-        }
+        self.give_service_ports(&desired).await;
         // Not after the first: what was stopped before this agent started may be wanted any moment.
         if self.former.is_some() {
             self.garbage_at = None;
