@@ -178,7 +178,7 @@ impl Collector<'_> {
                 && match was {
                     Some(was) => {
                         !(building(was) && was.state == PreparationState::Working)
-                            && (was.state != now.state || was.attempts != now.attempts)
+                            && (was.step != now.step || was.state != now.state || was.attempts != now.attempts)
                     }
                     None => now.state == PreparationState::Working || fresh(now.started_at_ms),
                 };

@@ -27,7 +27,7 @@ async fn an_unknown_a_used_and_an_expired_token_are_each_refused_in_clear_words_
     let (machine, _server) = control_plane().await;
     let unknown = join(&machine, "nobody-made-this-token", "a");
     assert_ne!(unknown.code, 0);
-    unknown.says("not known");
+    unknown.says("does not know this join token");
 
     let created = machine.run(&["--json", "tokens", "create", "--name", "one"]).ok().json();
     let token = created["token"].as_str().unwrap();
