@@ -103,6 +103,13 @@ fn a_deployment_tells_of_build_start_and_health_in_order() {
 }
 
 #[test]
+fn a_build_that_follows_a_fetch_that_was_seen_is_told_too() {
+    let fetching = seen(1_000, vec![], vec![preparation(PreparationState::Working, PreparationStep::Sync)]);
+    let building = seen(2_000, vec![], vec![preparation(PreparationState::Working, PreparationStep::Build)]);
+    check(&fetching, &building, &[(EventKind::BuildStarted, "began")]);
+}
+
+#[test]
 fn a_build_too_fast_to_be_seen_working_is_still_told_whole() {
     let empty = seen(1_000, vec![], vec![]);
     let built = seen(3_500, vec![], vec![preparation(PreparationState::Ready, PreparationStep::Build)]);
