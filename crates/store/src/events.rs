@@ -34,11 +34,7 @@ impl Store {
             return Ok(Vec::new());
         }
         let mut transaction = self.write(&scope.organization).await?;
-        for chunk in events.chunks(ROWS_PER_STATEMENT) {
-            let mut seen = known_ids(&mut transaction, scope, chunk).await?;
-            let fresh: Vec<&Event> = chunk.iter().filter(|event| seen.insert(event.id.clone())).collect();
-            insert(&mut transaction, scope, &fresh).await?;
-        }
+        append_in(&mut transaction, scope, events).await?;
         transaction.commit().await?;
         Ok(events.iter().map(|event| event.id.clone()).collect())
     }
@@ -78,6 +74,20 @@ impl Store {
     pub async fn event_newest(&self, scope: &Scope) -> Result<i64> {
         newest_number(self, &scope.organization, "events").await
     }
+}
+
+/// Keeps events inside a transaction of what they tell about.
+pub(crate) async fn append_in(
+    transaction: &mut Transaction<'static, Any>,
+    scope: &Scope,
+    events: &[Event],
+) -> Result<()> {
+    for chunk in events.chunks(ROWS_PER_STATEMENT) {
+        let mut seen = known_ids(transaction, scope, chunk).await?;
+        let fresh: Vec<&Event> = chunk.iter().filter(|event| seen.insert(event.id.clone())).collect();
+        insert(transaction, scope, &fresh).await?;
+    }
+    Ok(())
 }
 
 async fn known_ids(

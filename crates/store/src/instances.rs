@@ -1,10 +1,11 @@
 //! Instances, and the one transaction in which a rollout tick is written down.
 
 use crate::codec::{from_word, parse, word};
-use crate::{Error, Result, Scope, Store, deployments, services};
+use crate::{Error, Result, Scope, Store, deployments, events as stored_events, services};
 use api::UnixMillis;
 use api::deployments::{Deployment, Stage};
 use api::desired::{InstanceIntent, Traffic};
+use api::events::Event;
 use api::ids::{DeploymentId, InstanceId, RevisionId, ServerId, ServiceId};
 use sqlx::{Any, Transaction};
 
@@ -89,6 +90,17 @@ impl Store {
 
     /// Writes a tick, all or nothing.
     pub async fn rollout_apply(&self, scope: &Scope, write: &RolloutWrite, now_ms: UnixMillis) -> Result<()> {
+        self.rollout_apply_with_events(scope, write, &[], now_ms).await
+    }
+
+    /// Writes a tick and what it means to people, all or nothing.
+    pub async fn rollout_apply_with_events(
+        &self,
+        scope: &Scope,
+        write: &RolloutWrite,
+        events: &[Event],
+        now_ms: UnixMillis,
+    ) -> Result<()> {
         let mut transaction = self.write(&scope.organization).await?;
         services::get_in(&mut transaction, scope, &write.service_id).await?;
         expect_newest(&mut transaction, scope, write).await?;
@@ -110,6 +122,7 @@ impl Store {
             .execute(&mut *transaction)
             .await?;
         }
+        stored_events::append_in(&mut transaction, scope, events).await?;
         transaction.commit().await?;
         Ok(())
     }

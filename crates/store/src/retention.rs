@@ -74,8 +74,10 @@ impl Store {
         // Times come from many clocks and only roughly follow the order: looking at the oldest chunk
         // alone misses at most a few rows, which the count then takes.
         let sql = format!(
-            "DELETE FROM {table} WHERE organization_id = $1 AND (sequence <= $2 OR at_ms < $3) AND sequence IN
-               (SELECT sequence FROM {table} WHERE organization_id = $1 ORDER BY sequence LIMIT $4)"
+            "DELETE FROM {table}
+             WHERE organization_id = $1 AND (sequence <= $2 OR at_ms < $3) AND sequence <=
+               (SELECT MAX(sequence) FROM
+                 (SELECT sequence FROM {table} WHERE organization_id = $1 ORDER BY sequence LIMIT $4) AS chunk)"
         );
         let mut gone = 0;
         for _ in 0..CHUNKS_PER_CALL {

@@ -92,8 +92,11 @@ impl Store {
 
     async fn service_log_lines_delete(&self, scope: &Scope, id: &ServiceId) -> Result<u64> {
         let gone = sqlx::query(
-            "DELETE FROM log_lines WHERE organization_id = $2 AND sequence IN
-               (SELECT sequence FROM log_lines WHERE service_id = $1 AND organization_id = $2 LIMIT $3)",
+            "DELETE FROM log_lines
+             WHERE service_id = $1 AND organization_id = $2 AND sequence <=
+               (SELECT MAX(sequence) FROM
+                 (SELECT sequence FROM log_lines WHERE service_id = $1 AND organization_id = $2
+                  ORDER BY sequence LIMIT $3) AS chunk)",
         )
         .bind(id.as_str())
         .bind(scope.organization.as_str())

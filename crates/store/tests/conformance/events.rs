@@ -107,9 +107,9 @@ async fn pages_go_forward_and_back(database: Database) {
 async fn more_events_than_one_statement_holds_are_kept(database: Database) {
     let store = database.open().await;
     let tenant = tenant(&store, "acme").await;
-    let events: Vec<Event> = (0..1203).map(|n| event(&n.to_string())).collect();
+    let events: Vec<Event> = (0..703).map(|n| event(&n.to_string())).collect();
     store.event_append(&tenant.scope, &events).await.unwrap();
     store.event_append(&tenant.scope, &events).await.unwrap();
     let kept = messages(&store, &tenant.scope, &all()).await;
-    assert_eq!(kept, (0..1203).map(|n| n.to_string()).collect::<Vec<_>>());
+    assert_eq!(kept, (0..703).map(|n| n.to_string()).collect::<Vec<_>>());
 }
