@@ -61,6 +61,11 @@ impl GatewayDriver {
         version.is_some_and(|version| version == self.version || self.lock().brought.as_deref() == Some(version))
     }
 
+    /// Forgets why something else was refused before.
+    pub fn settled(&self) {
+        self.lock().problem = None;
+    }
+
     /// Rises when the gateway process began or ended.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()

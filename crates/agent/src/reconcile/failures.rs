@@ -6,6 +6,7 @@ use crate::clock::now_ms;
 use crate::ledger::{FailureRecord, Ledger};
 use api::UnixMillis;
 use api::desired::DesiredState;
+use api::ids::InstanceId;
 use plan::host::{ConfigKind, Failure, Subject};
 use std::collections::BTreeMap;
 
@@ -61,6 +62,14 @@ impl Failures {
             && let Err(error) = self.ledger.failure_clear(&key(subject)).await
         {
             tracing::debug!(%error, "a failure that is over stays in the ledger");
+        }
+    }
+
+    /// Forgets that an instance could not be started; a stop that fails is another matter.
+    pub async fn clear_start(&mut self, id: &InstanceId) {
+        let subject = Subject::Instance(id.clone());
+        if self.records.get(&subject).is_some_and(|record| record.target.starts_with(super::START)) {
+            self.clear(&subject).await;
         }
     }
 

@@ -40,6 +40,8 @@ pub trait Gateway: Config<Desired = GatewayConfig> {
     /// Whether what was observed is of the version that this agent brings.
     fn is_current(&self, observed: &GatewayObserved) -> bool;
     fn access_log(&self) -> Option<PathBuf>;
+    /// What is live is what is desired: whatever was refused before no longer matters.
+    fn settled(&self);
 }
 
 impl Gateway for GatewayDriver {
@@ -57,6 +59,9 @@ impl Gateway for GatewayDriver {
     }
     fn access_log(&self) -> Option<PathBuf> {
         Some(Self::access_log(self))
+    }
+    fn settled(&self) {
+        Self::settled(self);
     }
 }
 
@@ -109,6 +114,11 @@ impl<W: Workloads, G: Gateway> Reconciler<W, G> {
         };
         if let Some(desired) = desired.as_deref() {
             self.add_configs(desired, &mut look).await;
+        }
+        let routes = look.configs.iter().find(|c| c.kind == ConfigKind::Routes);
+        if look.gateway.problem.is_some() && routes.is_some_and(|c| c.live_digest.as_ref() == Some(&c.desired_digest)) {
+            self.machine.gateway.settled();
+            look.gateway = self.machine.gateway.observe().await;
         }
         look
     }
@@ -187,14 +197,10 @@ impl<W: Workloads, G: Gateway> Reconciler<W, G> {
     }
 
     /// Whether an ended instance has lines that the control plane lacks, and it is worth waiting for them.
-    pub(super) async fn log_is_on_its_way(&self, id: &InstanceId) -> bool {
+    pub(super) async fn log_is_on_its_way(&self, look: &Look, id: &InstanceId) -> bool {
         let source = LogSource::Run { instance_id: id.clone() };
-        let ended_at_ms = self
-            .last
-            .as_ref()
-            .and_then(|l| l.instances.iter().find(|i| &i.instance_id == id))
-            .and_then(|i| i.last_exit.as_ref())
-            .map(|exit| exit.at_ms);
+        let instance = look.instances.iter().find(|i| &i.instance_id == id);
+        let ended_at_ms = instance.and_then(|i| i.last_exit.as_ref()).map(|exit| exit.at_ms);
         let recent = ended_at_ms.is_some_and(|at| now_ms() - at < LOG_PATIENCE_MS);
         if !recent {
             return false;

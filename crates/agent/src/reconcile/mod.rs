@@ -178,7 +178,7 @@ impl<W: Workloads, G: Gateway> Reconciler<W, G> {
             }
             let look = self.look().await;
             let plan = self.plan(&look, &mut done).await;
-            let (next, plan) = self.choose(plan).await;
+            let (next, plan) = self.choose(&look, plan).await;
             let state = if next.is_some() { AgentState::Processing } else { AgentState::Idle };
             let wake_at = self.wake_at(&look, &plan);
             self.publish(&look, plan.blocked, state).await;
@@ -246,21 +246,25 @@ impl<W: Workloads, G: Gateway> Reconciler<W, G> {
         })
     }
 
-    /// An instance that stayed up is a success; only then are its former failures forgotten.
+    /// An instance that stayed up is a success; only then are its failed starts forgotten. A config
+    /// that is live as desired needs no memory of what was refused before.
     async fn clear_settled(&mut self, look: &Look) {
         for instance in &look.instances {
             let alive = !matches!(instance.state, InstanceState::Absent | InstanceState::Exited);
             let settled = self.started.get(&instance.instance_id).is_none_or(|at| at.elapsed() >= SETTLED);
             if alive && settled {
-                self.failures.clear(&Subject::Instance(instance.instance_id.clone())).await;
+                self.failures.clear_start(&instance.instance_id).await;
                 self.started.remove(&instance.instance_id);
             }
+        }
+        for config in look.configs.iter().filter(|c| c.live_digest.as_ref() == Some(&c.desired_digest)) {
+            self.failures.clear(&Subject::Config(config.kind)).await;
         }
         self.started.retain(|id, _| look.instances.iter().any(|i| &i.instance_id == id));
     }
 
     /// The first change that may be done now. What has to wait, waits as blocked.
-    async fn choose(&mut self, mut plan: HostPlan) -> (Option<Change>, HostPlan) {
+    async fn choose(&mut self, look: &Look, mut plan: HostPlan) -> (Option<Change>, HostPlan) {
         for change in std::mem::take(&mut plan.changes) {
             let subject = subject_of(&change);
             if let Some(retry_at_ms) = self.failures.waits(&subject, &target_of(&change), now_ms()) {
@@ -272,7 +276,7 @@ impl<W: Workloads, G: Gateway> Reconciler<W, G> {
                 continue;
             }
             match &change {
-                Change::RemoveInstance { instance_id } if self.log_is_on_its_way(instance_id).await => {
+                Change::RemoveInstance { instance_id } if self.log_is_on_its_way(look, instance_id).await => {
                     plan.blocked.push(Blocked {
                         subject: describe_subject(&subject),
                         reason: "its last log lines are being sent".into(),
@@ -414,13 +418,16 @@ fn subject_of(change: &Change) -> Subject {
     }
 }
 
+/// Before the revision, in the target of a start.
+const START: &str = "start ";
+
 /// What was tried on the subject: a failure to start does not hold up a stop.
 fn target_of(change: &Change) -> String {
     match change {
         Change::Prepare { .. } => "prepare".into(),
         Change::StopInstance { .. } => "stop".into(),
         Change::RemoveInstance { .. } => "remove".into(),
-        Change::StartInstance { revision_id, .. } => format!("start {revision_id}"),
+        Change::StartInstance { revision_id, .. } => format!("{START}{revision_id}"),
         Change::ApplyConfig { digest, .. } => digest.clone(),
     }
 }

@@ -145,6 +145,8 @@ impl Gateway for Fused<FakeGateway> {
     fn access_log(&self) -> Option<PathBuf> {
         None
     }
+
+    fn settled(&self) {}
 }
 
 /// Two services become others: one replaced, one removed, one new.

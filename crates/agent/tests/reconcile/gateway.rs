@@ -73,6 +73,8 @@ impl Gateway for FakeGateway {
     fn access_log(&self) -> Option<PathBuf> {
         None
     }
+
+    fn settled(&self) {}
 }
 
 impl Config for FakeGateway {
