@@ -15,8 +15,9 @@
 //! takes nothing with it: machines keep running what they were last told.
 //!
 //! Invariants: a handler reaches the store only with a scope that authentication made. The desired
-//! state of a server changes only through [`desired`], and its generation only rises. A mutation
-//! writes its event in the same transaction or not at all, wherever the store offers it.
+//! state of a server changes only through [`desired`], and its generation only rises. The worker
+//! writes a stage and its event in one transaction; a request writes its events right after the change,
+//! so a crash in between can lose the sentence about it, never the change.
 
 pub mod actions;
 pub mod auth;

@@ -210,14 +210,17 @@ async fn write(
         instances: rows,
         current,
     };
-    match state.store().rollout_apply(scope, &write, now_ms).await {
+    match state.store().rollout_apply_with_events(scope, &write, &events, now_ms).await {
         Ok(()) => {}
         // A person asked for something else in between: look again at what is true now.
         Err(Error::Stale { .. }) => return Ok(Outcome::Changed),
         Err(error) => return Err(error.into()),
     }
-    desired::refresh_all(state, scope).await?;
-    crate::events::record(state, scope, events).await?;
+    state.wakeups().events_stored();
+    // A stage alone changes no machine.
+    if write.current.is_some() || !write.instances.is_empty() {
+        desired::refresh_all(state, scope).await?;
+    }
     Ok(Outcome::Changed)
 }
 
