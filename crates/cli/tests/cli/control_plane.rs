@@ -1,0 +1,146 @@
+//! A control plane made of prepared answers. It keeps what it was asked.
+
+use api::deployments::{Deployment, Stage};
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::{HeaderMap, Method, StatusCode, Uri};
+use axum::response::sse::Sse;
+use axum::response::{IntoResponse, Response};
+use axum::{Json, Router};
+use serde_json::{Value, json};
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex};
+
+#[derive(Debug, Clone)]
+pub struct Asked {
+    /// `GET /api/v1/info`
+    pub what: String,
+    pub authorization: Option<String>,
+    pub body: Value,
+}
+
+#[derive(Default)]
+struct Inner {
+    answers: HashMap<String, (u16, Value)>,
+    asked: Vec<Asked>,
+}
+
+#[derive(Clone)]
+pub struct ControlPlane {
+    pub address: String,
+    inner: Arc<Mutex<Inner>>,
+}
+
+impl ControlPlane {
+    /// Listens on loopback until the test ends.
+    pub fn start() -> Self {
+        let inner: Arc<Mutex<Inner>> = Arc::default();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        let router = Router::new().fallback(answer).with_state(inner.clone());
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+                axum::serve(listener, router).await.unwrap();
+            });
+        });
+        let this = Self { address, inner };
+        this.answers("GET /api/v1/info", info(true));
+        this
+    }
+
+    pub fn answers(&self, what: &str, body: Value) {
+        self.answers_with(what, 200, body);
+    }
+
+    pub fn answers_with(&self, what: &str, status: u16, body: Value) {
+        self.inner.lock().unwrap().answers.insert(what.to_owned(), (status, body));
+    }
+
+    pub fn asked(&self, what: &str) -> Vec<Asked> {
+        self.inner.lock().unwrap().asked.iter().filter(|asked| asked.what == what).cloned().collect()
+    }
+
+    /// A deploy that is accepted, and the deployment as it then is.
+    pub fn deploys(&self, deployment: &Deployment) {
+        let stack = json!({
+            "id": deployment.stack_id, "name": "shop", "project_id": id("prj", 1), "project": "default", "version": 1,
+            "condition": "applied", "problems": [], "manifest": "", "created_at_ms": 0, "updated_at_ms": 0,
+            "services": [service("shop", "web", 1)],
+        });
+        self.answers(&format!("GET /api/v1/stacks/{}", deployment.stack_id), stack);
+        let begun = Deployment { stage: Stage::Pending, failure: None, ended_at_ms: None, ..deployment.clone() };
+        let answer = json!({
+            "stack_id": deployment.stack_id, "stack": "shop", "version": 1, "plan": plan("create"), "deployments": [begun],
+        });
+        self.answers("POST /api/v1/deploy", answer);
+        self.answers(&format!("GET /api/v1/deployments/{}", deployment.id), json!(deployment));
+    }
+}
+
+async fn answer(
+    State(inner): State<Arc<Mutex<Inner>>>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    if uri.query().is_some_and(|query| query.contains("follow=true")) {
+        return Sse::new(futures_util::stream::pending::<Result<_, Infallible>>()).into_response();
+    }
+    let what = format!("{method} {}", uri.path());
+    let mut inner = inner.lock().unwrap();
+    inner.asked.push(Asked {
+        what: what.clone(),
+        authorization: headers.get("authorization").map(|value| value.to_str().unwrap().to_owned()),
+        body: serde_json::from_slice(&body).unwrap_or(Value::Null),
+    });
+    match inner.answers.get(&what) {
+        Some((status, body)) => (StatusCode::from_u16(*status).unwrap(), Json(body.clone())).into_response(),
+        None => (StatusCode::NOT_FOUND, Json(json!({"code": "not_found", "message": format!("nothing at {what}")})))
+            .into_response(),
+    }
+}
+
+pub fn id(prefix: &str, number: u32) -> String {
+    format!("{prefix}_{number:032x}")
+}
+
+pub fn info(local_sources: bool) -> Value {
+    json!({"version": "0.1.0", "organization": "default", "actor": "token cli", "database": "sqlite", "local_sources": local_sources})
+}
+
+pub const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+
+pub fn deployment(stage: Stage) -> Deployment {
+    serde_json::from_value(json!({
+        "id": id("dep", 1), "stack_id": id("stk", 1), "service_id": id("svc", 1), "service": "web", "kind": "deploy",
+        "revision_id": id("rev", 1), "revision_number": 3, "commit": COMMIT, "replicas": 1, "stage": stage,
+        "stages": [{"stage": "pending", "at_ms": 0}, {"stage": stage, "at_ms": 1200}],
+        "cause": {"actor": {"kind": "token", "name": "cli"}, "action": "deploy"},
+        "created_at_ms": 0, "ended_at_ms": if stage.in_flight() { Value::Null } else { json!(1200) },
+    }))
+    .unwrap()
+}
+
+pub fn plan(action: &str) -> Value {
+    json!({
+        "stack_id": null, "stack": "shop", "base_version": 0, "fingerprint": "print-1",
+        "services": [{
+            "service": "web", "action": action, "commit": COMMIT, "notes": [],
+            "differences": if action == "keep" { json!([]) } else { json!([{"field": "run.command", "from": null, "to": "./run"}]) },
+        }],
+    })
+}
+
+pub fn service(stack: &str, name: &str, number: u32) -> Value {
+    json!({
+        "id": id("svc", number), "name": name, "stack_id": id("stk", 1), "stack": stack, "project_id": id("prj", 1),
+        "intent": "run", "condition": "running", "replicas": 1, "instances": [], "routes": [],
+        "urls": ["http://127.0.0.1:8080/"],
+        "current": {"id": id("rev", 1), "number": 3, "commit": COMMIT, "created_at_ms": 0},
+    })
+}

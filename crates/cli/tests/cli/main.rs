@@ -1,0 +1,9 @@
+//! The real binary against a small control plane that answers what each test tells it to: what goes
+//! over the wire, what a person reads, what a script gets.
+
+mod control_plane;
+mod deploying;
+mod errors;
+mod looking;
+mod signing_in;
+mod user;
