@@ -62,8 +62,19 @@ async fn a_static_site_is_served_from_its_folder() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn stopping_ends_the_whole_process_group_and_those_that_left_it() {
+    everything_ends(true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stopping_ends_everything_also_without_control_groups() {
+    everything_ends(false).await;
+}
+
+async fn everything_ends(control_groups: bool) {
     let host = ProcessHost::new();
-    let driver = host.driver();
+    let mut options = host.options();
+    options.control_groups = control_groups;
+    let driver = agent::drivers::process::ProcessDriver::open(options).unwrap();
     let daemon = host.place.path().join("daemon");
     let child = host.place.path().join("child");
     // A child, and a daemon that forked twice into a session of its own and forgot its environment.
@@ -220,7 +231,7 @@ async fn two_agents_on_one_machine_never_give_out_the_same_port() {
         .into_iter()
         .map(|host| {
             let mut options = host.options();
-            options.ports = 29_980..=29_999;
+            options.ports = 19_900..=19_905;
             agent::drivers::process::ProcessDriver::open(options).unwrap()
         })
         .collect();
@@ -296,10 +307,10 @@ async fn what_is_not_ours_is_neither_listed_nor_touched() {
     let driver = host.driver();
     let foreign = host.data().join("instances").join("someones-folder");
     std::fs::create_dir(&foreign).unwrap();
-    std::fs::write(foreign.join("spec.json"), "{}").unwrap();
     let mut stranger = std::process::Command::new("sleep").arg("600").spawn().unwrap();
     let (request, _) = run(&driver, host.revision(Words::Serve)).await;
     let id = request.instance.instance_id.clone();
+    std::fs::copy(host.instance_directory(&id).join("spec.json"), foreign.join("spec.json")).unwrap();
     assert_eq!(driver.list().await.unwrap().len(), 1);
     driver.stop(&id, GRACE).await.unwrap();
     until(&driver, &id, "exited", |i| i.state == InstanceState::Exited).await;

@@ -65,6 +65,8 @@ pub struct ProcessOptions {
     pub mainstay_binary: PathBuf,
     pub ports: RangeInclusive<u16>,
     pub concurrent_builds: usize,
+    /// Use control groups where the machine offers them. Without, nothing is limited.
+    pub control_groups: bool,
     pub log_limits: LogLimits,
     /// Each single call of git may take this long.
     pub git_timeout: Duration,
@@ -78,6 +80,7 @@ impl ProcessOptions {
             mainstay_binary: mainstay_binary.into(),
             ports: ports::DEFAULT_RANGE,
             concurrent_builds: (cores / 2).max(1),
+            control_groups: true,
             log_limits: LogLimits::default(),
             git_timeout: Duration::from_secs(600),
         }
@@ -99,7 +102,7 @@ impl ProcessDriver {
         let layout = Layout::open(&options.data_dir)?;
         let git = git::Environment::prepare(&layout.git(), &options.mainstay_binary)
             .map_err(|error| DriverError::refused(problem::describe(&error)))?;
-        let cgroups = Cgroups::detect();
+        let cgroups = if options.control_groups { Cgroups::detect() } else { Cgroups::default() };
         let changes = watch::Sender::new(0);
         let preparations = Preparations::open(layout.clone(), git.clone(), cgroups.clone(), &options, changes.clone());
         let instances = Instances::open(layout.clone(), cgroups.clone(), options, changes.clone());
