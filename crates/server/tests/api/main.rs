@@ -12,6 +12,7 @@ mod harness;
 mod logs;
 mod openapi;
 mod pages;
+mod postgres;
 mod rollout;
 mod services;
 mod session;
