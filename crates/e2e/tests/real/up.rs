@@ -72,3 +72,32 @@ async fn a_service_reaches_another_through_the_injected_address() {
     assert!(body.starts_with("version api1 "), "{body}");
     assert_ne!(word_after(&body, "pid"), word_after(&answering(&machine).await, "pid"));
 }
+
+#[tokio::test]
+async fn up_runs_on_postgresql_and_comes_back_on_it() {
+    let Ok(server) = std::env::var("MAINSTAY_TEST_POSTGRES_URL") else {
+        assert_ne!(std::env::var("MAINSTAY_REQUIRE_POSTGRES").as_deref(), Ok("1"), "a PostgreSQL is required");
+        eprintln!("skipped: MAINSTAY_TEST_POSTGRES_URL names no PostgreSQL");
+        return;
+    };
+    let database = format!("e2e_{}", std::process::id());
+    let psql = |statement: &str| {
+        let status =
+            std::process::Command::new("psql").args([server.as_str(), "--quiet", "--command", statement]).status();
+        assert!(status.unwrap().success(), "{statement}");
+    };
+    psql(&format!("CREATE DATABASE {database}"));
+    let (address, query) = server.split_once('?').map_or((server.as_str(), ""), |(address, query)| (address, query));
+    let (host, _) = address.rsplit_once('/').unwrap();
+    let url = format!("{host}/{database}?{query}");
+    let (machine, repository) = machine_with(&["--database", &url], "").await;
+    repository.write_app("v2", "").unwrap();
+    repository.commit("second").unwrap();
+    machine.run_in(&repository.path, &["deploy"]).ok();
+    assert!(answering(&machine).await.starts_with("version v2 "));
+    machine.run(&["down"]).ok();
+    machine.up(&repository.path, &["--database", &url]).ok();
+    assert!(answering(&machine).await.starts_with("version v2 "));
+    machine.run(&["down"]).ok();
+    psql(&format!("DROP DATABASE {database}"));
+}
