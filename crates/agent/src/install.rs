@@ -127,10 +127,11 @@ pub async fn uninstall(options: UninstallOptions, say: &mut (dyn FnMut(&str) + S
             Err(error) => failed.push(describe(&error)),
         }
     }
-    if live && require_systemd(&options.root, &options.data_dir).is_ok() {
-        if let Err(error) = systemctl(&["daemon-reload"]).await {
-            failed.push(error.to_string());
-        }
+    if live
+        && require_systemd(&options.root, &options.data_dir).is_ok()
+        && let Err(error) = systemctl(&["daemon-reload"]).await
+    {
+        failed.push(error.to_string());
     }
     if !options.keep_services && failed.is_empty() {
         match remove_data(&options.data_dir) {

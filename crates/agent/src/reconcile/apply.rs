@@ -18,7 +18,7 @@ impl<W: Workloads, G: Gateway> Reconciler<W, G> {
     /// The change, if it was done, for the next look to verify.
     pub(super) async fn apply(&mut self, look: &Look, change: Change) -> Option<Change> {
         tracing::debug!(?change, "applying");
-        let Some(desired) = self.desired.clone() else { return None };
+        let desired = self.desired.clone()?;
         let result = match &change {
             Change::Prepare { service_id, revision_id, .. } => self.prepare(&desired, service_id, revision_id),
             Change::StopInstance { instance_id, .. } => {
