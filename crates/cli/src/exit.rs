@@ -57,6 +57,12 @@ pub struct Failure {
     pub exit: Exit,
     pub message: String,
     pub help: Option<String>,
+    /// Boxed: most results are good ones, and they should not carry the room for this around.
+    more: Box<More>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct More {
     details: Vec<ErrorDetail>,
     source: Option<SourceText>,
     /// Lines between the message and the help: the last probe, the end of a log.
@@ -67,17 +73,7 @@ pub struct Failure {
 
 impl Failure {
     pub fn new(exit: Exit, message: impl Into<String>) -> Self {
-        let message = message.into();
-        Self {
-            exit,
-            message,
-            help: None,
-            details: vec![],
-            source: None,
-            evidence: vec![],
-            code: None,
-            request_id: None,
-        }
+        Self { exit, message: message.into(), help: None, more: Box::default() }
     }
 
     /// The ordinary failure, code 1.
@@ -94,19 +90,24 @@ impl Failure {
         self
     }
 
+    pub fn exits(mut self, exit: Exit) -> Self {
+        self.exit = exit;
+        self
+    }
+
     pub fn evidence(mut self, lines: impl IntoIterator<Item = String>) -> Self {
-        self.evidence.extend(lines);
+        self.more.evidence.extend(lines);
         self
     }
 
     /// The text that lines and columns of the details count in.
     pub fn about(mut self, source: SourceText) -> Self {
-        self.source = Some(source);
+        self.more.source = Some(source);
         self
     }
 
     pub fn details(mut self, details: Vec<ErrorDetail>) -> Self {
-        self.details = details;
+        self.more.details = details;
         self
     }
 
@@ -121,26 +122,26 @@ impl Failure {
 
     pub fn to_text(&self, paint: Paint) -> String {
         let mut text = format!("{} {}\n", paint.red_bold("error:"), self.message);
-        for detail in &self.details {
+        for detail in &self.more.details {
             text.push('\n');
             // The one thing that is wrong was said above; what is left is how to mend it.
             let said = detail.line.is_none() && detail.message == self.message;
             match &detail.help {
                 Some(help) if said => text.push_str(&format!("  {} {help}\n", paint.cyan("help:"))),
                 None if said => {}
-                _ => text.push_str(&excerpt::render(detail, self.source.as_ref(), paint)),
+                _ => text.push_str(&excerpt::render(detail, self.more.source.as_ref(), paint)),
             }
         }
-        if !self.evidence.is_empty() {
+        if !self.more.evidence.is_empty() {
             text.push('\n');
-            for line in &self.evidence {
+            for line in &self.more.evidence {
                 text.push_str(&format!("  {line}\n"));
             }
         }
         if let Some(help) = &self.help {
             text.push_str(&format!("\n{} {help}\n", paint.cyan("next:")));
         }
-        if let Some(request) = &self.request_id {
+        if let Some(request) = &self.more.request_id {
             text.push_str(&format!("{}\n", paint.dim(&format!("request {request}"))));
         }
         text.trim_end().to_owned()
@@ -149,12 +150,12 @@ impl Failure {
     fn to_json(&self) -> serde_json::Value {
         serde_json::json!({
             "error": {
-                "code": self.code,
+                "code": self.more.code,
                 "message": self.message,
-                "details": self.details,
-                "evidence": self.evidence,
+                "details": self.more.details,
+                "evidence": self.more.evidence,
                 "help": self.help,
-                "request_id": self.request_id,
+                "request_id": self.more.request_id,
             },
             "exit_code": self.exit as u8,
         })
@@ -182,13 +183,13 @@ impl From<ApiError> for Failure {
         // The id is of use to somebody only where the control plane itself is at fault.
         let request_id =
             error.request_id.filter(|_| matches!(error.code, ErrorCode::Internal | ErrorCode::Unavailable));
-        Self {
-            help,
+        let more = More {
             details: error.details,
             code: Some(error.code),
             request_id: request_id.map(|id| id.to_string()),
-            ..Self::new(exit, error.message)
-        }
+            ..More::default()
+        };
+        Self { help, more: Box::new(more), ..Self::new(exit, error.message) }
     }
 }
 

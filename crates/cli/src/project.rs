@@ -44,13 +44,19 @@ impl Project {
 enum Reach {
     /// It reads this machine's disk.
     Local,
+    /// It is on this machine, but was not told that it may.
+    Forbidden,
     Remote,
 }
 
 /// Loads what `PATH` or a git address names, for one control plane.
 pub async fn load(target: &str, client: &Client) -> Result<Project, Failure> {
     let info: Info = client.info().await?;
-    let reach = if client.is_loopback() && info.local_sources { Reach::Local } else { Reach::Remote };
+    let reach = match (client.is_loopback(), info.local_sources) {
+        (true, true) => Reach::Local,
+        (true, false) => Reach::Forbidden,
+        (false, _) => Reach::Remote,
+    };
     if looks_like_address(target) { load_address(target).await } else { load_folder(Path::new(target), reach).await }
 }
 
@@ -128,7 +134,7 @@ async fn load_folder(path: &Path, reach: Reach) -> Result<Project, Failure> {
     let directory = inside.to_string_lossy().into_owned();
     let (url, reference) = match reach {
         Reach::Local => (format!("file://{}", repository.toplevel.display()), head),
-        Reach::Remote => remote_source(&repository, &head, &mut project.warnings).await?,
+        Reach::Remote | Reach::Forbidden => remote_source(&repository, &head, reach, &mut project.warnings).await?,
     };
     let git: GitUrl = url.parse().map_err(|error| Failure::general(format!("{error}")))?;
     let reference: GitRef = reference.parse().map_err(|error| Failure::general(format!("{error}")))?;
@@ -140,14 +146,21 @@ async fn load_folder(path: &Path, reach: Reach) -> Result<Project, Failure> {
 async fn remote_source(
     repository: &Repository,
     head: &str,
+    reach: Reach,
     warnings: &mut Vec<String>,
 ) -> Result<(String, String), Failure> {
     let Some(origin) = repository.origin().await? else {
-        let failure = Failure::general(format!(
-            "{} has no remote called origin, and a control plane elsewhere cannot read this disk",
-            repository.toplevel.display()
-        ));
-        return Err(failure.help("push it somewhere: git remote add origin URL && git push -u origin HEAD"));
+        let why = match reach {
+            Reach::Forbidden => "the control plane may not read repositories of this machine",
+            _ => "a control plane elsewhere cannot read this disk",
+        };
+        let failure =
+            Failure::general(format!("{} has no remote called origin, and {why}", repository.toplevel.display()));
+        let push = "push it somewhere: git remote add origin URL && git push -u origin HEAD";
+        return Err(match reach {
+            Reach::Forbidden => failure.help(format!("{push}; or start the control plane with --allow-local-sources")),
+            _ => failure.help(push),
+        });
     };
     if !repository.is_pushed().await? {
         let short = &head[..head.len().min(10)];

@@ -1,5 +1,7 @@
 //! The client against a small real server on loopback.
 
+#![allow(clippy::unwrap_used, reason = "a test that meets an error has found one")]
+
 use api::error::{ApiError, ErrorCode, ErrorDetail};
 use api::secret::Secret;
 use axum::extract::{RawQuery, State};

@@ -3,6 +3,7 @@
 use crate::context::Context;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::system::{self, Signals};
+use agent::identity::RegisterError;
 use agent::install::{InstallError, InstallOptions, UninstallOptions};
 use agent::{Agent, AgentOptions};
 use api::name::Name;
@@ -94,8 +95,21 @@ async fn work(context: &Context, options: AgentOptions) -> Outcome {
 fn finished(ended: Result<anyhow::Result<()>, tokio::task::JoinError>) -> Outcome {
     match ended {
         Ok(Ok(())) => Ok(Exit::Ok),
-        Ok(Err(error)) => Err(error.into()),
+        Ok(Err(error)) => {
+            let exit = error.downcast_ref().map_or(Exit::Failed, exit_of);
+            Err(Failure::from(error).exits(exit))
+        }
         Err(error) => Err(Failure::general(format!("the agent broke down: {error}"))),
+    }
+}
+
+/// Why joining did not work, for a script.
+fn exit_of(error: &RegisterError) -> Exit {
+    match error {
+        RegisterError::TokenUsed | RegisterError::TokenExpired | RegisterError::TokenUnknown { .. } => Exit::Refused,
+        RegisterError::Unreachable { .. } => Exit::Unreachable,
+        RegisterError::Url { .. } => Exit::Usage,
+        _ => Exit::Failed,
     }
 }
 
@@ -123,6 +137,7 @@ async fn uninstall(context: &Context, keep_services: bool) -> Outcome {
 fn explain(error: &InstallError) -> Failure {
     let failure = Failure::general(system::with_causes(error));
     match error {
+        InstallError::Register(error) => failure.exits(exit_of(error)),
         InstallError::NotJoined => failure.help("make a token with `mainstay tokens create` on the control plane"),
         _ => failure,
     }

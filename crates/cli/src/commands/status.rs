@@ -27,7 +27,7 @@ pub async fn run(context: &Context, options: Options) -> Outcome {
     };
     let stacks = client.stacks().await?;
     if let Some(stack) = stacks.iter().find(|stack| stack.name.as_str() == what || stack.id.as_str() == what) {
-        context.printer.either(stack, |stack, printer| show_stack(stack, printer));
+        context.printer.either(stack, show_stack);
         return Ok(Exit::Ok);
     }
     show_service(context, &client, &what).await?;

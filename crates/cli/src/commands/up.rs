@@ -300,10 +300,10 @@ async fn wait_for(child: &mut Child, data_dir: &Path, log: &Path) -> Result<Runn
     let pid = child.id();
     let deadline = Instant::now() + BACKGROUND_LIMIT;
     loop {
-        if let Some(running) = running::find(data_dir).filter(|running| running.pid == pid) {
-            if Client::new(&running.address, None)?.healthy().await.is_ok() {
-                return Ok(running);
-            }
+        if let Some(running) = running::find(data_dir).filter(|running| running.pid == pid)
+            && Client::new(&running.address, None)?.healthy().await.is_ok()
+        {
+            return Ok(running);
         }
         let ended = child
             .try_wait()
