@@ -157,10 +157,9 @@ async function withoutScript(browser) {
   const { context, page } = await open(browser, { javaScriptEnabled: false });
   await signIn(page, servicePath);
   assert.match(await page.content(), /scripts are off/);
-  await page.getByLabel("Instances").fill("2");
+  await page.getByRole("spinbutton", { name: "Instances" }).fill("2");
   await page.getByRole("button", { name: "Scale" }).click();
   await page.getByText(`Scale of ${service} has begun.`).waitFor();
-  await page.getByLabel("Instances").fill("2");
   if (shots) await page.screenshot({ path: `${shots}/without-script.png`, fullPage: true });
   const filtered = await page.goto(`${address}${servicePath}?filter=nothing-holds-this`);
   assert.match(await filtered.text(), /No line holds “nothing-holds-this”/);

@@ -165,9 +165,19 @@
     source.addEventListener("error", () => {
       disconnect();
       say("off", "Not connected");
+      checkSession();
       setTimeout(connect, retryMs * (0.5 + Math.random()));
       retryMs = Math.min(retryMs * 2, 30000);
     });
+  }
+  // The browser does not tell why a stream failed. A page that leads elsewhere means: no longer signed in.
+  async function checkSession() {
+    try {
+      const answer = await fetch(location.href, { method: "HEAD", redirect: "manual" });
+      if (answer.type === "opaqueredirect") location.reload();
+    } catch {
+      // The control plane is away; connect() keeps trying.
+    }
   }
   function disconnect() {
     source?.close();

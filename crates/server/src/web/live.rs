@@ -185,8 +185,9 @@ impl Follower {
         }
     }
 
+    /// A browser drops an event without data, so this one has some.
     fn end(&mut self) {
-        self.waiting.push_back(Event::default().event("end").data(""));
+        self.waiting.push_back(Event::default().event("end").data("over"));
         self.over = true;
     }
 

@@ -34,10 +34,10 @@ pub fn problem_page(error: &ApiError, frame: &Frame) -> Markup {
                         } } }
                     }
                     @if let Some(help) = &error.help { p { (prose(&sentence(help))) } }
-                    @if let Some(id) = &error.request_id { p.soft { "Request " code { (id) } " in the control plane's log." } }
+                    @if let Some(id) = error.request_id.as_ref().filter(|_| error.code != ErrorCode::NotFound) { p.soft { "Request " code { (id) } " in the control plane's log." } }
                     p.actions {
-                        @if frame.user.is_some() { a.button href="/" { "To the overview" } " " a.button.quiet href="/events" { "What happened lately" } }
-                        @else { a.button href="/login" { "Sign in" } }
+                        @if error.code == ErrorCode::Unauthenticated { a.button href="/login" { "Sign in" } }
+                    @else { a.button href="/" { "To the overview" } " " a.button.quiet href="/events" { "What happened lately" } }
                     }
                 }
             }

@@ -16,6 +16,7 @@ use crate::auth::Caller;
 use crate::error::{HttpError, Result};
 use crate::state::AppState;
 use crate::views;
+use api::events::{EventLevel, EventRecord};
 use api::gateway::ServiceTraffic;
 use api::ids::{ServiceId, TokenId};
 use api::servers::ServerView;
@@ -103,7 +104,7 @@ impl Subject {
             Self::Overview => Page::Overview(OverviewPage {
                 stacks: views::stacks(state, scope).await?,
                 servers: views::servers(state, scope).await?,
-                events: reads::latest_events(state, scope, &EventQuery::default(), None, EVENTS_SHOWN).await?,
+                events: noteworthy(reads::latest_events(state, scope, &EventQuery::default(), None, PAGE_SIZE).await?),
             }),
             Self::Stack(stack) => Page::Stack(StackPage { stack: views::stack(state, scope, stack).await? }),
             Self::Service { stack, service, filter } => {
@@ -121,6 +122,15 @@ impl Subject {
             Self::Join(id) => Page::Join(read_arrival(state, caller, id).await?),
         })
     }
+}
+
+/// What a person wants to know first: not that documents travelled and were compared.
+fn noteworthy(mut events: Vec<EventRecord>) -> Vec<EventRecord> {
+    use api::events::EventKind::{ConfigApplied, ConfigReceived, DnsChanged, RoutesChanged};
+    let ordinary = [ConfigApplied, ConfigReceived, DnsChanged, RoutesChanged];
+    events.retain(|record| record.event.level > EventLevel::Info || !ordinary.contains(&record.event.kind));
+    events.truncate(EVENTS_SHOWN);
+    events
 }
 
 async fn read_service(

@@ -235,9 +235,13 @@ async fn forms_act_through_the_api_and_go_back_with_a_message_that_is_shown_once
     assert_eq!(cause.actor.label(), "user admin");
 
     let mistake = visitor.post(&format!("{service}/scale"), &[("replicas", "<many>")]).await;
-    visitor.follow(&mistake).await.says("must be a whole number; `&lt;many&gt;` is none").says("role=\"alert\"");
+    visitor
+        .follow(&mistake)
+        .await
+        .says("must be a whole number; <code>&lt;many&gt;</code> is none")
+        .says("role=\"alert\"");
     let nothing = visitor.post("/stacks/shop/remove", &[("confirm", "shops")]).await;
-    visitor.follow(&nothing).await.says("Nothing was removed: to confirm, write `shop`.");
+    visitor.follow(&nothing).await.says("Nothing was removed: to confirm, write <code>shop</code>.");
     assert_eq!(visitor.post("/stacks/none/services/web/stop", &[]).await.status, StatusCode::NOT_FOUND);
 }
 
@@ -326,5 +330,5 @@ async fn a_page_that_is_open_sees_a_deployment_move_and_ends_with_its_session() 
     let out = visitor.post("/logout", &[]).await;
     assert_eq!(out.header("location"), "/login");
     assert_eq!(visitor.get("/").await.status, StatusCode::SEE_OTHER, "the session is over");
-    stream.until("event: end").await;
+    stream.until("event: end\ndata: over").await;
 }
