@@ -1,13 +1,14 @@
 //! The agent as a systemd service: started at boot, restarted after a crash, removed without a trace.
 //!
 //! `KillMode=process` is the heart of the unit: stopping or restarting the agent ends the agent and
-//! nothing it started, because services and gateway outlive it. `Delegate=yes` leaves the unit's
-//! control group to us, for the limits of services. Hardening is limited to what services, which
+//! nothing it started, because services and gateway outlive it. The control groups of services lie beside
+//! the unit, not below it (see [`crate::drivers::process::cgroup`]), hence no `Delegate=`. Hardening is limited to what services, which
 //! inherit it, never need: loading kernel modules, the kernel's log, the host's name, another
 //! execution domain. What would break them (a read-only `/usr`, no new privileges, a private `/tmp`)
 //! is deliberately absent.
 
 use crate::drivers::dns::{self, DnsPaths};
+use crate::drivers::process::cgroup::Cgroups;
 use crate::identity::{self, Identity, IdentityError, RegisterError};
 use crate::paths::AgentDirectory;
 use crate::run::Agent;
@@ -19,6 +20,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub const UNIT: &str = "mainstay-agent.service";
+/// Name of the control group above those of services.
+const GROUP: &str = "mainstay";
 const SYSTEMCTL_TIMEOUT: Duration = Duration::from_secs(60);
 
 #[derive(Debug, thiserror::Error)]
@@ -103,6 +106,7 @@ pub async fn uninstall(options: UninstallOptions, say: &mut (dyn FnMut(&str) + S
         require_root()?;
     }
     let mut failed = Vec::new();
+    let identity = Identity::load(&AgentDirectory::new(&options.data_dir).identity()).ok().flatten();
     let path = unit_path(&options.root);
     if live && path.exists() {
         match systemctl(&["disable", "--now", UNIT]).await {
@@ -135,10 +139,19 @@ pub async fn uninstall(options: UninstallOptions, say: &mut (dyn FnMut(&str) + S
     }
     if !options.keep_services && failed.is_empty() {
         match remove_data(&options.data_dir) {
-            Ok(true) => say(&format!("removed {}", options.data_dir.display())),
+            Ok(true) => {
+                say(&format!("removed {}", options.data_dir.display()));
+                // Goes if the agent was all that it held; a control plane's data stays.
+                let _ = fs::remove_dir(base(&options.data_dir));
+            }
             Ok(false) => {}
             Err(error) => failed.push(describe(&error)),
         }
+        remove_empty_groups(&options.root.join("sys/fs/cgroup"), say);
+    }
+    if let Some(identity) = identity.filter(|_| !options.keep_services) {
+        let (name, url) = (identity.name, identity.control_plane_url);
+        say(&format!("{url} still lists this machine; to forget it there: mainstay servers remove {name}"));
     }
     if failed.is_empty() { Ok(()) } else { Err(InstallError::Incomplete(failed)) }
 }
@@ -151,6 +164,10 @@ async fn stop_everything(options: &UninstallOptions, say: &mut (dyn FnMut(&str) 
                 stopped.instances,
                 if stopped.gateway { " and the gateway" } else { "" }
             ));
+            if stopped.problems.is_empty() {
+                say("internal names no longer resolve on this machine");
+            }
+            Cgroups::detect().remove_if_empty();
             failed.extend(stopped.problems);
         }
         Err(error) => failed.push(format!("{error:#}")),
@@ -194,8 +211,7 @@ pub fn unit(binary: &Path, data_dir: &Path) -> String {
          # Services and gateway outlive the agent.\n\
          KillMode=process\n\
          TimeoutStopSec=30\n\
-         # Limits of services are control groups below ours.\n\
-         Delegate=yes\n\
+         OOMPolicy=continue\n\
          TasksMax=infinity\n\
          LimitNOFILE=1048576\n\
          LockPersonality=yes\n\
@@ -264,7 +280,21 @@ fn remove_data(data_dir: &Path) -> Result<bool, InstallError> {
         path: data_dir.to_owned(),
         source,
     })?;
+    // Where nothing but the agent lived, the directory around it goes, too; otherwise this is refused.
+    let _ = data_dir.parent().map(fs::remove_dir);
     Ok(true)
+}
+
+/// The groups above those of services, in each hierarchy. The kernel refuses it while one is in use,
+/// by another agent on this machine, say; then it stays.
+fn remove_empty_groups(cgroups: &Path, say: &mut (dyn FnMut(&str) + Send)) {
+    let hierarchies = fs::read_dir(cgroups).into_iter().flatten().flatten().map(|entry| entry.path());
+    for hierarchy in std::iter::once(cgroups.to_owned()).chain(hierarchies) {
+        let group = hierarchy.join(GROUP);
+        if group.is_dir() && fs::remove_dir(&group).is_ok() {
+            say(&format!("removed {}", group.display()));
+        }
+    }
 }
 
 fn create_parent(path: &Path) -> Result<(), InstallError> {
@@ -307,9 +337,10 @@ mod tests {
             text.contains("ExecStart=\"/opt/main stay/mainstay\" agent --data-dir \"/data/100%%$$x\\\"y\"\n"),
             "{text}"
         );
-        for line in ["KillMode=process", "Restart=always", "Delegate=yes", "After=network-online.target"] {
+        for line in ["KillMode=process", "Restart=always", "OOMPolicy=continue", "After=network-online.target"] {
             assert!(text.lines().any(|l| l == line), "{line} is missing");
         }
+        assert!(!text.contains("Delegate"), "groups of services below the unit would keep it from starting again");
     }
 
     #[tokio::test]
@@ -363,5 +394,14 @@ mod tests {
         assert!(!unit_path(root.path()).exists() && wants_path(root.path()).symlink_metadata().is_err());
         assert!(data_dir.exists(), "what is kept is kept");
         assert!(root.path().join("etc/systemd/system/other.service").exists());
+
+        fs::create_dir_all(root.path().join("sys/fs/cgroup/memory/mainstay")).unwrap();
+        fs::create_dir_all(root.path().join("sys/fs/cgroup/pids/mainstay/of-another-agent")).unwrap();
+        let options =
+            UninstallOptions { root: root.path().to_owned(), data_dir: data_dir.clone(), keep_services: false };
+        uninstall(options, &mut |_| {}).await.unwrap();
+        assert!(!data_dir.exists() && root.path().exists());
+        assert!(!root.path().join("sys/fs/cgroup/memory/mainstay").exists());
+        assert!(root.path().join("sys/fs/cgroup/pids/mainstay/of-another-agent").exists());
     }
 }
