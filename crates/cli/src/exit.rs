@@ -106,11 +106,6 @@ impl Failure {
         self
     }
 
-    pub fn details(mut self, details: Vec<ErrorDetail>) -> Self {
-        self.more.details = details;
-        self
-    }
-
     /// Writes it to stderr.
     pub fn print(&self, printer: &Printer) {
         if printer.json() {

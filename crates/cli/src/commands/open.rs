@@ -3,6 +3,7 @@
 use crate::address;
 use crate::context::Context;
 use crate::exit::{Exit, Failure, Outcome};
+use api::services::ServiceIntent;
 use std::process::{Command, Stdio};
 
 /// Open a service (or the dashboard) in the browser; without a display, print its address
@@ -25,12 +26,17 @@ pub async fn run(context: &Context, options: Options) -> Outcome {
         }
         Some(text) => {
             let service = address::service(&client, text).await?;
-            let failure = || Failure::general(format!("{} has no address: no route leads to it", service.name));
-            service
-                .urls
-                .first()
-                .cloned()
-                .ok_or_else(|| failure().help("give it one in mainstay.toml: route = \"/\""))?
+            match service.urls.first() {
+                Some(url) => url.clone(),
+                None if service.intent == ServiceIntent::Stop => {
+                    let failure = Failure::general(format!("{} is stopped, so nothing answers for it", service.name));
+                    return Err(failure.help(format!("start it: mainstay start {}", service.name)));
+                }
+                None => {
+                    let failure = Failure::general(format!("{} has no address: no route leads to it", service.name));
+                    return Err(failure.help("give it one in mainstay.toml: route = \"/\""));
+                }
+            }
         }
     };
     let opened = !options.print && !context.printer.json() && has_display() && open(&url);
