@@ -231,7 +231,7 @@ fn observed(instance: &RolloutInstance, fate: Fate, now_ms: UnixMillis) -> Insta
         restarts: if crashes { 4 } else { 0 },
         crash_looping: crashes,
         stopping: false,
-        last_exit: crashes.then(|| ExitStatus { code: Some(1), signal: None, out_of_memory: false, at_ms: now_ms }),
+        last_exit: crashes.then_some(ExitStatus { code: Some(1), signal: None, out_of_memory: false, at_ms: now_ms }),
         last_probe: Some(ProbeResult {
             ok: false,
             at_ms: now_ms,

@@ -55,7 +55,7 @@ pub enum Page {
     Servers(ServersPage),
     Server(Box<ServerPage>),
     Events(EventsPage),
-    Join(Arrival),
+    Join(Box<Arrival>),
 }
 
 impl Page {
@@ -119,7 +119,7 @@ impl Subject {
                 names: Names::of(&views::stacks(state, scope).await?, &[]),
             })),
             Self::Events(filter) => Page::Events(read_events(state, caller, filter).await?),
-            Self::Join(id) => Page::Join(read_arrival(state, caller, id).await?),
+            Self::Join(id) => Page::Join(Box::new(read_arrival(state, caller, id).await?)),
         })
     }
 }

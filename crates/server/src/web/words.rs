@@ -185,7 +185,7 @@ pub fn env_origin(origin: EnvOrigin) -> &'static str {
 
 /// A text in which backticks mark what is to be typed or was read, as messages of the API hold them.
 pub fn prose(text: &str) -> Markup {
-    let pairs = text.matches('`').count() % 2 == 0;
+    let pairs = text.matches('`').count().is_multiple_of(2);
     html! {
         @if pairs { @for (n, part) in text.split('`').enumerate() { @if n % 2 == 1 { code { (part) } } @else { (part) } } }
         @else { (text) }

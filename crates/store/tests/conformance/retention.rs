@@ -45,7 +45,7 @@ async fn log_lines_go_by_age_and_by_count_and_the_log_goes_on(database: Database
     let (_, deployment) = shop(&store, &tenant).await;
     let lines = (1..=10).map(|n| LogLine { at_ms: NOW + n, stream: LogStream::Stdout, text: n.to_string() }).collect();
     let sent = LogBatch { lines, ..batch(&build_of(&deployment), &deployment.service_id, 0, 10, &[]) };
-    store.log_append(&tenant.scope, &server.id, &[sent.clone()]).await.unwrap();
+    store.log_append(&tenant.scope, &server.id, std::slice::from_ref(&sent)).await.unwrap();
     let filter = LogFilter { limit: 100, ..LogFilter::default() };
     let left = async || -> Vec<String> {
         store.log_list(&tenant.scope, &filter).await.unwrap().into_iter().map(|record| record.line.text).collect()
