@@ -80,7 +80,8 @@ impl std::fmt::Display for Stage {
 impl std::str::FromStr for Stage {
     type Err = String;
     fn from_str(value: &str) -> Result<Self, String> {
-        serde_json::from_value(serde_json::Value::String(value.into())).map_err(|_| format!("`{value}` is not a deployment stage"))
+        serde_json::from_value(serde_json::Value::String(value.into()))
+            .map_err(|_| format!("`{value}` is not a deployment stage"))
     }
 }
 
@@ -126,7 +127,8 @@ impl std::fmt::Display for DeploymentKind {
 impl std::str::FromStr for DeploymentKind {
     type Err = String;
     fn from_str(value: &str) -> Result<Self, String> {
-        serde_json::from_value(serde_json::Value::String(value.into())).map_err(|_| format!("`{value}` is not a deployment kind"))
+        serde_json::from_value(serde_json::Value::String(value.into()))
+            .map_err(|_| format!("`{value}` is not a deployment kind"))
     }
 }
 

@@ -11,7 +11,9 @@ use crate::gateway::{DnsSettings, GatewaySettings};
 use crate::ids::{DeploymentId, InstanceId, ProjectId, RevisionId, ServerId, ServiceId, StackId};
 use crate::name::Name;
 use crate::secret::Secret;
-use crate::services::{BuildSpec, CommitSha, GitUrl, HealthSpec, Limits, PortSpec, RestartSpec, RouteSpec, RunSpec, StopSpec};
+use crate::services::{
+    BuildSpec, CommitSha, GitUrl, HealthSpec, Limits, PortSpec, RestartSpec, RouteSpec, RunSpec, StopSpec,
+};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 

@@ -26,7 +26,13 @@ pub struct GatewaySettings {
 
 impl Default for GatewaySettings {
     fn default() -> Self {
-        Self { port: 8080, internal_port: 8081, response_timeout_ms: 60_000, connect_timeout_ms: 3_000, idle_timeout_ms: 75_000 }
+        Self {
+            port: 8080,
+            internal_port: 8081,
+            response_timeout_ms: 60_000,
+            connect_timeout_ms: 3_000,
+            idle_timeout_ms: 75_000,
+        }
     }
 }
 

@@ -20,9 +20,7 @@ pub struct IdError {
 fn parse(noun: &'static str, prefix: &'static str, value: &str) -> Result<String, IdError> {
     let digits = value.strip_prefix(prefix).and_then(|rest| rest.strip_prefix('_'));
     match digits {
-        Some(d) if d.len() == 32 && d.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) => {
-            Ok(value.to_owned())
-        }
+        Some(d) if d.len() == 32 && d.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) => Ok(value.to_owned()),
         _ => Err(IdError { noun, prefix, value: value.chars().take(80).collect() }),
     }
 }

@@ -59,7 +59,9 @@ pub struct SourceSpec {
 /// Why a git URL or reference is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum GitTextError {
-    #[error("`{value}` is not a git URL that Mainstay fetches: {reason}; use https://, ssh://, git@host:path, git:// or file:///path")]
+    #[error(
+        "`{value}` is not a git URL that Mainstay fetches: {reason}; use https://, ssh://, git@host:path, git:// or file:///path"
+    )]
     Url { value: String, reason: &'static str },
     #[error("`{value}` is not a branch, tag or commit: {reason}")]
     Ref { value: String, reason: &'static str },
@@ -87,7 +89,10 @@ impl std::str::FromStr for GitUrl {
     type Err = GitTextError;
     fn from_str(value: &str) -> Result<Self, GitTextError> {
         let fail = |reason| {
-            Err(GitTextError::Url { value: value.chars().take(200).collect::<String>().escape_debug().to_string(), reason })
+            Err(GitTextError::Url {
+                value: value.chars().take(200).collect::<String>().escape_debug().to_string(),
+                reason,
+            })
         };
         if value.is_empty() || value.len() > 2048 {
             return fail("it must have 1 to 2048 characters");
@@ -101,7 +106,10 @@ impl std::str::FromStr for GitUrl {
         if value.contains("::") {
             return fail("remote helpers such as `ext::` run commands and are not allowed");
         }
-        if value.chars().any(|c| matches!(c, '`' | '$' | ';' | '|' | '&' | '<' | '>' | '\\' | '"' | '\'' | '(' | ')' | '{' | '}')) {
+        if value
+            .chars()
+            .any(|c| matches!(c, '`' | '$' | ';' | '|' | '&' | '<' | '>' | '\\' | '"' | '\'' | '(' | ')' | '{' | '}'))
+        {
             return fail("it holds a shell metacharacter");
         }
         if let Some(path) = value.strip_prefix("file://") {
@@ -115,7 +123,9 @@ impl std::str::FromStr for GitUrl {
                     return fail("the host is missing or begins with a hyphen");
                 }
                 if authority.split('@').next().is_some_and(|user| authority.contains('@') && user.contains(':')) {
-                    return fail("it holds a password; store it with `mainstay credentials add` and name it in `credential`");
+                    return fail(
+                        "it holds a password; store it with `mainstay credentials add` and name it in `credential`",
+                    );
                 }
                 return Ok(Self(value.into()));
             }
@@ -127,7 +137,11 @@ impl std::str::FromStr for GitUrl {
         match value.split_once(':') {
             Some((host, path)) if host.contains('@') && !path.is_empty() && !path.starts_with('-') => {
                 let name = host.rsplit('@').next().unwrap_or("");
-                if name.is_empty() || name.starts_with('-') { fail("the host is missing or begins with a hyphen") } else { Ok(Self(value.into())) }
+                if name.is_empty() || name.starts_with('-') {
+                    fail("the host is missing or begins with a hyphen")
+                } else {
+                    Ok(Self(value.into()))
+                }
             }
             _ => fail("it has no scheme"),
         }
@@ -172,7 +186,10 @@ impl std::str::FromStr for GitRef {
     type Err = GitTextError;
     fn from_str(value: &str) -> Result<Self, GitTextError> {
         let fail = |reason| {
-            Err(GitTextError::Ref { value: value.chars().take(200).collect::<String>().escape_debug().to_string(), reason })
+            Err(GitTextError::Ref {
+                value: value.chars().take(200).collect::<String>().escape_debug().to_string(),
+                reason,
+            })
         };
         if value.is_empty() || value.len() > 255 {
             return fail("it must have 1 to 255 characters");
@@ -180,11 +197,39 @@ impl std::str::FromStr for GitRef {
         if value.starts_with('-') {
             return fail("it begins with a hyphen, which git would read as an option");
         }
-        if value.chars().any(|c| c.is_control() || c.is_whitespace() || matches!(c, '~' | '^' | ':' | '?' | '*' | '[' | '\\' | '`' | '$' | ';' | '|' | '&' | '<' | '>' | '"' | '\'' | '(' | ')')) {
+        if value.chars().any(|c| {
+            c.is_control()
+                || c.is_whitespace()
+                || matches!(
+                    c,
+                    '~' | '^'
+                        | ':'
+                        | '?'
+                        | '*'
+                        | '['
+                        | '\\'
+                        | '`'
+                        | '$'
+                        | ';'
+                        | '|'
+                        | '&'
+                        | '<'
+                        | '>'
+                        | '"'
+                        | '\''
+                        | '('
+                        | ')'
+                )
+        }) {
             return fail("it holds a space, a control character or one of ~^:?*[\\`$;|&<>()\"'");
         }
         let component_bad = |c: &str| c.is_empty() || c.starts_with('.') || c.ends_with(".lock");
-        if value.contains("..") || value.contains("@{") || value == "@" || value.ends_with('.') || value.split('/').any(component_bad) {
+        if value.contains("..")
+            || value.contains("@{")
+            || value == "@"
+            || value.ends_with('.')
+            || value.split('/').any(component_bad)
+        {
             return fail("git does not allow it as a name (`git check-ref-format`)");
         }
         Ok(Self(value.into()))
@@ -228,7 +273,10 @@ impl std::str::FromStr for CommitSha {
         if matches!(value.len(), 40 | 64) && value.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
             Ok(Self(value.into()))
         } else {
-            Err(GitTextError::Ref { value: value.chars().take(80).collect(), reason: "a commit has 40 or 64 lowercase hexadecimal digits" })
+            Err(GitTextError::Ref {
+                value: value.chars().take(80).collect(),
+                reason: "a commit has 40 or 64 lowercase hexadecimal digits",
+            })
         }
     }
 }
@@ -326,7 +374,14 @@ pub struct HealthSpec {
 
 impl HealthSpec {
     pub fn with(check: HealthCheck) -> Self {
-        Self { check, interval_ms: 5_000, timeout_ms: 2_000, healthy_after: 1, unhealthy_after: 3, start_grace_ms: 60_000 }
+        Self {
+            check,
+            interval_ms: 5_000,
+            timeout_ms: 2_000,
+            healthy_after: 1,
+            unhealthy_after: 3,
+            start_grace_ms: 60_000,
+        }
     }
 }
 
@@ -564,13 +619,30 @@ mod tests {
     #[test]
     fn git_urls_with_options_helpers_or_metacharacters_are_refused() {
         for bad in [
-            "--upload-pack=touch /tmp/x", "ext::sh -c touch% /tmp/x", "https://a/b\nc", "file://relative", "ftp://a/b",
-            "/srv/repo", "https://-oProxyCommand=x/y", "ssh://-oProxyCommand=x/y", "git@-host:x", "https://a/$(id)",
-            "https://user:pass@host/x", "", "host:path",
+            "--upload-pack=touch /tmp/x",
+            "ext::sh -c touch% /tmp/x",
+            "https://a/b\nc",
+            "file://relative",
+            "ftp://a/b",
+            "/srv/repo",
+            "https://-oProxyCommand=x/y",
+            "ssh://-oProxyCommand=x/y",
+            "git@-host:x",
+            "https://a/$(id)",
+            "https://user:pass@host/x",
+            "",
+            "host:path",
         ] {
             assert!(bad.parse::<GitUrl>().is_err(), "{bad:?} was accepted");
         }
-        for good in ["https://example.com/a.git", "ssh://git@h:22/a", "git@h:team/a.git", "git://h/a", "file:///srv/a", "https://token@h/a"] {
+        for good in [
+            "https://example.com/a.git",
+            "ssh://git@h:22/a",
+            "git@h:team/a.git",
+            "git://h/a",
+            "file:///srv/a",
+            "https://token@h/a",
+        ] {
             assert!(good.parse::<GitUrl>().is_ok(), "{good:?} was refused");
         }
     }

@@ -13,7 +13,9 @@ pub enum DocumentError {
     Key,
     #[error("the document does not have the hash that it claims")]
     Hash,
-    #[error("the document is not signed by the control plane that this machine joined (pinned key {pinned}, signed with {given})")]
+    #[error(
+        "the document is not signed by the control plane that this machine joined (pinned key {pinned}, signed with {given})"
+    )]
     Signature { pinned: String, given: String },
     #[error("the signed document cannot be read: {0}")]
     Content(String),
@@ -84,7 +86,8 @@ impl VerifyingKey {
         UnparsedPublicKey::new(&ED25519, &self.bytes)
             .verify(signed.document.as_bytes(), &signature)
             .map_err(|_| DocumentError::Signature { pinned: key_id(&self.bytes), given: signed.key_id.clone() })?;
-        let state: DesiredState = serde_json::from_str(&signed.document).map_err(|e| DocumentError::Content(e.to_string()))?;
+        let state: DesiredState =
+            serde_json::from_str(&signed.document).map_err(|e| DocumentError::Content(e.to_string()))?;
         if state.generation != signed.generation {
             return Err(DocumentError::Generation { envelope: signed.generation, document: state.generation });
         }

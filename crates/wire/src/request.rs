@@ -23,7 +23,10 @@ pub const HEADER_SIGNATURE: &str = "x-mainstay-signature";
 pub enum SignatureError {
     #[error("the header `{0}` is missing or malformed")]
     Header(&'static str),
-    #[error("the clocks differ by {difference_ms} ms; at most {} ms are allowed. Set the machine's clock (NTP)", crate::CLOCK_WINDOW_MS)]
+    #[error(
+        "the clocks differ by {difference_ms} ms; at most {} ms are allowed. Set the machine's clock (NTP)",
+        crate::CLOCK_WINDOW_MS
+    )]
     Clock { difference_ms: i64 },
     #[error("the body does not have the hash that was signed")]
     Body,
@@ -84,7 +87,12 @@ impl RequestSigner {
     }
 
     /// Checks clock, body hash and signature. The nonce is good once; that is for the caller to see to.
-    pub fn verify(&self, parts: &RequestParts<'_>, given: &RequestSignature, now_ms: i64) -> Result<(), SignatureError> {
+    pub fn verify(
+        &self,
+        parts: &RequestParts<'_>,
+        given: &RequestSignature,
+        now_ms: i64,
+    ) -> Result<(), SignatureError> {
         let difference_ms = given.timestamp_ms.saturating_sub(now_ms);
         if difference_ms.saturating_abs() > crate::CLOCK_WINDOW_MS {
             return Err(SignatureError::Clock { difference_ms });
