@@ -156,7 +156,8 @@ fn entry(record: &EventRecord, names: &Names, detail: Detail, frame: &Frame) -> 
                 p.why {
                     (times::relative(event.at_ms, frame.now_ms))
                     @if detail != Detail::Brief { " · " (event.kind.as_str().replace('_', " ")) }
-                    " · because " (event.cause.actor.label()) ": " (event.cause.action)
+                    " · because " (event.cause.actor.label())
+                    @if detail != Detail::Brief || !event.message.contains(&event.cause.action) { ": " (words::prose(&event.cause.action)) }
                     @if let Some((label, path)) = place { " · " a href=(path) { (label) } }
                     @if let Some(server) = event.server_id.as_ref().and_then(|id| names.server(id)) { " · on " a href=(server_path(server)) { (server) } }
                     @if let Some(id) = event.deployment_id.as_ref().filter(|_| detail != Detail::OfDeployment) { " · " a href={ "/deployments/" (id) } { "deployment " (id.short()) } }

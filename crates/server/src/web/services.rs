@@ -153,7 +153,7 @@ impl ServicePage {
                                 p.soft { (times::relative(revision.created_at_ms, frame.now_ms)) }
                             }
                             div.end {
-                                @if current == Some(revision.number) { (words::badge(words::Tone::Good, "Serving")) } @else {
+                                @if current == Some(revision.number) { (words::badge(words::Tone::Good, "Serving")) } @else if current.is_some() {
                                     form method="post" action={ (self.path()) "/rollback" } {
                                         (csrf_field(frame))
                                         input type="hidden" name="revision" value=(revision.number);

@@ -3,8 +3,10 @@
 use super::frame::{Fragment, Frame, Live, breadcrumb, csrf_field, page};
 use super::names::{service_path, stack_path};
 use super::{times, words};
+use api::desired::Traffic;
+use api::observed::InstanceState;
 use api::plans::StackPlan;
-use api::services::ServiceView;
+use api::services::{InstanceView, ServiceView};
 use api::stacks::StackView;
 use maud::{Markup, html};
 
@@ -106,11 +108,12 @@ impl StackPage {
 
 fn service_row(service: &ServiceView, frame: &Frame) -> Markup {
     let (tone, word) = words::service_condition(service.condition);
-    let healthy = service
-        .instances
-        .iter()
-        .filter(|i| i.observed.as_ref().is_some_and(|o| o.state == api::observed::InstanceState::Healthy))
-        .count();
+    // An old release that is kept warm is healthy, too, and serves nothing.
+    let serves = |instance: &&InstanceView| {
+        instance.traffic == Traffic::Active
+            && instance.observed.as_ref().is_some_and(|seen| seen.state == InstanceState::Healthy)
+    };
+    let healthy = service.instances.iter().filter(serves).count();
     html! {
         tr {
             th scope="row" data-label="Service" { a.name href=(service_path(&service.stack, &service.name)) { (service.name) } }
@@ -201,6 +204,14 @@ mod tests {
             assert!(page.contains(wanted), "{wanted} is missing in {page}");
         }
         assert!(page.len() < 50_000);
+    }
+
+    #[test]
+    fn an_instance_that_is_only_kept_warm_is_not_counted_as_serving() {
+        let mut stack = samples::stack();
+        stack.services[0].instances[1].traffic = Traffic::Out;
+        let page = StackPage { stack }.render(&samples::frame("/stacks/shop")).into_string();
+        assert!(page.contains("1 healthy of 2"), "{page}");
     }
 
     #[test]
