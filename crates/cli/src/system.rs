@@ -7,6 +7,7 @@ use crate::config::Config;
 use crate::context::{Context, read_cli_token};
 use crate::exit::Failure;
 use crate::running::Claim;
+use agent::identity::Identity;
 use agent::{Agent, AgentOptions};
 use api::desired::SecurityMode;
 use api::name::Name;
@@ -132,8 +133,15 @@ async fn start_agent(
     shutdown: CancellationToken,
 ) -> Result<JoinHandle<anyhow::Result<()>>, Failure> {
     let directory = wishes.data_dir.join("agent");
-    let member = directory.join("identity.json").exists();
-    let token = if member { None } else { Some(server.create_join_token("this machine", JOIN_TOKEN_LIFETIME).await?) };
+    let identity = Identity::load(&directory.join("identity.json")).map_err(|e| Failure::general(with_causes(&e)))?;
+    let token = match identity {
+        Some(member) => {
+            let known = server.set_security_mode(&member.server_id, security_mode(wishes.public)).await;
+            known.map_err(|error| foreign_member(&member, &directory, &error))?;
+            None
+        }
+        None => Some(server.create_join_token("this machine", JOIN_TOKEN_LIFETIME).await?),
+    };
     let options = AgentOptions {
         control_plane_url: Some(address.to_owned()),
         token,
@@ -142,6 +150,20 @@ async fn start_agent(
         ..AgentOptions::new(directory, own_binary()?)
     };
     Ok(tokio::spawn(Agent::run(options, shutdown)))
+}
+
+/// Joining the control plane of this process would take the machine away from the one it belongs to.
+fn foreign_member(member: &Identity, directory: &Path, error: &anyhow::Error) -> Failure {
+    tracing::debug!(error = format!("{error:#}"), "the identity of this machine is not known here");
+    let identity = directory.join("identity.json");
+    let message = format!(
+        "this machine is a member of {} as {}, not of the control plane on this data directory",
+        member.control_plane_url, member.name
+    );
+    Failure::general(message).help(format!(
+        "run `mainstay agent` to serve that one, or choose another --data-dir; if that control plane is gone for good, remove {}",
+        identity.display()
+    ))
 }
 
 /// Services and gateway below a data directory are ended; nothing else on the machine is touched.

@@ -54,6 +54,8 @@ pub use state::AppState;
 
 use anyhow::{Context, Result};
 use api::cause::Cause;
+use api::desired::SecurityMode;
+use api::ids::ServerId;
 use api::secret::Secret;
 use api::tokens::{TokenPurpose, TokenRequest};
 use std::net::SocketAddr;
@@ -120,6 +122,13 @@ impl Server {
         let cause = Cause::system("up", "make a join token");
         let made = actions::tokens::make(&self.state, &scope, cause, &request).await;
         made.map(|created| created.token).map_err(|e| anyhow::anyhow!("make a join token: {}", e.to_answer().1.message))
+    }
+
+    /// Sets how far one server may be reached from outside: what `mainstay up` was told this time.
+    pub async fn set_security_mode(&self, server_id: &ServerId, mode: SecurityMode) -> Result<()> {
+        let scope = self.state.system_scope("up");
+        self.state.store().server_security_mode_set(&scope, server_id, mode).await?;
+        desired::refresh_all(&self.state, &scope).await.map_err(|e| anyhow::anyhow!("{e:#?}"))
     }
 
     /// Stops taking requests, lets open ones finish, and closes the database.

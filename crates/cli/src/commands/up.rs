@@ -16,6 +16,7 @@ use crate::project;
 use crate::report;
 use crate::running::{self, Running};
 use crate::system::{self, Asked, Extent, Signals, System, Wishes};
+use api::desired::SecurityMode;
 use api::events::EventLevel;
 use api::name::Name;
 use api::plans::{DeployAnswer, DeployRequest};
@@ -199,6 +200,9 @@ async fn introduce(context: &Context, client: &Client, arrival: Arrival<'_>, opt
         for limitation in &machine.facts.limitations {
             printer.note(&format!("  {} {limitation}", printer.paint_err().yellow("left out:")));
         }
+    }
+    if !fresh && options.public && machine.security_mode == SecurityMode::Closed {
+        printer.warning("--public counts when Mainstay starts: `mainstay down`, then this again");
     }
     let outcome = match target {
         Some(target) => deploy_target(context, client, target, options).await.map(Some),
