@@ -93,7 +93,9 @@ impl Agent {
         let mut tasks =
             start(&options, &directory, &host, identity, ledger.clone(), opened.set_aside, &shutdown).await?;
         // A task ends only after the shutdown; sooner means a defect, and a fresh start mends more than going on halfway.
+        // The shutdown is looked at first, because it ends the tasks, too.
         let result = tokio::select! {
+            biased;
             () = shutdown.cancelled() => Ok(()),
             ended = tasks.join_next() => Err(match ended {
                 Some(Err(error)) => anyhow::anyhow!("a part of the agent broke: {error}"),
@@ -178,7 +180,8 @@ async fn start(
 ) -> anyhow::Result<JoinSet<()>> {
     let driver = ProcessDriver::open(ProcessOptions::new(directory.root(), &options.mainstay_binary));
     let workloads = Arc::new(driver.map_err(|error| anyhow::anyhow!(error.describe()))?);
-    let gateway = Arc::new(GatewayDriver::new(directory.gateway(), options.mainstay_binary.clone()));
+    let gateway = GatewayDriver::new(directory.gateway(), options.mainstay_binary.clone());
+    let gateway = Arc::new(gateway.in_control_groups(workloads.control_groups().clone()));
     let dns = Arc::new(if options.dns_hook {
         DnsDriver::new(DnsPaths::system(), directory.root(), host.is_root())
     } else {

@@ -6,6 +6,7 @@
 //! owns that process and nothing of what it serves: the config comes rendered from
 //! [`plan::gateway`], and what is live is judged by the digest that the gateway itself answers.
 
+use super::process::cgroup::Cgroups;
 use super::{Config, DriverError};
 use crate::backoff::Backoff;
 use crate::spawn;
@@ -28,6 +29,8 @@ pub struct GatewayDriver {
     binary: PathBuf,
     version: &'static str,
     client: GatewayClient,
+    /// Where the process moves to, so that it does not share the fate of the agent's control group.
+    cgroups: Cgroups,
     changes: watch::Sender<u64>,
     state: Arc<Mutex<State>>,
 }
@@ -53,7 +56,13 @@ impl GatewayDriver {
     /// As [`Self::new`], for a gateway that should be of another version than this agent.
     pub fn with_version(directory: PathBuf, binary: PathBuf, version: &'static str) -> Self {
         let client = GatewayClient::new(&directory);
-        Self { directory, binary, version, client, changes: watch::Sender::new(0), state: Arc::default() }
+        let (cgroups, changes) = (Cgroups::default(), watch::Sender::new(0));
+        Self { directory, binary, version, client, cgroups, changes, state: Arc::default() }
+    }
+
+    /// Has the gateway moved out of the agent's own control group.
+    pub fn in_control_groups(self, cgroups: Cgroups) -> Self {
+        Self { cgroups, ..self }
     }
 
     /// Whether a gateway of this version should stay.
@@ -166,6 +175,9 @@ impl GatewayDriver {
         }
         let mut child = spawn::spawn_detached(&self.binary, &arguments, &log)
             .map_err(|e| io("start the gateway from", &self.binary, e))?;
+        if let Some(pid) = child.id() {
+            self.cgroups.shelter(pid);
+        }
         let deadline = Instant::now() + START_TIMEOUT;
         loop {
             tokio::time::sleep(Duration::from_millis(15)).await;

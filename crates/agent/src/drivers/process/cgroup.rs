@@ -5,7 +5,11 @@
 //! write to none of them: then instances run without limits, and the agent says so. The files are
 //! written directly; there are ten of them.
 //!
-//! All groups lie under one named `mainstay`, and only those are ever touched.
+//! All groups lie under one named `mainstay`, and only those are ever touched. It lies *beside* the unit
+//! that the agent runs in, never below it, also where systemd would allow that with `Delegate=yes`:
+//! services outlive the agent, and systemd cannot start a unit again (219/CGROUP) whose group has
+//! children with limits, because version 2 wants processes only in leaves. Supervisors and the gateway
+//! move there too, so that whatever ends the processes of the unit ends the agent and nothing else.
 
 use super::procfs;
 use api::services::Limits;
@@ -16,6 +20,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 const OURS: &str = "mainstay";
+/// In ours: where supervisors and the gateway are.
+const SUPERVISORS: &str = "supervisors";
 /// Length of the accounting period that a CPU limit is a share of.
 const CPU_PERIOD_MICROS: u64 = 100_000;
 
@@ -63,27 +69,43 @@ impl Cgroups {
         found
     }
 
-    /// Below our own group where it was delegated to us (a systemd unit with `Delegate=yes`), else at
-    /// the top, where only root may.
+    /// At the top, where only root may, or in a group above our own that was delegated (that of a
+    /// user's systemd).
     fn try_unified(&mut self, mount: &Path, own: &str) {
         let own = own.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/");
-        // A second start inside the same unit finds itself in the leaf that the first one made.
-        let own = own.strip_suffix("/agent").unwrap_or(own).trim_start_matches('/');
-        let delegated = mount.join(own);
-        if !own.is_empty() && is_delegated(&delegated) && writable(&delegated) && move_to_leaf(&delegated).is_ok() {
-            let ours = delegated.join(OURS);
-            if let Some(limits) = make_unified(&delegated, &ours) {
+        let above = delegated_above(mount, own, is_delegated);
+        for place in std::iter::once(mount.to_owned()).chain(above) {
+            let ours = place.join(OURS);
+            if let Some(limits) = make_unified(&place, &ours) {
                 self.unified = Some(ours);
                 self.unified_limits = limits;
-                if limits {
-                    return;
-                }
+                return;
             }
         }
-        let ours = mount.join(OURS);
-        if let Some(limits) = make_unified(mount, &ours) {
-            self.unified = Some(ours);
-            self.unified_limits = limits;
+    }
+
+    /// Take a process that has to outlive the agent out of the agent's own group. Where that cannot be
+    /// done it stays; `KillMode=process` in the unit still spares it.
+    pub fn shelter(&self, pid: u32) {
+        let Some(unified) = &self.unified else { return };
+        let place = unified.join(SUPERVISORS);
+        let moved = std::fs::create_dir_all(&place).and_then(|()| write(&place.join("cgroup.procs"), &pid.to_string()));
+        if let Err(error) = moved {
+            tracing::debug!(pid, place = %place.display(), %error, "a process stays in the agent's control group");
+        }
+    }
+
+    /// Remove our folders if nothing is left in them; another agent on this machine may have some.
+    pub fn remove_if_empty(&self) {
+        let all = [&self.unified, &self.memory, &self.cpu, &self.cpuacct, &self.pids].into_iter().flatten();
+        for ours in all {
+            let supervisors = ours.join(SUPERVISORS);
+            // What was stopped a moment ago may not be gone yet.
+            let deadline = Instant::now() + Duration::from_millis(500);
+            while supervisors.is_dir() && std::fs::remove_dir(&supervisors).is_err() && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            let _ = std::fs::remove_dir(ours);
         }
     }
 
@@ -107,8 +129,8 @@ impl Cgroups {
         match missing.len() {
             0 => Vec::new(),
             3 => vec![
-                "Limits are not enforced: this agent may not write control groups; run it as root, or by \
-                 `mainstay agent install`, whose unit has `Delegate=yes`."
+                "Limits are not enforced: this agent may not write control groups. Run it as root, for example \
+                 by `mainstay agent install`, or as a service of your own systemd (`systemctl --user`)."
                     .to_owned(),
             ],
             _ => vec![format!(
@@ -151,14 +173,18 @@ fn is_delegated(group: &Path) -> bool {
     })
 }
 
-/// A group with processes of its own cannot limit its children: the agent steps into a leaf.
-fn move_to_leaf(delegated: &Path) -> io::Result<()> {
-    let leaf = delegated.join("agent");
-    std::fs::create_dir_all(&leaf)?;
-    for pid in read_pids(delegated) {
-        write(&leaf.join("cgroup.procs"), &pid.to_string())?;
-    }
-    Ok(())
+/// The delegated groups strictly above the one that `/proc/self/cgroup` names, the outermost first.
+fn delegated_above(mount: &Path, own: &str, is_delegated: impl Fn(&Path) -> bool) -> Vec<PathBuf> {
+    let own = mount.join(own.trim_start_matches('/'));
+    let mut above: Vec<PathBuf> = own
+        .ancestors()
+        .skip(1)
+        .take_while(|place| *place != mount && place.starts_with(mount))
+        .map(Path::to_owned)
+        .collect();
+    above.retain(|place| is_delegated(place));
+    above.reverse();
+    above
 }
 
 /// Answers whether limits work in it, `None` if it cannot even be made.
@@ -436,6 +462,34 @@ mod tests {
         std::fs::write(place.path().join("cpu.stat"), "usage_usec 12345\nuser_usec 1\n").unwrap();
         assert_eq!(group.out_of_memory_kills(), 2);
         assert_eq!(group.usage(), Usage { memory_bytes: Some(3000), cpu_ms: Some(12) });
+    }
+
+    #[test]
+    fn the_group_of_the_own_unit_is_never_used_because_systemd_could_not_start_it_again() {
+        let mount = Path::new("/sys/fs/cgroup");
+        let delegated = |place: &Path| place.to_string_lossy().ends_with(".service");
+        let above = |own: &str| delegated_above(mount, own, delegated);
+        assert_eq!(above("/system.slice/mainstay-agent.service"), Vec::<PathBuf>::new());
+        let user = "/user.slice/user-1000.slice/user@1000.service";
+        assert_eq!(above(&format!("{user}/app.slice/agent.service")), [mount.join(&user[1..])]);
+        assert_eq!(above("/"), Vec::<PathBuf>::new());
+    }
+
+    #[test]
+    fn what_outlives_the_agent_moves_beside_it_and_the_empty_folders_go() {
+        let place = tempfile::tempdir().unwrap();
+        let ours = place.path().join(OURS);
+        let supervisors = ours.join(SUPERVISORS);
+        std::fs::create_dir_all(&supervisors).unwrap();
+        pretend(&supervisors, &["cgroup.procs"]);
+        let cgroups = Cgroups { unified: Some(ours.clone()), ..Cgroups::default() };
+        cgroups.shelter(4711);
+        assert_eq!(content(&supervisors, "cgroup.procs"), "4711");
+        cgroups.remove_if_empty();
+        assert!(supervisors.exists(), "what is in use stays");
+        std::fs::remove_file(supervisors.join("cgroup.procs")).unwrap();
+        cgroups.remove_if_empty();
+        assert!(!ours.exists());
     }
 
     #[test]

@@ -93,7 +93,7 @@ impl Instances {
             };
             self.write(&directory, &self.spec(&request, port)?)?;
             drop(lock);
-            match supervisors::begin(&self.options.mainstay_binary, &directory).await? {
+            match supervisors::begin(&self.options.mainstay_binary, &directory, &self.cgroups).await? {
                 Begun::Ready => {
                     self.watchers.ensure(id, &directory);
                     return Ok(StartedInstance { port, already_running: false });

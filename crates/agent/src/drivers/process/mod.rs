@@ -109,6 +109,10 @@ impl ProcessDriver {
         Ok(Self { layout, git, cgroups, preparations: Arc::new(preparations), instances: Arc::new(instances), changes })
     }
 
+    pub fn control_groups(&self) -> &Cgroups {
+        &self.cgroups
+    }
+
     async fn git_version(&self) -> (Option<String>, bool) {
         let Ok(url) = "file:///".parse() else { return (None, false) };
         let timeout = Duration::from_secs(10);

@@ -1,5 +1,6 @@
 //! The agent's end of the supervisors: starting one, asking one, hearing when something changed.
 
+use super::cgroup::Cgroups;
 use super::layout::{Durability, io_error, read_json, write_json};
 use super::spec::{
     CONTROL_SOCKET, InstanceSpec, InstanceStatus, LOCK_FILE, PORT_CLAIMED, Phase, READY, Request, SPEC_FILE,
@@ -36,13 +37,16 @@ pub enum Begun {
 }
 
 /// Start a supervisor in an instance's folder and wait for its word.
-pub async fn begin(mainstay: &Path, directory: &Path) -> Result<Begun, DriverError> {
+pub async fn begin(mainstay: &Path, directory: &Path, cgroups: &Cgroups) -> Result<Begun, DriverError> {
     let errors = File::create(directory.join(SUPERVISOR_ERRORS)).map_err(io_error("write", directory))?;
     let mut command = tokio::process::Command::new(mainstay);
     command.arg("shim").arg(directory).current_dir("/").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors);
     // It lives longer than whoever started it.
     command.kill_on_drop(false);
     let mut child = command.spawn().map_err(io_error("start the supervisor by", mainstay))?;
+    if let Some(pid) = child.id() {
+        cgroups.shelter(pid);
+    }
     let stdout = child.stdout.take().expect("stdout is piped");
     let mut line = String::new();
     let heard = tokio::time::timeout(BEGIN_TIMEOUT, BufReader::new(stdout).read_line(&mut line)).await;
