@@ -27,6 +27,7 @@ pub mod plans;
 pub mod secret;
 pub mod servers;
 pub mod services;
+pub mod sources;
 pub mod stacks;
 pub mod tokens;
 
