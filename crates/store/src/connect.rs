@@ -170,3 +170,18 @@ fn make_private(path: &Path) -> Result<()> {
 fn cannot(verb: &str, path: &Path, error: &io::Error) -> Error {
     Error::Connect(format!("cannot {verb} {}: {error}", path.display()).into())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_that_reads_cannot_write() {
+        let folder = tempfile::tempdir().unwrap();
+        let pools = open(&sqlite_url(&folder.path().join("mainstay.db")).unwrap()).await.unwrap();
+        let sql = "INSERT INTO organizations (id, name, created_at_ms) VALUES ('a', 'a', 0)";
+        let refused = sqlx::query(sql).execute(&pools.reader).await.unwrap_err();
+        assert!(refused.to_string().contains("readonly"), "{refused}");
+        sqlx::query(sql).execute(&pools.writer).await.unwrap();
+    }
+}

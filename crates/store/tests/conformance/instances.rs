@@ -4,12 +4,13 @@ use crate::database::Database;
 use crate::fixtures::*;
 use api::deployments::{Deployment, DeploymentKind, Stage};
 use api::desired::{InstanceIntent, Traffic};
-use store::{Error, Instance, InstanceChange, RolloutWrite, Store};
+use store::{Error, EventFilter, Instance, InstanceChange, RolloutWrite, Store};
 
 on_every_database![
     a_tick_is_written_whole,
     a_tick_that_saw_another_stage_leaves_no_trace,
     a_tick_that_saw_another_newest_deployment_leaves_no_trace,
+    the_events_of_a_tick_come_and_fail_with_it,
     a_tick_before_the_first_deployment_expects_none,
     an_instance_of_what_is_gone_is_refused,
     instances_are_listed_by_service_and_by_server,
@@ -88,6 +89,23 @@ async fn a_tick_that_saw_another_newest_deployment_leaves_no_trace(database: Dat
         assert!(matches!(error, Error::Stale { noun: "newest deployment", .. }), "{error:?}");
         assert_eq!(trace(&store, &tenant, &deployment).await, before);
     }
+}
+
+async fn the_events_of_a_tick_come_and_fail_with_it(database: Database) {
+    let store = database.open().await;
+    let tenant = tenant(&store, "acme").await;
+    let (_, deployment) = shop(&store, &tenant).await;
+    let healthy = Deployment { stage: Stage::Healthy, ..deployment.clone() };
+    let write = RolloutWrite { deployment: Some((healthy, Stage::Pending)), ..tick(&deployment, vec![]) };
+    let events = [event("healthy")];
+    store.rollout_apply_with_events(&tenant.scope, &write, &events, NOW).await.unwrap();
+    // The stage is not pending any more: neither the tick nor its event comes.
+    let late = [event("healthy again")];
+    let error = store.rollout_apply_with_events(&tenant.scope, &write, &late, NOW).await.unwrap_err();
+    assert!(matches!(error, Error::Stale { .. }), "{error:?}");
+    let filter = EventFilter { limit: 10, ..EventFilter::default() };
+    let kept = store.event_list(&tenant.scope, &filter).await.unwrap();
+    assert_eq!(kept.into_iter().map(|record| record.event).collect::<Vec<_>>(), events);
 }
 
 async fn a_tick_before_the_first_deployment_expects_none(database: Database) {

@@ -1,5 +1,8 @@
 //! One suite, every database. See `database.rs` for how SQLite and PostgreSQL are provided.
 
+// Helpers of tests are tests: an unwrap that fails is a test that fails.
+#![allow(clippy::unwrap_used)]
+
 #[macro_use]
 mod database;
 mod fixtures;

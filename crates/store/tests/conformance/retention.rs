@@ -112,10 +112,14 @@ async fn what_serves_stays_however_old(database: Database) {
         ..tick(&first, vec![InstanceChange::Create(serving.clone())])
     };
     store.rollout_apply(&tenant.scope, &write, NOW).await.unwrap();
+    let mut newest = first.clone();
     for version in 1..5 {
         let deploy = stack_deploy(&tenant, "shop", version, vec![deployed("web")]);
-        store.stack_deploy(&tenant.scope, &deploy, NOW).await.unwrap();
+        newest = store.stack_deploy(&tenant.scope, &deploy, NOW).await.unwrap().deployments.remove(0);
     }
+    let second = store.revision_by_number(&tenant.scope, &first.service_id, 2).await.unwrap().unwrap();
+    let current = Some((Some(first.revision_id.clone()), Some(second.id)));
+    store.rollout_apply(&tenant.scope, &RolloutWrite { current, ..tick(&newest, vec![]) }, NOW).await.unwrap();
     // A rollback to the third is in flight; it has no instance yet.
     let third = store.revision_by_number(&tenant.scope, &first.service_id, 3).await.unwrap().unwrap();
     let back = store::DeploymentCreate { revision_id: third.id.clone(), ..again(&first, DeploymentKind::Rollback) };
@@ -126,7 +130,7 @@ async fn what_serves_stays_however_old(database: Database) {
 
     let revisions = store.revision_list(&tenant.scope, &first.service_id, 10).await.unwrap();
     let numbers: Vec<u64> = revisions.iter().map(|revision| revision.number).collect();
-    assert_eq!(numbers, [5, 3, 1], "the newest, the one on its way and the one that serves");
+    assert_eq!(numbers, [5, 3, 2, 1], "the newest, the one on its way, the one before and the one that serves");
     assert!(store.deployment_get(&tenant.scope, &first.id).await.is_ok(), "its instance still names it");
 }
 

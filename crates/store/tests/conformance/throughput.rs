@@ -7,6 +7,7 @@ use std::time::Instant;
 
 on_every_database![
     four_hundred_read_then_write_transactions_from_eight_tasks_fail_none,
+    two_processes_on_one_database_fail_none,
     readers_are_not_held_up_by_a_writer,
 ];
 
@@ -35,6 +36,26 @@ async fn four_hundred_read_then_write_transactions_from_eight_tasks_fail_none(da
     }
     println!("{}: 400 transactions in {:?}, the longest {longest:?}", store.dialect_name(), started.elapsed());
     assert_eq!(store.event_newest(&tenant.scope).await.unwrap(), 400);
+}
+
+/// Each opened store has its own connections, as a second process would: they meet at the file's lock.
+async fn two_processes_on_one_database_fail_none(database: Database) {
+    let stores = [database.open().await, database.open().await];
+    let tenant = tenant(&stores[0], "acme").await;
+    let tasks: Vec<_> = (0..4)
+        .map(|task| {
+            let (store, scope) = (stores[task % 2].clone(), tenant.scope.clone());
+            tokio::spawn(async move {
+                for _ in 0..25 {
+                    store.event_append(&scope, &[event("x")]).await.unwrap();
+                }
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+    assert_eq!(stores[1].event_newest(&tenant.scope).await.unwrap(), 100);
 }
 
 async fn readers_are_not_held_up_by_a_writer(database: Database) {
