@@ -94,7 +94,7 @@ async fn a_service_that_listens_elsewhere_is_told_so() {
     let elsewhere = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let watched = Watched::start(&host, &format!("{HELPER} serve-on {elsewhere}"), http(), |_| {}).await;
     let seen = watched
-        .until("diagnosed", |i| i.problem.as_deref().is_some_and(|p| p.contains("the process listens on")))
+        .until("diagnosed", |i| i.problem.as_deref().is_some_and(|p| p.contains("; the process listens on")))
         .await;
     let port = seen.port.unwrap();
     assert_eq!(
