@@ -15,6 +15,7 @@ use api::secret::Secret;
 use api::servers::{ServerCondition, ServerView};
 use client::Client;
 use server::{Server, ServerOptions};
+use std::io::IsTerminal;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -233,10 +234,15 @@ pub fn reachable_address(socket: SocketAddr) -> String {
     format!("http://{}", SocketAddr::new(ip, socket.port()))
 }
 
-/// Shows the first password, once, and where it is kept.
+/// Shows the first password, once, and where it is kept. Where nobody looks on (systemd's journal, a
+/// log file), only the place is said: a log is read by more people than a password is for.
 pub fn tell_password(context: &Context, data_dir: &Path, password: Option<&Secret>) {
     if let Some(password) = password {
         let file = data_dir.join("server/initial-password");
+        if !std::io::stderr().is_terminal() {
+            context.printer.note(&format!("  sign in as admin; the first password is in {}", file.display()));
+            return;
+        }
         context.printer.note(&format!("  sign in as admin with the password {}", password.expose()));
         context.printer.note(&format!("  (shown once; it is kept in {})", file.display()));
     }
