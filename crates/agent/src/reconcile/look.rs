@@ -239,6 +239,9 @@ fn health_specs(desired: Option<&DesiredState>, instances: &[InstanceObserved]) 
 
 fn is_unwell(instance: &InstanceObserved) -> bool {
     let ended = instance.state == InstanceState::Exited && !instance.stopping;
-    let restarting = instance.state == InstanceState::Transient && instance.restarts > 0;
+    // Alive again for a moment, after it ended by itself, is no sign of being well: a deployment may
+    // be given up at exactly this look, and needs the last words.
+    let unproven = matches!(instance.state, InstanceState::Transient | InstanceState::Running);
+    let restarting = unproven && instance.restarts > 0;
     instance.state == InstanceState::Unhealthy || instance.crash_looping || ended || restarting
 }
