@@ -1,6 +1,7 @@
 //! From `argv` to a command, and from its outcome to an exit code.
 
 use crate::commands as c;
+use crate::commands::lifecycle::Action;
 use crate::context::{Context, Global};
 use crate::exit::{Exit, Failure, Outcome};
 use clap::{CommandFactory, Parser, Subcommand};
@@ -37,9 +38,12 @@ enum Command {
     Events(c::events::Options),
     Open(c::open::Options),
     Rollback(c::rollback::Options),
-    Restart(c::restart::Options),
-    Stop(c::stop::Options),
-    Start(c::start::Options),
+    /// Start new instances of the current revision and replace the old ones with them, without a gap
+    Restart(c::lifecycle::Options),
+    /// Stop a service; it stays stopped until it is started or deployed again
+    Stop(c::lifecycle::Options),
+    /// Start a service that was stopped
+    Start(c::lifecycle::Options),
     Scale(c::scale::Options),
     Env(c::env::Options),
     Cancel(c::cancel::Options),
@@ -143,9 +147,9 @@ async fn perform(context: &Context, command: Command) -> Outcome {
         Command::Events(options) => c::events::run(context, options).await,
         Command::Open(options) => c::open::run(context, options).await,
         Command::Rollback(options) => c::rollback::run(context, options).await,
-        Command::Restart(options) => c::restart::run(context, options).await,
-        Command::Stop(options) => c::stop::run(context, options).await,
-        Command::Start(options) => c::start::run(context, options).await,
+        Command::Restart(options) => c::lifecycle::run(context, Action::Restart, options).await,
+        Command::Stop(options) => c::lifecycle::run(context, Action::Stop, options).await,
+        Command::Start(options) => c::lifecycle::run(context, Action::Start, options).await,
         Command::Scale(options) => c::scale::run(context, options).await,
         Command::Env(options) => c::env::run(context, options).await,
         Command::Cancel(options) => c::cancel::run(context, options).await,
