@@ -8,7 +8,7 @@
 //! looked at again, as it is the moment that anybody's token or session ends: with it ends the stream.
 
 use crate::auth::Caller;
-use crate::error::Result;
+use crate::error::{HttpError, Result};
 use crate::state::AppState;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
@@ -18,52 +18,85 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::Future;
 use std::time::{Duration, Instant};
+use store::{Scope, Store};
 use tokio::sync::watch;
 
 /// How many records one read takes from the store.
 pub const PAGE: u32 = 500;
 const HEARTBEAT: Duration = Duration::from_secs(15);
 
-/// What a stream needs beside a way to read.
-pub struct Follower<T, R> {
-    pub state: AppState,
-    pub caller: Caller,
-    /// `event` or `log`.
-    pub name: &'static str,
-    pub wakeup: watch::Receiver<u64>,
-    /// Sent before anything else, oldest first.
-    pub first: Vec<T>,
-    /// Records after this one are read.
-    pub after: i64,
-    pub sequence_of: fn(&T) -> i64,
-    /// Reads at most [`PAGE`] records after a sequence, and says up to which sequence it looked.
-    pub read: R,
+/// Records that can be followed, as the filter that chooses them.
+pub trait Followed: Clone + Send + Sync + 'static {
+    type Record: Serialize + Send + 'static;
+    /// What the events of the stream are called.
+    const NAME: &'static str;
+
+    fn sequence(record: &Self::Record) -> i64;
+    fn wakeup(state: &AppState) -> watch::Receiver<u64>;
+    /// The highest sequence so far.
+    fn newest(store: &Store, scope: &Scope) -> impl Future<Output = store::Result<i64>> + Send;
+    /// The last `limit` records up to a sequence, oldest first.
+    fn last(
+        &self,
+        store: &Store,
+        scope: &Scope,
+        up_to: i64,
+        limit: u32,
+    ) -> impl Future<Output = store::Result<Vec<Self::Record>>> + Send;
+    /// At most [`PAGE`] records after a sequence, oldest first.
+    fn after(
+        &self,
+        store: &Store,
+        scope: &Scope,
+        after: i64,
+    ) -> impl Future<Output = store::Result<Vec<Self::Record>>> + Send;
 }
 
-struct Running<T, R> {
-    follower: Follower<T, R>,
-    waiting: VecDeque<T>,
+/// Where a stream begins.
+#[derive(Debug, Clone, Copy)]
+pub enum Begin {
+    /// Right after this sequence: the reader was here before.
+    After(i64),
+    /// With the last so many of what is there.
+    Last(u32),
+}
+
+struct Running<F: Followed> {
+    state: AppState,
+    caller: Caller,
+    filter: F,
+    wakeup: watch::Receiver<u64>,
+    waiting: VecDeque<F::Record>,
+    /// Records after this one are read.
+    after: i64,
     revoked: watch::Receiver<u64>,
     checked_at: Instant,
 }
 
 /// Answers with the stream.
-pub fn answer<T, R, F>(mut follower: Follower<T, R>) -> Response
-where
-    T: Serialize + Send + 'static,
-    R: FnMut(i64) -> F + Send + 'static,
-    F: Future<Output = Result<(Vec<T>, i64)>> + Send + 'static,
-{
-    follower.wakeup.mark_changed();
-    let waiting = std::mem::take(&mut follower.first).into();
-    let revoked = follower.state.wakeups().credentials();
-    let running = Running { follower, waiting, revoked, checked_at: Instant::now() };
+pub async fn answer<F: Followed>(state: AppState, caller: Caller, filter: F, begin: Begin) -> Result<Response> {
+    let mut wakeup = F::wakeup(&state);
+    wakeup.mark_changed();
+    let (waiting, after) = match begin {
+        Begin::After(after) => (VecDeque::new(), after),
+        Begin::Last(limit) => {
+            // What comes between the two reads is after `newest`, and read with what follows.
+            let newest = F::newest(state.store(), caller.scope()).await?;
+            let last = match limit {
+                0 => Vec::new(),
+                _ => filter.last(state.store(), caller.scope(), newest, limit).await?,
+            };
+            (last.into(), newest)
+        }
+    };
+    let revoked = state.wakeups().credentials();
+    let running = Running { state, caller, filter, wakeup, waiting, after, revoked, checked_at: Instant::now() };
     let events = stream::unfold(running, |mut running| async {
         let record = running.next().await?;
-        let event = to_event(running.follower.name, (running.follower.sequence_of)(&record), &record)?;
+        let event = to_event(F::NAME, F::sequence(&record), &record)?;
         Some((Ok::<_, Infallible>(event), running))
     });
-    Sse::new(events).keep_alive(KeepAlive::new().interval(HEARTBEAT).text("still here")).into_response()
+    Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(HEARTBEAT).text("still here")).into_response())
 }
 
 fn to_event<T: Serialize>(name: &str, sequence: i64, record: &T) -> Option<Event> {
@@ -76,14 +109,10 @@ fn to_event<T: Serialize>(name: &str, sequence: i64, record: &T) -> Option<Event
     }
 }
 
-impl<T, R, F> Running<T, R>
-where
-    R: FnMut(i64) -> F,
-    F: Future<Output = Result<(Vec<T>, i64)>>,
-{
+impl<F: Followed> Running<F> {
     /// The next record, or `None` when the stream has to end. Cancelling it loses nothing: what was
     /// read waits in `waiting`, and `after` moves only together with it.
-    async fn next(&mut self) -> Option<T> {
+    async fn next(&mut self) -> Option<F::Record> {
         loop {
             if let Some(record) = self.waiting.pop_front() {
                 return Some(record);
@@ -91,18 +120,18 @@ where
             if !self.wait().await {
                 return None;
             }
-            match (self.follower.read)(self.follower.after).await {
-                Ok((records, looked_up_to)) => {
-                    if looked_up_to > self.follower.after {
+            match self.filter.after(self.state.store(), self.caller.scope(), self.after).await {
+                Ok(records) => {
+                    if let Some(last) = records.last() {
                         // There may be more than one page.
-                        self.follower.wakeup.mark_changed();
+                        self.wakeup.mark_changed();
+                        self.after = self.after.max(F::sequence(last));
                     }
-                    self.follower.after = self.follower.after.max(looked_up_to);
                     self.waiting.extend(records);
                 }
                 Err(error) => {
                     // The client opens the stream again after its last sequence.
-                    let _ = error.to_answer();
+                    let _ = HttpError::from(error).to_answer();
                     return None;
                 }
             }
@@ -116,19 +145,19 @@ where
             if revoked || self.checked_at.elapsed() >= HEARTBEAT {
                 self.revoked.mark_unchanged();
                 self.checked_at = Instant::now();
-                if !self.follower.caller.still_good(&self.follower.state).await {
+                if !self.caller.still_good(&self.state).await {
                     return false;
                 }
             }
             tokio::select! {
                 // All are safe to cancel: nothing is taken out of anywhere.
-                () = self.follower.state.stopping().cancelled() => return false,
+                () = self.state.stopping().cancelled() => return false,
                 _ = self.revoked.changed() => self.revoked.mark_changed(),
-                changed = self.follower.wakeup.changed() => {
+                changed = self.wakeup.changed() => {
                     if changed.is_err() || !self.revoked.has_changed().unwrap_or(false) {
                         return changed.is_ok();
                     }
-                    self.follower.wakeup.mark_changed();
+                    self.wakeup.mark_changed();
                 }
                 () = tokio::time::sleep(HEARTBEAT) => {}
             }

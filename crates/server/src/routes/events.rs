@@ -3,7 +3,7 @@
 use crate::auth::Caller;
 use crate::error::{HttpError, Result};
 use crate::extract::Query;
-use crate::follow::{self, Follower, PAGE};
+use crate::follow::{self, Begin, Followed, PAGE};
 use crate::state::AppState;
 use crate::views::{find_server, find_service_anywhere, find_stack, parse};
 use api::events::EventRecord;
@@ -11,7 +11,8 @@ use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
-use store::EventFilter;
+use store::{EventFilter, Scope, Store};
+use tokio::sync::watch;
 
 const LIMIT: u32 = 1_000;
 
@@ -44,44 +45,40 @@ pub async fn list(State(state): State<AppState>, caller: Caller, Query(query): Q
     let mut filter = filter(&state, &caller, &query).await?;
     if !query.follow {
         filter.limit = query.limit.unwrap_or(100).clamp(1, LIMIT);
-        return Ok(Json(newest_last(&state, &caller, &filter).await?).into_response());
+        return Ok(Json(oldest_first(state.store(), caller.scope(), &filter).await?).into_response());
     }
-    let wakeup = state.wakeups().events();
     // What is already there is shown only when asked for; then what comes, from there on.
-    let (first, after) = match query.after {
-        Some(after) => (Vec::new(), after),
-        None => {
-            let newest = state.store().event_newest(caller.scope()).await?;
-            filter.limit = query.limit.unwrap_or(0).min(LIMIT);
-            filter.before = Some(newest + 1);
-            let first = if filter.limit == 0 { Vec::new() } else { newest_last(&state, &caller, &filter).await? };
-            filter.before = None;
-            (first, newest)
-        }
-    };
-    filter.limit = PAGE;
-    let reader = (state.clone(), caller.clone(), filter);
-    Ok(follow::answer(Follower {
-        state,
-        caller,
-        name: "event",
-        wakeup,
-        first,
-        after,
-        sequence_of: |record: &EventRecord| record.sequence,
-        read: move |after| read(reader.clone(), after),
-    }))
+    let begin = query.after.map_or(Begin::Last(query.limit.unwrap_or(0).min(LIMIT)), Begin::After);
+    follow::answer(state, caller, filter, begin).await
 }
 
-async fn read((state, caller, filter): (AppState, Caller, EventFilter), after: i64) -> Result<(Vec<EventRecord>, i64)> {
-    let filter = EventFilter { after: Some(after), ..filter };
-    let records = state.store().event_list(caller.scope(), &filter).await?;
-    let last = records.last().map_or(after, |record| record.sequence);
-    Ok((records, last))
+impl Followed for EventFilter {
+    type Record = EventRecord;
+    const NAME: &'static str = "event";
+
+    fn sequence(record: &EventRecord) -> i64 {
+        record.sequence
+    }
+
+    fn wakeup(state: &AppState) -> watch::Receiver<u64> {
+        state.wakeups().events()
+    }
+
+    async fn newest(store: &Store, scope: &Scope) -> store::Result<i64> {
+        store.event_newest(scope).await
+    }
+
+    async fn last(&self, store: &Store, scope: &Scope, up_to: i64, limit: u32) -> store::Result<Vec<EventRecord>> {
+        oldest_first(store, scope, &EventFilter { before: Some(up_to + 1), limit, ..self.clone() }).await
+    }
+
+    async fn after(&self, store: &Store, scope: &Scope, after: i64) -> store::Result<Vec<EventRecord>> {
+        store.event_list(scope, &EventFilter { after: Some(after), limit: PAGE, ..self.clone() }).await
+    }
 }
 
-async fn newest_last(state: &AppState, caller: &Caller, filter: &EventFilter) -> Result<Vec<EventRecord>> {
-    let mut records = state.store().event_list(caller.scope(), filter).await?;
+async fn oldest_first(store: &Store, scope: &Scope, filter: &EventFilter) -> store::Result<Vec<EventRecord>> {
+    let mut records = store.event_list(scope, filter).await?;
     records.sort_by_key(|record| record.sequence);
     Ok(records)
 }

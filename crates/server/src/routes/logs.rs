@@ -3,7 +3,7 @@
 use crate::auth::Caller;
 use crate::error::{HttpError, Result};
 use crate::extract::Query;
-use crate::follow::{self, Follower, PAGE};
+use crate::follow::{self, Begin, Followed, PAGE};
 use crate::state::AppState;
 use crate::views::{find_service_anywhere, find_stack, parse};
 use api::logs::LogRecord;
@@ -11,7 +11,8 @@ use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
-use store::{LogFilter, LogKind};
+use store::{LogFilter, LogKind, Scope, Store};
+use tokio::sync::watch;
 
 const LIMIT: u32 = 10_000;
 const TAIL: u32 = 200;
@@ -50,40 +51,35 @@ pub async fn list(State(state): State<AppState>, caller: Caller, Query(query): Q
         filter.limit = filter.limit.max(1);
         return Ok(Json(state.store().log_list(caller.scope(), &filter).await?).into_response());
     }
-    let wakeup = state.wakeups().logs();
-    let (first, after) = match query.after {
-        Some(after) => (Vec::new(), after),
-        None => {
-            // Lines that come between the two reads are after `newest` or in `first`; those in both
-            // are left out of `first`.
-            let newest = state.store().log_newest(caller.scope()).await?;
-            let mut first = match filter.limit {
-                0 => Vec::new(),
-                _ => state.store().log_list(caller.scope(), &filter).await?,
-            };
-            first.retain(|record| record.sequence <= newest);
-            (first, newest)
-        }
-    };
-    filter.limit = PAGE;
-    let reader = (state.clone(), caller.clone(), filter);
-    Ok(follow::answer(Follower {
-        state,
-        caller,
-        name: "log",
-        wakeup,
-        first,
-        after,
-        sequence_of: |record: &LogRecord| record.sequence,
-        read: move |after| read(reader.clone(), after),
-    }))
+    let begin = query.after.map_or(Begin::Last(filter.limit), Begin::After);
+    follow::answer(state, caller, filter, begin).await
 }
 
-async fn read((state, caller, filter): (AppState, Caller, LogFilter), after: i64) -> Result<(Vec<LogRecord>, i64)> {
-    let filter = LogFilter { after: Some(after), ..filter };
-    let records = state.store().log_list(caller.scope(), &filter).await?;
-    let last = records.last().map_or(after, |record| record.sequence);
-    Ok((records, last))
+impl Followed for LogFilter {
+    type Record = LogRecord;
+    const NAME: &'static str = "log";
+
+    fn sequence(record: &LogRecord) -> i64 {
+        record.sequence
+    }
+
+    fn wakeup(state: &AppState) -> watch::Receiver<u64> {
+        state.wakeups().logs()
+    }
+
+    async fn newest(store: &Store, scope: &Scope) -> store::Result<i64> {
+        store.log_newest(scope).await
+    }
+
+    async fn last(&self, store: &Store, scope: &Scope, up_to: i64, limit: u32) -> store::Result<Vec<LogRecord>> {
+        let mut records = store.log_list(scope, &LogFilter { limit, ..self.clone() }).await?;
+        records.retain(|record| record.sequence <= up_to);
+        Ok(records)
+    }
+
+    async fn after(&self, store: &Store, scope: &Scope, after: i64) -> store::Result<Vec<LogRecord>> {
+        store.log_list(scope, &LogFilter { after: Some(after), limit: PAGE, ..self.clone() }).await
+    }
 }
 
 async fn filter(state: &AppState, caller: &Caller, query: &LogQuery) -> Result<LogFilter> {
