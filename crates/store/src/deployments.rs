@@ -49,27 +49,16 @@ impl Store {
     }
 
     pub async fn deployment_get(&self, scope: &Scope, id: &DeploymentId) -> Result<Deployment> {
-        let row =
-            sqlx::query_as::<_, (String,)>("SELECT document FROM deployments WHERE id = $1 AND organization_id = $2")
-                .bind(id.as_str())
-                .bind(scope.organization.as_str())
-                .fetch_optional(&self.pool)
-                .await?;
-        from_json("deployment", &row.ok_or_else(|| Error::not_found("deployment", id.as_str()))?.0)
+        const SQL: &str = "SELECT document FROM deployments WHERE id = $1 AND organization_id = $2";
+        from_json("deployment", &self.document(SQL, scope, "deployment", id.as_str()).await?)
     }
 
     /// Newest first.
     pub async fn deployment_list(&self, scope: &Scope, service_id: &ServiceId, limit: u32) -> Result<Vec<Deployment>> {
-        let rows = sqlx::query_as::<_, (String,)>(
-            "SELECT document FROM deployments WHERE service_id = $1 AND organization_id = $2
-             ORDER BY number DESC LIMIT $3",
-        )
-        .bind(service_id.as_str())
-        .bind(scope.organization.as_str())
-        .bind(i64::from(limit))
-        .fetch_all(&self.pool)
-        .await?;
-        rows.iter().map(|(text,)| from_json("deployment", text)).collect()
+        const SQL: &str = "SELECT document FROM deployments WHERE service_id = $1 AND organization_id = $2
+             ORDER BY number DESC LIMIT $3";
+        let documents = self.documents_of_service(SQL, scope, service_id, limit).await?;
+        documents.iter().map(|(text,)| from_json("deployment", text)).collect()
     }
 
     /// The newest of a service, which is the one that the rollout looks at.

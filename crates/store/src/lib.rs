@@ -22,6 +22,7 @@ mod connect;
 mod credentials;
 mod deployments;
 mod desired;
+mod documents;
 mod error;
 mod events;
 mod instances;

@@ -10,27 +10,16 @@ use sqlx::{Any, Transaction};
 
 impl Store {
     pub async fn revision_get(&self, scope: &Scope, id: &RevisionId) -> Result<Revision> {
-        let row =
-            sqlx::query_as::<_, (String,)>("SELECT document FROM revisions WHERE id = $1 AND organization_id = $2")
-                .bind(id.as_str())
-                .bind(scope.organization.as_str())
-                .fetch_optional(&self.pool)
-                .await?;
-        open("revision", &row.ok_or_else(|| Error::not_found("revision", id.as_str()))?.0)
+        const SQL: &str = "SELECT document FROM revisions WHERE id = $1 AND organization_id = $2";
+        open("revision", &self.document(SQL, scope, "revision", id.as_str()).await?)
     }
 
     /// Newest first.
     pub async fn revision_list(&self, scope: &Scope, service_id: &ServiceId, limit: u32) -> Result<Vec<Revision>> {
-        let rows = sqlx::query_as::<_, (String,)>(
-            "SELECT document FROM revisions WHERE service_id = $1 AND organization_id = $2
-             ORDER BY number DESC LIMIT $3",
-        )
-        .bind(service_id.as_str())
-        .bind(scope.organization.as_str())
-        .bind(i64::from(limit))
-        .fetch_all(&self.pool)
-        .await?;
-        rows.iter().map(|(text,)| open("revision", text)).collect()
+        const SQL: &str = "SELECT document FROM revisions WHERE service_id = $1 AND organization_id = $2
+             ORDER BY number DESC LIMIT $3";
+        let documents = self.documents_of_service(SQL, scope, service_id, limit).await?;
+        documents.iter().map(|(text,)| open("revision", text)).collect()
     }
 
     /// By the number that people say aloud.
