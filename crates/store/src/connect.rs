@@ -11,9 +11,9 @@
 //!
 //! Deliberately absent: a database in memory. Each connection would have one of its own.
 
-use crate::{Dialect, Error, Result};
+use crate::{Dialect, Error, Result, migrations};
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
-use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::migrate::MigrateError;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{AnyConnection, AnyPool, Connection, Executor};
 use std::fs::{OpenOptions, Permissions};
@@ -26,8 +26,6 @@ use std::time::Duration;
 const WAIT: Duration = Duration::from_secs(10);
 
 const CONNECTIONS: u32 = 8;
-
-static MIGRATIONS: Migrator = sqlx::migrate!();
 
 /// The time to wait comes first, so that it already holds for what follows.
 const SQLITE_SETTINGS: &str = "PRAGMA busy_timeout = 10000; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; \
@@ -118,7 +116,7 @@ async fn bring_up_to_date(dialect: Dialect, options: &AnyConnectOptions) -> Resu
         Dialect::Postgres => POSTGRES_MIGRATION_SETTINGS,
     };
     connection.execute(settings).await.map_err(Error::connect)?;
-    let migrated = MIGRATIONS.run_direct(None, &mut connection, false).await;
+    let migrated = migrations::migrator().run_direct(None, &mut connection, false).await;
     // Also after a failure: the lock that PostgreSQL holds for the migration goes with the connection.
     let closed = connection.close().await;
     migrated.map_err(migrate_error)?;
@@ -126,9 +124,8 @@ async fn bring_up_to_date(dialect: Dialect, options: &AnyConnectOptions) -> Resu
 }
 
 fn migrate_error(error: MigrateError) -> Error {
-    let newest = MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or(0);
     match error {
-        MigrateError::VersionMissing(version) if version > newest => Error::Newer { version },
+        MigrateError::VersionMissing(version) if version > migrations::NEWEST => Error::Newer { version },
         other => Error::Migrate(Box::new(other)),
     }
 }

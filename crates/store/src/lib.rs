@@ -28,6 +28,7 @@ mod events;
 mod instances;
 mod log_streams;
 mod logs;
+mod migrations;
 mod observed;
 mod projects;
 mod retention;

@@ -1,0 +1,20 @@
+//! The schema, step by step. A migration that was released is never changed: its checksum is in
+//! every database.
+//!
+//! They are named here instead of read by `sqlx::migrate!`: that macro would have both database
+//! drivers compiled a second time, for the compiler's own use.
+
+use sqlx::SqlSafeStr;
+use sqlx::migrate::{Migration, MigrationType, Migrator};
+
+/// Version, description, SQL; oldest first.
+const ALL: [(i64, &str, &str); 1] = [(1, "foundation", include_str!("../migrations/0001_foundation.sql"))];
+
+pub const NEWEST: i64 = ALL[ALL.len() - 1].0;
+
+pub fn migrator() -> Migrator {
+    let migration = |(version, description, sql): (i64, &'static str, &'static str)| {
+        Migration::new(version, description.into(), MigrationType::Simple, sql.into_sql_str(), false)
+    };
+    Migrator::with_migrations(ALL.into_iter().map(migration).collect())
+}
