@@ -56,6 +56,8 @@ pub struct InstallOptions {
     /// Joins first, if this machine has not yet.
     pub join: Option<(String, Secret)>,
     pub name: Option<Name>,
+    /// Whether internal names may be hooked into this machine's resolver.
+    pub dns_hook: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -75,7 +77,7 @@ pub async fn install(options: InstallOptions, say: &mut (dyn FnMut(&str) + Send)
     }
     join(&options, say).await?;
     let path = unit_path(&options.root);
-    write(&path, &unit(&options.binary, base(&options.data_dir)))?;
+    write(&path, &unit(&options.binary, base(&options.data_dir), options.dns_hook))?;
     say(&format!("wrote {}", path.display()));
     if live {
         systemctl(&["daemon-reload"]).await?;
@@ -194,7 +196,8 @@ fn base(agent_directory: &Path) -> &Path {
 }
 
 /// The unit's text.
-pub fn unit(binary: &Path, data_dir: &Path) -> String {
+pub fn unit(binary: &Path, data_dir: &Path, dns_hook: bool) -> String {
+    let no_dns = if dns_hook { "" } else { " --no-dns" };
     format!(
         "# Made by `mainstay agent install`; removed by `mainstay agent uninstall`.\n\
          [Unit]\n\
@@ -205,7 +208,7 @@ pub fn unit(binary: &Path, data_dir: &Path) -> String {
          \n\
          [Service]\n\
          Type=exec\n\
-         ExecStart={} agent --data-dir {}\n\
+         ExecStart={} agent --data-dir {}{no_dns}\n\
          Restart=always\n\
          RestartSec=1\n\
          # Services and gateway outlive the agent.\n\
@@ -332,11 +335,12 @@ mod tests {
 
     #[test]
     fn the_unit_keeps_services_running_and_takes_odd_paths_literally() {
-        let text = unit(Path::new("/opt/main stay/mainstay"), Path::new("/data/100%$x\"y"));
+        let text = unit(Path::new("/opt/main stay/mainstay"), Path::new("/data/100%$x\"y"), false);
         assert!(
-            text.contains("ExecStart=\"/opt/main stay/mainstay\" agent --data-dir \"/data/100%%$$x\\\"y\"\n"),
+            text.contains("ExecStart=\"/opt/main stay/mainstay\" agent --data-dir \"/data/100%%$$x\\\"y\" --no-dns\n"),
             "{text}"
         );
+        assert!(!unit(Path::new("/m"), Path::new("/d"), true).contains("--no-dns"));
         for line in ["KillMode=process", "Restart=always", "OOMPolicy=continue", "After=network-online.target"] {
             assert!(text.lines().any(|l| l == line), "{line} is missing");
         }
@@ -352,6 +356,7 @@ mod tests {
             data_dir: root.path().join("data"),
             join: None,
             name: None,
+            dns_hook: true,
         };
         let error = install(options, &mut |_| {}).await.unwrap_err();
         assert!(matches!(error, InstallError::NotJoined), "{error}");
@@ -382,6 +387,7 @@ mod tests {
             data_dir: data_dir.clone(),
             join: None,
             name: None,
+            dns_hook: true,
         };
         let mut said = Vec::new();
         install(options, &mut |step| said.push(step.to_owned())).await.unwrap();

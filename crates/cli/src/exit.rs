@@ -9,7 +9,7 @@
 //! | 4 | the control plane cannot be reached |
 //! | 5 | refused: no credential, or one that is not good |
 //! | 6 | the plan is stale: what it was made against has changed |
-//! | 7 | waited as long as allowed, and it is still going on |
+//! | 7 | waited as long as allowed, or until Ctrl-C, and it is still going on |
 //!
 //! A [`Failure`] carries what happened, the places in the input that are wrong, and the next step. It
 //! is printed once, by `main`, to stderr: as text, or with `--json` as one JSON object.

@@ -47,6 +47,19 @@ enum Moved {
     BuildLine(DeploymentId, String),
 }
 
+/// Watches for a command that does nothing else: Ctrl-C ends the watching, and says that it ends
+/// nothing else.
+pub async fn or_leave<T>(watching: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    // Dropping the watching loses nothing: the control plane does not know that anybody watches.
+    tokio::select! {
+        ended = watching => ended,
+        Ok(()) = tokio::signal::ctrl_c() => {
+            let failure = Failure::new(Exit::TimedOut, "stopped watching; the deployment goes on");
+            Err(failure.help("look with `mainstay status`; `mainstay cancel SERVICE` stops it"))
+        }
+    }
+}
+
 /// Waits until every deployment has ended, or the time is over. Gives them back as they are then.
 pub async fn watch(
     context: &Context,

@@ -18,7 +18,7 @@ pub async fn finish_one(context: &Context, client: &Client, deployment: Deployme
         });
         return Ok(Exit::Ok);
     }
-    let ended = progress::watch(context, client, vec![deployment], wait.timeout).await?;
+    let ended = progress::or_leave(progress::watch(context, client, vec![deployment], wait.timeout)).await?;
     let Some(deployment) = ended.into_iter().next() else { return Ok(Exit::Ok) };
     context.printer.either(&deployment, |deployment, printer| {
         if succeeded(deployment) {

@@ -40,6 +40,9 @@ enum Action {
         /// Name of this machine [default: its host name]
         #[arg(long, value_name = "NAME")]
         name: Option<Name>,
+        /// Leave this machine's name resolution alone, as the option of `agent` itself
+        #[arg(long, env = "MAINSTAY_NO_DNS", value_parser = clap::builder::FalseyValueParser::new())]
+        no_dns: bool,
     },
     /// Undo `install`: stop the agent, its services and gateway, take the names out of DNS again
     Uninstall {
@@ -55,7 +58,7 @@ pub async fn run(context: &Context, options: Options) -> Outcome {
             let agent_options = agent_options(context, options.join, options.name)?;
             work(context, AgentOptions { dns_hook: !options.no_dns, ..agent_options }).await
         }
-        Some(Action::Install { join, name }) => install(context, join, name).await,
+        Some(Action::Install { join, name, no_dns }) => install(context, join, name, !no_dns).await,
         Some(Action::Uninstall { keep_services }) => uninstall(context, keep_services).await,
     }
 }
@@ -113,7 +116,7 @@ fn exit_of(error: &RegisterError) -> Exit {
     }
 }
 
-async fn install(context: &Context, join: Option<String>, name: Option<Name>) -> Outcome {
+async fn install(context: &Context, join: Option<String>, name: Option<Name>, dns_hook: bool) -> Outcome {
     let token = context.global.token.clone().map(Secret::new);
     let options = InstallOptions {
         root: "/".into(),
@@ -121,6 +124,7 @@ async fn install(context: &Context, join: Option<String>, name: Option<Name>) ->
         data_dir: context.data_dir()?.join("agent"),
         join: join.zip(token),
         name,
+        dns_hook,
     };
     agent::install::install(options, &mut |step| context.printer.note(step)).await.map_err(|error| explain(&error))?;
     Ok(Exit::Ok)

@@ -110,7 +110,7 @@ pub fn tell(context: &Context, project: &Project) {
 
 /// Waits for what was accepted, shows where it answers, and judges it.
 async fn finish(context: &Context, client: &Client, answer: DeployAnswer, options: &WaitOptions) -> Outcome {
-    let answer = wait(context, client, answer, options).await?;
+    let answer = progress::or_leave(wait(context, client, answer, options)).await?;
     if context.printer.json() {
         context.printer.data_json(&answer, true);
     } else {

@@ -59,7 +59,7 @@ pub async fn run(context: &Context, options: Options) -> Outcome {
         });
         return Ok(Exit::Ok);
     }
-    let ended = progress::watch(context, &client, deployments, options.wait.timeout).await?;
+    let ended = progress::or_leave(progress::watch(context, &client, deployments, options.wait.timeout)).await?;
     context.printer.either(&ended, |all, printer| {
         all.iter().filter(|d| progress::succeeded(d)).for_each(|d| printer.data(&report::sentence(d)));
     });

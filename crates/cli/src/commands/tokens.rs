@@ -3,10 +3,11 @@
 use crate::address::{self, unknown_name};
 use crate::context::Context;
 use crate::exit::{Exit, Failure, Outcome};
-use crate::printer::{Text, Tone};
+use crate::printer::{Printer, Text, Tone};
 use crate::times::{ago, now_ms};
 use api::name::Name;
-use api::tokens::{TokenPurpose, TokenRequest, TokenState, TokenView};
+use api::tokens::{TokenCreated, TokenPurpose, TokenRequest, TokenState, TokenView};
+use client::Client;
 
 /// Make, list and revoke tokens
 #[derive(Debug, clap::Args)]
@@ -64,15 +65,7 @@ pub async fn run(context: &Context, options: Options) -> Outcome {
                     printer.data(created.token.expose());
                     printer.hint("It is shown only now. Use it as MAINSTAY_TOKEN or with --token.");
                 }
-                TokenPurpose::Join { .. } => {
-                    let expires = created.view.expires_at_ms.map(|at| format!(" within {}", manifest::duration_text(u64::try_from(at - now_ms() + 500).unwrap_or(0) / 1000 * 1000)));
-                    printer.note(&format!("Run this on the new machine, once,{}:", expires.unwrap_or_default()));
-                    printer.data(&format!("mainstay agent --join {} --token {}", client.address(), created.token.expose()));
-                    if client.is_loopback() {
-                        printer.warning("this address is only reachable from this machine; name one that others reach with --server, and let the control plane listen there");
-                    }
-                    printer.hint("The token is shown only now.");
-                }
+                TokenPurpose::Join { .. } => show_join(&client, created, printer),
             });
         }
         Action::List => {
@@ -90,6 +83,25 @@ pub async fn run(context: &Context, options: Options) -> Outcome {
         }
     }
     Ok(Exit::Ok)
+}
+
+/// The line to run; on a terminal also what makes it last.
+fn show_join(client: &Client, created: &TokenCreated, printer: &Printer) {
+    let left_ms = created.view.expires_at_ms.map(|at| u64::try_from(at - now_ms() + 500).unwrap_or(0) / 1000 * 1000);
+    let within = left_ms.map(|left| format!(" within {}", manifest::duration_text(left))).unwrap_or_default();
+    let arguments = format!("--join {} --token {}", client.address(), created.token.expose());
+    printer.note(&format!("Run this on the new machine, once,{within}:"));
+    printer.data(&format!("mainstay agent {arguments}"));
+    printer.hint(&format!(
+        "That runs the agent in the terminal. To have systemd keep it running: sudo mainstay agent install {arguments}"
+    ));
+    if client.is_loopback() {
+        printer.warning(
+            "this address is only reachable from this machine; name one that others reach with --server, and let the \
+             control plane listen there",
+        );
+    }
+    printer.hint("The token is shown only now.");
 }
 
 fn find(tokens: Vec<TokenView>, text: &str) -> Result<TokenView, Failure> {
