@@ -36,7 +36,7 @@ impl Backoff {
 
 /// A random number in 0.0..1.0.
 pub fn jitter() -> f64 {
-    fastrand::f64()
+    ambient::random_fraction()
 }
 
 #[cfg(test)]

@@ -7,14 +7,19 @@
 
 use crate::clock::now_ms;
 use crate::identity::Identity;
+use crate::transport::{Http, Incoming, Outgoing, Transport, TransportError};
 use api::agent::{StatusAnswer, StatusReport};
 use api::desired::SignedDesiredState;
 use api::error::{ApiError, ErrorCode};
 use api::logs::{LogUpload, LogUploadAnswer};
+use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use reqwest::{Method, StatusCode, Url};
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use reqwest::Url;
 use std::io::Write;
+use std::sync::Arc;
 use std::time::Duration;
 use wire::request::{HEADER_CONTENT, HEADER_NONCE, HEADER_SERVER, HEADER_SIGNATURE, HEADER_TIMESTAMP, RequestParts};
 
@@ -22,7 +27,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 /// Beyond the time that a long-poll asks the control plane to wait.
 const LONG_POLL_SLACK: Duration = Duration::from_secs(15);
-const ANSWER_LIMIT_BYTES: u64 = 32 * 1024 * 1024;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ControlPlaneError {
@@ -85,19 +89,26 @@ pub fn plain_reason(error: &reqwest::Error) -> String {
 }
 
 pub struct ControlPlane {
-    http: reqwest::Client,
+    transport: Arc<dyn Transport>,
     base: Url,
     server_id: String,
     signer: wire::RequestSigner,
 }
 
 impl ControlPlane {
+    /// Over HTTP.
     pub fn new(identity: &Identity) -> Result<Self, ControlPlaneError> {
+        let url = &identity.control_plane_url;
+        let http = Http::new(url).map_err(|reason| ControlPlaneError::Url { url: url.clone(), reason })?;
+        Self::over(Arc::new(http), identity)
+    }
+
+    /// Over any network.
+    pub fn over(transport: Arc<dyn Transport>, identity: &Identity) -> Result<Self, ControlPlaneError> {
         let url = identity.control_plane_url.clone();
-        let http = http_client(&url).map_err(|reason| ControlPlaneError::Url { url: url.clone(), reason })?;
         let base = Url::parse(&url).map_err(|e| ControlPlaneError::Url { url, reason: e.to_string() })?;
         let signer = wire::RequestSigner::from_base64(&identity.secret).map_err(ControlPlaneError::Secret)?;
-        Ok(Self { http, base, server_id: identity.server_id.to_string(), signer })
+        Ok(Self { transport, base, server_id: identity.server_id.to_string(), signer })
     }
 
     pub fn url(&self) -> &str {
@@ -115,7 +126,7 @@ impl ControlPlane {
             method: Method::GET,
             path: "/api/v1/agent/expected-state",
             query: format!("after={after}&wait={}", wait.as_secs()),
-            body: Vec::new(),
+            body: Bytes::new(),
             gzip: false,
             timeout: wait + LONG_POLL_SLACK,
         };
@@ -128,20 +139,20 @@ impl ControlPlane {
     pub async fn status(&self, report: &StatusReport) -> Result<StatusAnswer, ControlPlaneError> {
         let operation = "reporting";
         let body = serde_json::to_vec(report).expect("nouns of the api serialize to JSON");
-        self.post(operation, "/api/v1/agent/status", body, false).await
+        self.post(operation, "/api/v1/agent/status", body.into(), false).await
     }
 
     pub async fn logs(&self, upload: &LogUpload) -> Result<LogUploadAnswer, ControlPlaneError> {
         let operation = "sending logs";
         let body = serde_json::to_vec(upload).expect("nouns of the api serialize to JSON");
-        self.post(operation, "/api/v1/agent/logs", compress(&body), true).await
+        self.post(operation, "/api/v1/agent/logs", compress(&body).into(), true).await
     }
 
     async fn post<T: serde::de::DeserializeOwned>(
         &self,
         operation: &'static str,
         path: &'static str,
-        body: Vec<u8>,
+        body: Bytes,
         gzip: bool,
     ) -> Result<T, ControlPlaneError> {
         let call =
@@ -153,13 +164,10 @@ impl ControlPlane {
     }
 
     /// `None` for 304 and 204.
-    async fn send(&self, call: &Call) -> Result<Option<Vec<u8>>, ControlPlaneError> {
+    async fn send(&self, call: &Call) -> Result<Option<Bytes>, ControlPlaneError> {
         let operation = call.operation;
-        let unreachable = |error: reqwest::Error| ControlPlaneError::Unreachable {
-            operation,
-            url: self.url().to_owned(),
-            reason: plain_reason(&error),
-        };
+        let unreachable =
+            |reason: String| ControlPlaneError::Unreachable { operation, url: self.url().to_owned(), reason };
         let mut url = self.base.clone();
         url.set_path(&format!("{}{}", self.base.path().trim_end_matches('/'), call.path));
         url.set_query((!call.query.is_empty()).then_some(call.query.as_str()));
@@ -167,31 +175,33 @@ impl ControlPlane {
             RequestParts { method: call.method.as_str(), path: url.path(), query: &call.query, body: &call.body };
         // A nonce is good once, so every try gets its own.
         let signed = self.signer.sign(&parts, now_ms(), hex::encode(wire::random_bytes::<16>()));
-        let mut request = self
-            .http
-            .request(call.method.clone(), url.clone())
-            .timeout(call.timeout)
-            .header(HEADER_SERVER, &self.server_id)
-            .header(HEADER_TIMESTAMP, signed.timestamp_ms.to_string())
-            .header(HEADER_NONCE, signed.nonce)
-            .header(HEADER_CONTENT, signed.content_sha256)
-            .header(HEADER_SIGNATURE, signed.signature)
-            .header("content-type", "application/json")
-            .body(call.body.clone());
-        if call.gzip {
-            request = request.header("content-encoding", "gzip");
+        let mut headers = HeaderMap::new();
+        for (name, text) in [
+            (HEADER_SERVER, self.server_id.clone()),
+            (HEADER_TIMESTAMP, signed.timestamp_ms.to_string()),
+            (HEADER_NONCE, signed.nonce),
+            (HEADER_CONTENT, signed.content_sha256),
+            (HEADER_SIGNATURE, signed.signature),
+        ] {
+            let value = HeaderValue::from_str(&text).expect("ids, numbers, hex and base64 are good in a header");
+            headers.insert(name, value);
         }
-        let response = request.send().await.map_err(unreachable)?;
-        let status = response.status();
-        let their_clock = date_of(&response);
-        let body = bounded_body(operation, response).await.map_err(|error| match error {
-            BodyError::Transport(error) => unreachable(error),
-            BodyError::TooLarge => ControlPlaneError::Answer { operation, reason: "it is too large".into() },
-        })?;
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if call.gzip {
+            headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        }
+        let request = Outgoing { method: call.method.clone(), url, headers, body: call.body.clone() };
+        let answered = tokio::time::timeout(call.timeout, self.transport.send(request)).await;
+        let Incoming { status, headers, body } = match answered {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(TransportError::Unreachable(reason))) => return Err(unreachable(reason)),
+            Ok(Err(error)) => return Err(ControlPlaneError::Answer { operation, reason: error.to_string() }),
+            Err(_) => return Err(unreachable("it did not answer in time".into())),
+        };
         match status {
             StatusCode::NOT_MODIFIED | StatusCode::NO_CONTENT => Ok(None),
             status if status.is_success() => Ok(Some(body)),
-            status => Err(refusal(operation, status, &body, their_clock)),
+            status => Err(refusal(operation, status, &body, date_of(&headers))),
         }
     }
 }
@@ -201,30 +211,14 @@ struct Call {
     method: Method,
     path: &'static str,
     query: String,
-    body: Vec<u8>,
+    body: Bytes,
     gzip: bool,
     timeout: Duration,
 }
 
-enum BodyError {
-    Transport(reqwest::Error),
-    TooLarge,
-}
-
-async fn bounded_body(_operation: &'static str, mut response: reqwest::Response) -> Result<Vec<u8>, BodyError> {
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(BodyError::Transport)? {
-        if (body.len() + chunk.len()) as u64 > ANSWER_LIMIT_BYTES {
-            return Err(BodyError::TooLarge);
-        }
-        body.extend_from_slice(&chunk);
-    }
-    Ok(body)
-}
-
 /// The `Date` header in milliseconds: how the control plane's clock stands.
-fn date_of(response: &reqwest::Response) -> Option<i64> {
-    let text = response.headers().get("date")?.to_str().ok()?;
+fn date_of(headers: &HeaderMap) -> Option<i64> {
+    let text = headers.get("date")?.to_str().ok()?;
     parse_http_date(text)
 }
 

@@ -132,7 +132,7 @@ impl<W: Workloads> Health<W> {
         let spec = subject.spec.clone();
         let changes = self.changes.clone();
         let started_at_ms = subject.started_at_ms.unwrap_or_else(now_ms);
-        tokio::spawn(async move { ask_forever(prober, spec, started_at_ms, judge, changes).await }).abort_handle()
+        tokio::spawn(ambient::inherit(ask_forever(prober, spec, started_at_ms, judge, changes))).abort_handle()
     }
 }
 
@@ -186,7 +186,7 @@ async fn ask_forever<W: Workloads>(
 
 /// At the interval, up to a tenth sooner or later.
 fn usual_pause(spec: &HealthSpec) -> Duration {
-    let spread = 0.9 + 0.2 * fastrand::f64();
+    let spread = 0.9 + 0.2 * ambient::random_fraction();
     Duration::from_millis(spec.interval_ms.max(50)).mul_f64(spread)
 }
 

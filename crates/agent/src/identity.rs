@@ -5,6 +5,7 @@
 //! last: a token that is refused changes nothing on disk, and one that was taken is followed by one
 //! write whose possibility was checked before.
 
+use crate::transport::{Http, Outgoing, Transport, TransportError};
 use api::UnixMillis;
 use api::agent::{RegisterAnswer, RegisterRequest};
 use api::error::{ApiError, ErrorCode};
@@ -12,6 +13,8 @@ use api::ids::ServerId;
 use api::name::Name;
 use api::secret::Secret;
 use api::servers::ServerFacts;
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue, Method};
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io::{self, Write};
@@ -25,7 +28,7 @@ const REGISTER_TIMEOUT: Duration = Duration::from_secs(20);
 pub struct Identity {
     pub server_id: ServerId,
     pub name: Name,
-    pub index: u8,
+    pub index: u16,
     pub control_plane_url: String,
     /// Key of the HMAC over requests, base64.
     pub secret: Secret,
@@ -123,12 +126,26 @@ pub async fn register(
     facts: ServerFacts,
     now_ms: UnixMillis,
 ) -> Result<Identity, RegisterError> {
+    let http = Http::new(url).map_err(|reason| RegisterError::Url { url: url.to_owned(), reason })?;
+    register_over(&http, path, url, token, name, facts, now_ms).await
+}
+
+/// As [`register`], over any network.
+pub async fn register_over(
+    transport: &dyn Transport,
+    path: &Path,
+    url: &str,
+    token: Secret,
+    name: Option<Name>,
+    facts: ServerFacts,
+    now_ms: UnixMillis,
+) -> Result<Identity, RegisterError> {
     check_writable(path)?;
     let url = url.trim_end_matches('/').to_owned();
     let machine_key = wire::SigningKey::generate();
     let public_key = wire::SigningKey::from_base64(&machine_key).expect("a generated key can be read").public_base64();
     let request = RegisterRequest { token, name, public_key, agent_version: crate::VERSION.into(), facts };
-    let answer = post_registration(&url, &request).await?;
+    let answer = post_registration(transport, &url, &request).await?;
     let unusable = |reason: String| RegisterError::Answer { url: url.clone(), reason };
     wire::RequestSigner::from_base64(&answer.secret).map_err(|e| unusable(e.to_string()))?;
     wire::VerifyingKey::from_base64(&answer.control_plane_key).map_err(|e| unusable(e.to_string()))?;
@@ -154,17 +171,26 @@ fn check_writable(path: &Path) -> Result<(), RegisterError> {
     access.map_err(|error| RegisterError::NotWritable { path: existing.to_owned(), reason: error.to_string() })
 }
 
-async fn post_registration(url: &str, request: &RegisterRequest) -> Result<RegisterAnswer, RegisterError> {
+async fn post_registration(
+    transport: &dyn Transport,
+    url: &str,
+    request: &RegisterRequest,
+) -> Result<RegisterAnswer, RegisterError> {
+    let unreachable = |reason: String| RegisterError::Unreachable { url: url.to_owned(), reason };
     let address = format!("{url}/api/v1/agent/register");
-    let unreachable = |error: reqwest::Error| RegisterError::Unreachable {
-        url: url.to_owned(),
-        reason: crate::control_plane::plain_reason(&error),
+    let address = reqwest::Url::parse(&address)
+        .map_err(|error| RegisterError::Url { url: url.to_owned(), reason: error.to_string() })?;
+    let mut headers = HeaderMap::new();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let body = serde_json::to_vec(request).expect("nouns of the api serialize to JSON").into();
+    let outgoing = Outgoing { method: Method::POST, url: address, headers, body };
+    let answer = match tokio::time::timeout(REGISTER_TIMEOUT, transport.send(outgoing)).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(TransportError::Unreachable(reason))) => return Err(unreachable(reason)),
+        Ok(Err(error)) => return Err(RegisterError::Answer { url: url.to_owned(), reason: error.to_string() }),
+        Err(_) => return Err(unreachable("it did not answer in time".into())),
     };
-    let http =
-        crate::control_plane::http_client(url).map_err(|reason| RegisterError::Url { url: url.to_owned(), reason })?;
-    let response = http.post(address).timeout(REGISTER_TIMEOUT).json(request).send().await.map_err(unreachable)?;
-    let status = response.status();
-    let body = response.bytes().await.map_err(unreachable)?;
+    let (status, body) = (answer.status, answer.body);
     if status.is_success() {
         return serde_json::from_slice(&body)
             .map_err(|e| RegisterError::Answer { url: url.to_owned(), reason: e.to_string() });

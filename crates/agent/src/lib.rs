@@ -36,8 +36,9 @@ mod run;
 mod spawn;
 pub mod subscribe;
 pub mod transitions;
+pub mod transport;
 
-pub use run::{Agent, AgentOptions, StoppedAll, assemble};
+pub use run::{Agent, AgentOptions, StoppedAll, assemble, assemble_over};
 
 /// Version of this agent, and of the gateway that it starts.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -93,6 +93,7 @@ impl<W: Workloads, S: LogSink> LogShipping<W, S> {
         loop {
             // Dropping a round halfway is safe: what was not acknowledged is sent again.
             let round = tokio::select! {
+                biased;
                 () = shutdown.cancelled() => return,
                 round = self.round(&mut first) => round,
             };
@@ -113,6 +114,7 @@ impl<W: Workloads, S: LogSink> LogShipping<W, S> {
                 }
             };
             tokio::select! {
+                biased;
                 () = shutdown.cancelled() => return,
                 () = tokio::time::sleep(pause) => {}
             }

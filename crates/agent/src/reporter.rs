@@ -45,6 +45,7 @@ impl Reporter {
             let heartbeat = memory.last_sent.map_or_else(Instant::now, |sent| sent + interval);
             // Waiting on channels and clocks may be dropped at any time.
             tokio::select! {
+                biased;
                 () = shutdown.cancelled() => break,
                 changed = self.observed.changed() => {
                     if changed.is_err() {
@@ -64,6 +65,7 @@ impl Reporter {
             if memory.attempts > 0 {
                 let pause = Backoff::CONTROL_PLANE.delay(memory.attempts).min(interval.max(Duration::from_secs(1)));
                 tokio::select! {
+                    biased;
                     () = shutdown.cancelled() => break,
                     () = tokio::time::sleep(pause) => {}
                 }

@@ -210,7 +210,20 @@ pub async fn assemble<W: Workloads, G: Gateway>(
     host: &Host,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<JoinSet<()>> {
-    let control_plane = Arc::new(ControlPlane::new(identity).map_err(chain)?);
+    let control_plane = ControlPlane::new(identity).map_err(chain)?;
+    assemble_over(control_plane, identity, ledger, machine, host, shutdown).await
+}
+
+/// As [`assemble`], with a control plane that may be reached over any network.
+pub async fn assemble_over<W: Workloads, G: Gateway>(
+    control_plane: ControlPlane,
+    identity: &Identity,
+    ledger: Ledger,
+    machine: Machine<W, G>,
+    host: &Host,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<JoinSet<()>> {
+    let control_plane = Arc::new(control_plane);
     let workloads = machine.workloads.clone();
     let (accepted, accepted_seen) = watch::channel(Accepted::default());
     let (observed, observed_seen) = watch::channel(None);
@@ -242,11 +255,11 @@ pub async fn assemble<W: Workloads, G: Gateway>(
     let shipping = LogShipping { workloads: workloads.clone(), sink: control_plane.clone(), ledger, shipped };
 
     let mut tasks = JoinSet::new();
-    tasks.spawn(reconciler.run(shutdown.clone()));
-    tasks.spawn(subscribe::run(control_plane, gatekeeper, state_seen, hurry, shutdown.clone()));
-    tasks.spawn(reporter.run(shutdown.clone()));
-    tasks.spawn(shipping.run(shutdown.clone()));
-    tasks.spawn(refresh_facts(host.clone(), workloads, facts, shutdown.clone()));
+    tasks.spawn(ambient::inherit(reconciler.run(shutdown.clone())));
+    tasks.spawn(ambient::inherit(subscribe::run(control_plane, gatekeeper, state_seen, hurry, shutdown.clone())));
+    tasks.spawn(ambient::inherit(reporter.run(shutdown.clone())));
+    tasks.spawn(ambient::inherit(shipping.run(shutdown.clone())));
+    tasks.spawn(ambient::inherit(refresh_facts(host.clone(), workloads, facts, shutdown.clone())));
     Ok(tasks)
 }
 
@@ -258,6 +271,7 @@ async fn refresh_facts<W: Workloads>(
 ) {
     loop {
         tokio::select! {
+            biased;
             () = shutdown.cancelled() => return,
             () = tokio::time::sleep(FACTS_INTERVAL) => {}
         }
@@ -267,7 +281,7 @@ async fn refresh_facts<W: Workloads>(
 
 fn started_events(identity: &Identity, set_aside: Option<(PathBuf, String)>) -> Vec<Event> {
     let event = |level, message: String, action: &str| Event {
-        id: EventId::from_uuid(uuid::Uuid::now_v7()),
+        id: EventId::from_uuid(ambient::fresh_id()),
         at_ms: now_ms(),
         kind: EventKind::AgentStarted,
         level,

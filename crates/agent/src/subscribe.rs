@@ -14,8 +14,9 @@ use api::desired::{DesiredState, SignedDesiredState};
 use api::ids::ServerId;
 use api::observed::AgentState;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// How long the control plane is asked to hold a request without news.
@@ -141,6 +142,7 @@ pub async fn run(
             (asked_at, control_plane.expected_state(gatekeeper.generation(), WAIT).await)
         };
         let (asked_at, answer) = tokio::select! {
+            biased;
             () = shutdown.cancelled() => return,
             round = round => round,
         };
@@ -166,6 +168,7 @@ pub async fn run(
             }
         };
         tokio::select! {
+            biased;
             () = shutdown.cancelled() => return,
             () = hurry.notified() => {}
             () = tokio::time::sleep(pause) => {}

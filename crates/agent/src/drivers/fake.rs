@@ -15,8 +15,10 @@
 //!
 //! [`FakeMachine::fail_next`] makes the next call of a verb fail.
 
+mod gateway;
 mod machine;
 
+pub use gateway::FakeGateway;
 pub use machine::{FakeMachine, Verb};
 
 use super::{
@@ -45,7 +47,9 @@ pub struct FakeDriver {
 }
 
 impl FakeDriver {
+    /// A preparation that was in work when the driver before was dropped ended with it, unfinished.
     pub fn new(machine: FakeMachine) -> Self {
+        machine.state().preparations.retain(|_, (_, seen)| seen.state != PreparationState::Working);
         Self { machine, changes: watch::Sender::new(0), turns: Mutex::default() }
     }
 
@@ -104,6 +108,7 @@ impl FakeDriver {
             "hang" => {
                 let timeout = Duration::from_millis(build.timeout_ms);
                 tokio::select! {
+                    biased;
                     () = tokio::time::sleep(timeout) => Err(failed(format!("build timed out after {timeout:?}"), false)),
                     () = cancel.cancelled() => Err(PrepareError { cancelled: true, ..failed("cancelled".into(), true) }),
                 }

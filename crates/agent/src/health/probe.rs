@@ -12,9 +12,10 @@ use api::services::{HealthCheck, HealthSpec};
 use std::io::ErrorKind;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 /// A process without a port is well when it lived this long.
 const ALIVE_AFTER: Duration = Duration::from_secs(2);

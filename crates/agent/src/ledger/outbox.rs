@@ -4,7 +4,8 @@
 //! the oldest informational events go first, then warnings, then errors, and one event says how many
 //! went. An event keeps its id until it is acknowledged, so a report that arrived twice adds nothing.
 
-use super::{Ledger, LedgerError, meta_put};
+use super::LedgerError;
+use super::file::{FileLedger, meta_put};
 use api::cause::Cause;
 use api::events::{Event, EventKind, EventLevel};
 use api::ids::EventId;
@@ -17,7 +18,7 @@ pub const REPORT_LIMIT: i64 = 200;
 const DROPPED: &str = "dropped_events";
 const NOTICE: &str = "dropped_notice";
 
-fn level_rank(level: EventLevel) -> i64 {
+pub(super) fn level_rank(level: EventLevel) -> i64 {
     match level {
         EventLevel::Info => 0,
         EventLevel::Warning => 1,
@@ -25,7 +26,7 @@ fn level_rank(level: EventLevel) -> i64 {
     }
 }
 
-impl Ledger {
+impl FileLedger {
     pub async fn outbox_append(&self, events: &[Event], now_ms: i64) -> Result<(), LedgerError> {
         self.outbox_append_bounded(events, now_ms, OUTBOX_LIMIT).await
     }
@@ -128,9 +129,9 @@ async fn meta(connection: &mut sqlx::SqliteConnection, key: &str) -> Result<Opti
     sqlx::query_scalar("SELECT value FROM meta WHERE key = $1").bind(key).fetch_optional(connection).await
 }
 
-fn dropped_notice(total: u64, now_ms: i64) -> Event {
+pub(super) fn dropped_notice(total: u64, now_ms: i64) -> Event {
     Event {
-        id: EventId::from_uuid(uuid::Uuid::now_v7()),
+        id: EventId::from_uuid(ambient::fresh_id()),
         at_ms: now_ms,
         kind: EventKind::EventsDropped,
         level: EventLevel::Warning,

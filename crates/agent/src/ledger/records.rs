@@ -1,7 +1,8 @@
 //! The small records of the ledger: acknowledged log offsets, failures with their backoff, facts
 //! as last reported, and the loopback port of each service.
 
-use super::{Ledger, LedgerError, meta_put};
+use super::LedgerError;
+use super::file::{FileLedger, meta_put};
 use api::UnixMillis;
 use api::ids::ServiceId;
 use api::logs::LogSource;
@@ -27,7 +28,7 @@ pub struct FailureRecord {
     pub target: String,
 }
 
-impl Ledger {
+impl FileLedger {
     /// Gives a service's loopback port back, because somebody else listens there.
     pub async fn service_port_forget(&self, service: &ServiceId) -> Result<(), LedgerError> {
         sqlx::query("DELETE FROM service_port WHERE service_id = $1")

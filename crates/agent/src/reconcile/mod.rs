@@ -152,6 +152,7 @@ impl<W: Workloads, G: Gateway> Reconciler<W, G> {
             // Every arm only waits, so dropping the others loses nothing: a watch channel remembers,
             // and an ended preparation stays in its set until it is taken.
             tokio::select! {
+                biased;
                 () = shutdown.cancelled() => break,
                 () = changed(&mut self.accepted) => {}
                 () = changed(&mut workloads) => {}
@@ -323,7 +324,7 @@ impl<W: Workloads, G: Gateway> Reconciler<W, G> {
         }
         let observed = self.observed(look, blocked, state, accepted.refused);
         let known: Vec<&DesiredState> = self.desired.iter().chain(self.former.iter()).map(|d| &**d).collect();
-        let mut fresh_id = || EventId::from_uuid(uuid::Uuid::now_v7());
+        let mut fresh_id = || EventId::from_uuid(ambient::fresh_id());
         let events = transitions(self.last.as_ref(), &observed, &known, &mut fresh_id);
         for event in &events {
             tracing::info!(kind = %event.kind.as_str(), cause = %event.cause.action, "{}", event.message);
@@ -391,13 +392,13 @@ impl<W: Workloads, G: Gateway> Reconciler<W, G> {
         let mut keep = Keep::of(desired, WARM_BUILDS);
         self.lately.add_to(Instant::now(), &mut keep);
         let workloads = self.machine.workloads.clone();
-        self.garbage = Some(tokio::spawn(async move {
+        self.garbage = Some(tokio::spawn(ambient::inherit(async move {
             match workloads.collect_garbage(&keep).await {
                 Ok(0) => {}
                 Ok(freed_bytes) => tracing::info!(freed_bytes, "removed builds, sources and logs that nothing needs"),
                 Err(error) => tracing::warn!(error = %error.describe(), "old builds and sources cannot be removed"),
             }
-        }));
+        })));
     }
 }
 

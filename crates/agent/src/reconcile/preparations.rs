@@ -44,7 +44,7 @@ impl Preparations {
         F: Future<Output = Result<(), PrepareError>> + Send + 'static,
     {
         let cancel = CancellationToken::new();
-        let task = self.tasks.spawn(work(cancel.clone())).id();
+        let task = self.tasks.spawn(ambient::inherit(work(cancel.clone()))).id();
         self.running.insert(revision_id, Running { task, cancel, began_at_ms: now_ms() });
     }
 

@@ -1,9 +1,8 @@
 //! `kill -9` at every step: the agent is stopped before and after each act on the machine in turn,
 //! and another one has to bring the machine to the same end.
 
-use crate::gateway::FakeGateway;
 use crate::world::{Service, World, document, live, rendered};
-use agent::drivers::fake::FakeDriver;
+use agent::drivers::fake::{FakeDriver, FakeGateway};
 use agent::drivers::{
     CheckOutcome, Config, DriverError, Keep, LogState, PrepareError, PrepareRequest, StartRequest, StartedInstance,
     Workloads, WorkloadsFacts,

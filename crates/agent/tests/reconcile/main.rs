@@ -7,7 +7,6 @@ mod control_plane;
 mod convergence;
 mod crashes;
 mod documents;
-mod gateway;
 mod joining;
 mod logs;
 mod real_gateway;

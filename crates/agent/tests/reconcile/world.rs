@@ -1,9 +1,8 @@
 //! A machine that outlives the agents on it, and documents for it.
 
 use crate::control_plane::FakeControlPlane;
-use crate::gateway::FakeGateway;
 use agent::drivers::dns::{DnsDriver, DnsPaths};
-use agent::drivers::fake::{FakeDriver, FakeMachine};
+use agent::drivers::fake::{FakeDriver, FakeGateway, FakeMachine};
 use agent::drivers::{Config, Workloads};
 use agent::facts;
 use agent::health::Health;

@@ -5,8 +5,8 @@ use crate::drivers::process::now_ms;
 use api::desired::RevisionDesired;
 use api::ids::{InstanceId, RevisionId, ServiceId};
 use api::logs::{LogLine, LogSource, LogStream};
-use api::observed::{ExitStatus, InstanceObserved, InstanceState, PreparationObserved};
-use api::services::RunSpec;
+use api::observed::{ExitStatus, InstanceObserved, InstanceState, PreparationObserved, PreparationState};
+use api::services::{HealthCheck, RunSpec};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -90,6 +90,41 @@ impl FakeMachine {
         let mut state = self.state();
         let Some(service) = state.instances.get(instance).map(|i| i.request.service_id.clone()) else { return };
         state.log(LogSource::Run { instance_id: instance.clone() }, service, LogStream::Stdout, text);
+    }
+
+    /// The machine was switched off and on: no process is left, nobody starts any again, and what was
+    /// being built is not finished.
+    pub fn reboot(&self) {
+        let mut state = self.state();
+        for instance in state.instances.values_mut() {
+            instance.run = Run::Lost;
+        }
+        state.preparations.retain(|_, (_, seen)| seen.state != PreparationState::Working);
+    }
+
+    /// Every instance, as a look at the machine itself would show it now.
+    pub fn instances(&self) -> Vec<InstanceObserved> {
+        let mut state = self.state();
+        state.advance();
+        state.instances.values().map(Instance::observe).collect()
+    }
+
+    /// The words that an instance was started with: to run, and to check its health by.
+    pub fn commands(&self, instance: &InstanceId) -> Option<(String, Option<String>)> {
+        let state = self.state();
+        let revision = &state.instances.get(instance)?.request.revision;
+        let check = match &revision.health.check {
+            HealthCheck::Command { command } => Some(command.clone()),
+            _ => None,
+        };
+        Some((word(revision).to_owned(), check))
+    }
+
+    /// All lines of a log that are still kept.
+    pub fn log_lines(&self, source: &LogSource) -> Vec<String> {
+        let state = self.state();
+        let log = state.logs.get(source);
+        log.map(|log| log.lines.iter().map(|line| line.text.clone()).collect()).unwrap_or_default()
     }
 
     /// How often anything was started, restarts by the supervisor not counted.

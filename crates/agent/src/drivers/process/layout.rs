@@ -202,6 +202,5 @@ pub fn tree_bytes(path: &Path) -> u64 {
 }
 
 pub fn now_ms() -> api::UnixMillis {
-    let elapsed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(elapsed.as_millis()).unwrap_or(i64::MAX)
+    crate::clock::now_ms()
 }

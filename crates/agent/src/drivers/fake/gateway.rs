@@ -1,10 +1,11 @@
-//! A gateway in memory that outlives the agents, as the real process does.
+//! A gateway in memory that outlives the agents, as the real process does. It serves nobody: its whole
+//! being is the configuration that it was last given.
 
-use agent::drivers::{Config, DriverError};
-use agent::reconcile::Gateway;
+use crate::drivers::{Config, DriverError};
+use crate::reconcile::Gateway;
 use api::gateway::{GatewayConfig, GatewayObserved};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 
 #[derive(Clone)]
@@ -30,28 +31,39 @@ impl Default for FakeGateway {
 impl FakeGateway {
     /// Its process ends.
     pub fn die(&self) {
-        self.state.lock().unwrap().config = None;
+        self.state().config = None;
         self.changes.send_modify(|n| *n += 1);
     }
 
-    pub fn refuse_next(&self, times: u32) {
-        self.state.lock().unwrap().refusals = times;
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What it does now.
+    pub fn config(&self) -> Option<GatewayConfig> {
+        self.state().config.clone()
+    }
+
+    /// The next configurations are refused.
+    pub fn refuse_next(&self, times: u32) {
+        self.state().refusals = times;
+    }
+
+    /// How many configurations it took.
     pub fn applied(&self) -> u32 {
-        self.state.lock().unwrap().applied
+        self.state().applied
     }
 }
 
 impl Gateway for FakeGateway {
     async fn observe(&self) -> GatewayObserved {
-        let state = self.state.lock().unwrap();
+        let state = self.state();
         let Some(config) = &state.config else { return GatewayObserved::default() };
         let upstreams = config.services.iter().flat_map(|s| s.upstreams.iter());
         GatewayObserved {
             running: true,
             pid: Some(state.pid),
-            version: Some(agent::VERSION.into()),
+            version: Some(crate::VERSION.into()),
             digest: Some(wire::digest_of(config)),
             active: upstreams.filter(|u| !u.draining).map(|u| u.instance_id.clone()).collect(),
             ..GatewayObserved::default()
@@ -85,11 +97,11 @@ impl Config for FakeGateway {
     }
 
     async fn live_digest(&self) -> Option<String> {
-        self.state.lock().unwrap().config.as_ref().map(wire::digest_of)
+        self.state().config.as_ref().map(wire::digest_of)
     }
 
     async fn apply(&self, desired: &GatewayConfig) -> Result<String, DriverError> {
-        let mut state = self.state.lock().unwrap();
+        let mut state = self.state();
         if state.refusals > 0 {
             state.refusals -= 1;
             return Err(DriverError::temporary("port 8080 is in use by another program"));
@@ -103,7 +115,7 @@ impl Config for FakeGateway {
     }
 
     async fn remove(&self) -> Result<(), DriverError> {
-        self.state.lock().unwrap().config = None;
+        self.state().config = None;
         Ok(())
     }
 }
