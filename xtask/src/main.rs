@@ -6,6 +6,7 @@
 
 mod deny;
 mod docs;
+mod kill_loop;
 mod packages;
 mod postgres;
 mod steps;
@@ -25,6 +26,9 @@ Usage: cargo xtask TASK
   docs [--check]         write docs/reference from the code, or check that it is up to date
   deny                   cargo deny: licences, duplicate crates, sources, and known vulnerabilities
 
+  kill-loop [--kills N] [--seed S]
+                         kill every part at every stage of a deployment, N times (150) on each database
+
   postgres COMMAND...    run a command with a PostgreSQL of its own in MAINSTAY_TEST_POSTGRES_URL
 
   --require-all (or CI=true): fail instead of skipping what this machine cannot do.
@@ -41,6 +45,7 @@ fn main() -> ExitCode {
         ["docs"] => docs::run(docs::Mode::Write),
         ["docs", "--check"] => docs::run(docs::Mode::Check),
         ["deny"] => deny::run(),
+        ["kill-loop", options @ ..] => kill_loop::run(options),
         ["postgres", command @ ..] if !command.is_empty() => test::with_postgres(command),
         [] | ["help" | "--help" | "-h"] => {
             print!("{USAGE}");

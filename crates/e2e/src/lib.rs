@@ -4,21 +4,31 @@
 //! folder. What a test started is found again by that folder in the command lines of processes, and
 //! ended when the test ends, also when it fails. Only loopback is ever talked to.
 
+mod followers;
 mod load;
 mod machine;
+mod postgres;
+mod processes;
 mod repository;
+mod visitors;
 
+pub use followers::{Follower, all_records};
 pub use load::{Load, LoadReport};
 pub use machine::{Answer, Machine, Part, kill};
+pub use postgres::Postgres;
+pub use processes::{CopyWatch, has_ended, instances_of, parent_of};
 pub use repository::Repository;
+pub use visitors::{Answered, Judgement, Outage, Outcome, Visit, Visitors, judge};
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-/// A binary of this workspace, beside the test that runs.
+/// A binary of this workspace, beside the test or the program that runs.
 pub fn binary(name: &str) -> PathBuf {
-    let test = std::env::current_exe().expect("a test knows its own path");
-    let folder = test.parent().and_then(|deps| deps.parent()).expect("tests run from target/PROFILE/deps");
+    let running = std::env::current_exe().expect("a program knows its own path");
+    let folder = running.parent().expect("a program lies in a folder");
+    // Tests run from target/PROFILE/deps, programs from target/PROFILE.
+    let folder = if folder.ends_with("deps") { folder.parent().expect("deps lies in a profile") } else { folder };
     let path = folder.join(name);
     assert!(path.exists(), "{} is not built; run `cargo build --package cli --package e2e` first", path.display());
     path
@@ -37,6 +47,13 @@ where
         assert!(begun.elapsed() < limit, "not within {limit:?}: {what}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+}
+
+/// A free port that the kernel gives to no outgoing connection: somebody who tries again and again to
+/// reach a port on which nobody listens may otherwise be given that very port, and reach himself.
+pub fn free_low_port() -> u16 {
+    let free = |port: &u16| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    (0..1000).map(|_| fastrand::u16(30_000..32_768)).find(free).expect("loopback has a free port")
 }
 
 /// A port of loopback that is free now.

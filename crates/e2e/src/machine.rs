@@ -123,9 +123,10 @@ impl Machine {
         self.run(&arguments)
     }
 
-    /// Starts a part that stays, such as `server` or `agent`, with its output in a file.
+    /// Starts a part that stays, such as `server` or `agent`, with its output at the end of a file.
     pub fn start(&self, log: &str, arguments: &[&str]) -> Part {
-        let file = std::fs::File::create(self.folder().join(log)).expect("the test's folder can be written");
+        let open = std::fs::File::options().create(true).append(true).open(self.folder().join(log));
+        let file = open.expect("the test's folder can be written");
         let errors = file.try_clone().expect("a file handle can be cloned");
         let child =
             self.command().args(arguments).stdout(file).stderr(errors).spawn().expect("mainstay can be started");
@@ -139,22 +140,7 @@ impl Machine {
     /// Every process that works for this machine: its folder is on the command line or is the
     /// working directory.
     pub fn processes(&self) -> Vec<(u32, String)> {
-        let folder = self.folder().to_string_lossy().into_owned();
-        let mut found = Vec::new();
-        for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
-            let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else { continue };
-            if pid == std::process::id() {
-                continue;
-            }
-            let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-            let line = String::from_utf8_lossy(&line).replace('\0', " ");
-            let cwd = std::fs::read_link(entry.path().join("cwd")).unwrap_or_default();
-            let alive = !line.is_empty();
-            if alive && (line.contains(&folder) || cwd.to_string_lossy().starts_with(&folder)) {
-                found.push((pid, line));
-            }
-        }
-        found
+        crate::processes::processes_of(self.folder())
     }
 
     /// Pids of processes whose command line holds all the words.

@@ -3,22 +3,26 @@
 //!
 //! | path | answer |
 //! |---|---|
-//! | `/` | `version V pid P instance I` |
+//! | `/` | `version V pid P instance I count N`; N is given once in the life of a process |
 //! | `/healthz` | 200, or 503 after `/break` |
 //! | `/slow/MS` | the same as `/` after that many milliseconds |
 //! | `/env/NAME` | the value of a variable |
 //! | `/exit/CODE` | ends the process |
 //! | `/break` | makes `/healthz` fail from now on |
 //! | `/log/TEXT` | writes TEXT to stdout |
+//! | `/numbered` | how many numbered lines were written |
 //!
 //! `VERSION` names the release, `LISTEN_ON` overrides `PORT`, `START_DELAY_MS` delays listening.
+//! `LOG_EVERY_MS` writes `numbered PID N` with a rising N to stdout so often.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 static BROKEN: AtomicBool = AtomicBool::new(false);
+static ANSWERS: AtomicU64 = AtomicU64::new(0);
+static LINES: AtomicU64 = AtomicU64::new(0);
 
 fn variable(name: &str) -> String {
     std::env::var(name).unwrap_or_default()
@@ -27,6 +31,9 @@ fn variable(name: &str) -> String {
 fn main() {
     let version = std::env::args().nth(1).unwrap_or_else(|| variable("VERSION"));
     println!("e2e-app {version} begins");
+    if let Ok(every_ms) = variable("LOG_EVERY_MS").parse() {
+        std::thread::spawn(move || write_numbered_lines(Duration::from_millis(every_ms)));
+    }
     let delay_ms = variable("START_DELAY_MS").parse().unwrap_or(0);
     std::thread::sleep(Duration::from_millis(delay_ms));
     let port = match variable("LISTEN_ON").parse::<u16>() {
@@ -44,6 +51,15 @@ fn main() {
     for stream in listener.incoming().flatten() {
         let version = version.clone();
         std::thread::spawn(move || serve(stream, &version));
+    }
+}
+
+/// The number is counted after the line is out, so that whoever asks can wait for the line.
+fn write_numbered_lines(every: Duration) {
+    for number in 1.. {
+        println!("numbered {} {number}", std::process::id());
+        LINES.store(number, Ordering::Release);
+        std::thread::sleep(every);
     }
 }
 
@@ -86,7 +102,11 @@ fn read_head(reader: &mut BufReader<TcpStream>) -> Option<(String, usize)> {
 }
 
 fn answer(path: &str, version: &str) -> (u16, String) {
-    let who = || format!("version {version} pid {} instance {}", std::process::id(), variable("MAINSTAY_INSTANCE"));
+    let who = || {
+        let (pid, instance) = (std::process::id(), variable("MAINSTAY_INSTANCE"));
+        let count = ANSWERS.fetch_add(1, Ordering::Relaxed) + 1;
+        format!("version {version} pid {pid} instance {instance} count {count}")
+    };
     let mut parts = path.trim_start_matches('/').splitn(2, '/');
     match (parts.next().unwrap_or_default(), parts.next().unwrap_or_default()) {
         ("healthz", _) if BROKEN.load(Ordering::Relaxed) => (503, "broken".into()),
@@ -105,6 +125,7 @@ fn answer(path: &str, version: &str) -> (u16, String) {
             println!("{text}");
             (200, "logged".into())
         }
+        ("numbered", _) => (200, format!("{} {}", std::process::id(), LINES.load(Ordering::Acquire))),
         _ => (200, who()),
     }
 }

@@ -1,6 +1,6 @@
 //! SIGKILL at bad moments, with everything still served and put right afterwards.
 
-use crate::{Load, SHORT, answering, get, version_is, word_after};
+use crate::{Load, SHORT, answering, get, start_agent, start_server, version_is, word_after};
 use e2e::{Machine, Part, Repository, eventually, kill};
 use std::time::Duration;
 
@@ -12,22 +12,12 @@ struct Parts {
     agent: Part,
 }
 
-fn start_server(machine: &Machine) -> Part {
-    let listen = format!("127.0.0.1:{}", machine.control_port);
-    let gateway = machine.gateway_port.to_string();
-    machine.start("server.log", &["server", "--listen", &listen, "--gateway-port", &gateway, "--allow-local-sources"])
-}
-
-fn start_agent(machine: &Machine) -> Part {
-    machine.start("agent.log", &["agent"])
-}
-
 async fn parts() -> Parts {
     let machine = Machine::new().unwrap();
     let repository = machine.repository("shop").unwrap();
     repository.write_app("v1", "").unwrap();
     repository.commit("first").unwrap();
-    let server = start_server(&machine);
+    let server = start_server(&machine, &[]);
     let health = format!("{}/healthz", machine.control_url());
     eventually("the control plane answers", SHORT, || get(&health)).await;
     let created = machine.run(&["--json", "tokens", "create", "--name", "one"]).ok().json();
@@ -113,7 +103,7 @@ async fn a_killed_control_plane_goes_on_with_the_deployment_when_it_is_back() {
     machine.run_in(&repository.path, &["deploy", "--no-wait"]).ok();
     server.crash();
     assert!(answering(&machine).await.starts_with("version v"));
-    let _server = start_server(&machine);
+    let _server = start_server(&machine, &[]);
     version_is(&machine, "v2").await;
     eventually("the deployment ends as running", SHORT, || async {
         let answer = machine.run(&["--json", "status", "web"]);

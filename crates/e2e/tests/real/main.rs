@@ -1,13 +1,14 @@
 //! The promises of the README and of docs/, each tried as a user would, with the real binary as
 //! real processes.
 
-use e2e::{Load, Machine, Repository, eventually};
+use e2e::{Load, Machine, Part, Repository, eventually};
 use std::time::Duration;
 
 mod bad_input;
 mod commands;
 mod crashes;
 mod joining;
+mod kill_loop;
 mod rollouts;
 mod up;
 
@@ -18,6 +19,19 @@ async fn get(url: &str) -> Option<String> {
     let response = reqwest::Client::new().get(url).timeout(Duration::from_secs(5)).send().await.ok()?;
     (response.status() == 200).then_some(())?;
     response.text().await.ok()
+}
+
+/// A control plane and its machine's agent as two processes, so that each can crash alone.
+fn start_server(machine: &Machine, extra: &[&str]) -> Part {
+    let listen = format!("127.0.0.1:{}", machine.control_port);
+    let gateway = machine.gateway_port.to_string();
+    let mut arguments = vec!["server", "--listen", &listen, "--gateway-port", &gateway, "--allow-local-sources"];
+    arguments.extend(extra);
+    machine.start("server.log", &arguments)
+}
+
+fn start_agent(machine: &Machine) -> Part {
+    machine.start("agent.log", &["agent"])
 }
 
 /// A machine on which version `v1` of the tests' app runs and answers.
