@@ -21,6 +21,9 @@ use tokio::sync::watch;
 
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 const STOP_TIMEOUT: Duration = Duration::from_secs(15);
+/// A gateway that ended sooner than this after its start does not work, and the next start waits. One
+/// that served for longer is started again at once: every moment of waiting refuses visitors.
+const HELD_AFTER: Duration = Duration::from_secs(5);
 /// The log of the gateway process is begun anew at a start once it is larger.
 const LOG_LIMIT_BYTES: u64 = 8 * 1024 * 1024;
 
@@ -147,7 +150,7 @@ impl GatewayDriver {
         let mut state = self.lock();
         if let Some(started) = state.started_at.take() {
             // It ended after having run: soon counts as a failure, late as a fresh beginning.
-            if started.elapsed() < Duration::from_secs(60) {
+            if started.elapsed() < HELD_AFTER {
                 state.attempts += 1;
                 let delay =
                     if state.attempts <= 1 { Duration::ZERO } else { Backoff::GATEWAY.delay(state.attempts - 1) };

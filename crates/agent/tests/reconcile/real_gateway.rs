@@ -64,6 +64,33 @@ async fn a_gateway_is_started_adopted_by_the_next_agent_and_started_again_after_
 }
 
 #[tokio::test]
+async fn a_gateway_that_served_for_a_while_is_never_waited_for_and_one_that_ends_at_once_is() {
+    let Some(binary) = binary() else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let driver = GatewayDriver::new(directory.path().join("gateway"), binary);
+    let config = config(free_address());
+    for _ in 0..3 {
+        driver.apply(&config).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(5_200)).await;
+        kill_and_wait(&driver).await;
+    }
+    driver.apply(&config).await.expect("the fourth start in a row is not put off");
+    kill_and_wait(&driver).await;
+    driver.apply(&config).await.expect("a first bad start may be chance");
+    kill_and_wait(&driver).await;
+    let waits = driver.apply(&config).await.unwrap_err().describe();
+    assert!(waits.contains("is started again in"), "{waits}");
+}
+
+/// Until its control socket is silent, too.
+async fn kill_and_wait(driver: &GatewayDriver) {
+    kill(driver.observe().await.pid.unwrap());
+    while driver.observe().await.running {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
 async fn a_gateway_of_another_version_is_replaced_without_refusing_a_connection() {
     let Some(binary) = binary() else { return };
     let directory = tempfile::tempdir().unwrap();
