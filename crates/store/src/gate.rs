@@ -1,0 +1,30 @@
+//! A door before every write, for tests: a database that is busy, a disk that is full, and a control
+//! plane that dies between two writes are hard to come by otherwise. In production there is none.
+
+use crate::{Error, Result, Store};
+use sqlx::AnyPool;
+use std::fmt::Debug;
+use std::io;
+use std::sync::Arc;
+
+/// Asked before every transaction that writes and every single statement that does.
+pub trait Gate: Debug + Send + Sync {
+    /// An error is what the caller gets instead, as [`Error::Unavailable`].
+    fn before_write(&self) -> io::Result<()>;
+}
+
+impl Store {
+    /// This store, with a gate before its writes.
+    pub fn gated(mut self, gate: Arc<dyn Gate>) -> Self {
+        self.gate = Some(gate);
+        self
+    }
+
+    /// The connections that may write.
+    pub(crate) fn writer(&self) -> Result<&AnyPool> {
+        if let Some(gate) = &self.gate {
+            gate.before_write().map_err(|error| Error::Unavailable(sqlx::Error::Io(error)))?;
+        }
+        Ok(&self.writer)
+    }
+}
