@@ -1,105 +1,124 @@
-//! Plans as text, the same for the command line, the golden tests and the dashboard.
+//! Plans as text: the one renderer of the command line, of events, of the golden worlds in this
+//! crate's tests and of the stories that the simulation tells.
 //!
-//! The first character of a line carries its meaning (`+` create, `~` change, `-` remove, `=` keep,
-//! `!` note), so colour can be added but never has to be.
+//! The first character of a line carries its meaning (`+` create or start, `~` change, `-` remove or
+//! stop, `=` keep, `!` held back), so colour can be added but never has to be. A [`Text`] is lines of
+//! toned pieces: whoever prints decides what a tone looks like, and nobody else words a plan.
+//!
+//! Absent on purpose: names of servers and instances. A plan holds ids only, and the last eight
+//! digits of one tell it apart.
 
-use api::plans::{Difference, ServicePlan, ServicePlanAction, StackPlan};
+mod gateway;
+mod host;
+mod rollout;
+mod stack;
 
-/// A stack's plan, one service after the other.
-pub fn stack_plan(plan: &StackPlan) -> String {
-    let mut out = String::new();
-    for service in &plan.services {
-        service_plan(service, &mut out);
+pub use gateway::gateway_config;
+pub use host::host_plan;
+pub use rollout::rollout_plan;
+pub use stack::{headline, stack_plan, sum};
+
+use api::UnixMillis;
+use api::observed::Blocked;
+
+/// What a piece of text means for a person, whatever it looks like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tone {
+    Plain,
+    Strong,
+    Good,
+    Warning,
+    Bad,
+    Faint,
+}
+
+/// Lines of toned pieces.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Text {
+    lines: Vec<Vec<(Tone, String)>>,
+}
+
+impl Text {
+    /// With every piece as `paint` makes it look; no line break at the end.
+    pub fn painted(&self, paint: impl Fn(Tone, &str) -> String) -> String {
+        let line =
+            |pieces: &Vec<(Tone, String)>| pieces.iter().map(|(tone, text)| paint(*tone, text)).collect::<String>();
+        self.lines.iter().map(line).collect::<Vec<_>>().join("\n")
     }
-    out.push_str(&summary(plan));
-    out.push('\n');
-    out
-}
 
-/// `2 to create, 1 to change, 0 to remove, 3 unchanged`
-pub fn summary(plan: &StackPlan) -> String {
-    let count = |action| plan.services.iter().filter(|s| s.action == action).count();
-    format!(
-        "{} to create, {} to change, {} to remove, {} unchanged",
-        count(ServicePlanAction::Create),
-        count(ServicePlanAction::Update),
-        count(ServicePlanAction::Remove),
-        count(ServicePlanAction::Keep)
-    )
-}
-
-fn service_plan(service: &ServicePlan, out: &mut String) {
-    let (mark, word) = match service.action {
-        ServicePlanAction::Create => ('+', "create"),
-        ServicePlanAction::Update => ('~', "change"),
-        ServicePlanAction::Remove => ('-', "remove"),
-        ServicePlanAction::Keep => ('=', "keep"),
-    };
-    out.push_str(&format!("{mark} {word} {}\n", service.service));
-    let shown = service.differences.iter().filter(|d| service.action != ServicePlanAction::Create || worth_showing(d));
-    for difference in shown {
-        out.push_str(&difference_line(difference));
+    pub fn plain(&self) -> String {
+        self.painted(|_, text| text.to_owned())
     }
-    for note in &service.notes {
-        out.push_str(&format!("    ! {note}\n"));
+
+    fn line(&mut self, text: impl Into<String>) {
+        self.lines.push(vec![(Tone::Plain, text.into())]);
+    }
+
+    fn pieces(&mut self, pieces: Vec<(Tone, String)>) {
+        self.lines.push(pieces);
+    }
+
+    /// `+ start instance 00000002 of web`
+    fn marked(&mut self, mark: Mark, text: impl Into<String>) {
+        let (sign, tone) = mark.sign();
+        self.lines.push(vec![(tone, sign.into()), (Tone::Plain, format!(" {}", text.into()))]);
+    }
+
+    /// `! service web: its release is being prepared (again in 30s)`
+    fn held_back(&mut self, blocked: &[Blocked], now_ms: UnixMillis) {
+        for Blocked { subject, reason, retry_at_ms } in blocked {
+            let again = retry_at_ms.map(|at_ms| format!(" (again {})", moment(at_ms, now_ms))).unwrap_or_default();
+            self.marked(Mark::HeldBack, format!("{subject}: {}{again}", shown(reason)));
+        }
     }
 }
 
-/// A new service has a value for every field; the defaults among them are noise.
-fn worth_showing(difference: &Difference) -> bool {
-    const HEADS: [&str; 8] = ["commit", "build.command", "env.", "limits.", "port.", "replicas", "routes", "run."];
-    let field = &difference.field;
-    (HEADS.iter().any(|head| field.starts_with(head)) || field == "source.git" || field == "source.directory")
-        && field != "run.kind"
-        && !field.ends_with("].strip_prefix")
+/// What a line is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mark {
+    Create,
+    Change,
+    Remove,
+    Keep,
+    HeldBack,
 }
 
-fn difference_line(difference: &Difference) -> String {
-    let field = &difference.field;
-    match (&difference.from, &difference.to) {
-        (None, Some(to)) => format!("    + {field}: {to}\n"),
-        (Some(from), None) => format!("    - {field}: {from}\n"),
-        (Some(from), Some(to)) => format!("    ~ {field}: {from} → {to}\n"),
-        (None, None) => String::new(),
+impl Mark {
+    fn sign(self) -> (&'static str, Tone) {
+        match self {
+            Self::Create => ("+", Tone::Good),
+            Self::Change => ("~", Tone::Warning),
+            Self::Remove => ("-", Tone::Bad),
+            Self::Keep => ("=", Tone::Faint),
+            Self::HeldBack => ("!", Tone::Warning),
+        }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// `in 30s`, `now`: relative, because a plan is read at the moment at which it is made.
+fn moment(at_ms: UnixMillis, now_ms: UnixMillis) -> String {
+    match u64::try_from(at_ms.saturating_sub(now_ms)) {
+        Ok(ms) if ms > 0 => format!("in {}", crate::stack::duration(ms)),
+        _ => "now".into(),
+    }
+}
 
-    #[test]
-    fn a_plan_reads_line_by_line_with_its_mark_first() {
-        let plan = StackPlan {
-            stack_id: None,
-            stack: "shop".parse().unwrap(),
-            base_version: 1,
-            fingerprint: String::new(),
-            services: vec![
-                ServicePlan {
-                    service: "web".parse().unwrap(),
-                    action: ServicePlanAction::Update,
-                    commit: None,
-                    differences: vec![Difference {
-                        field: "run.command".into(),
-                        from: Some("a".into()),
-                        to: Some("b".into()),
-                    }],
-                    notes: vec!["mind the gap".into()],
-                },
-                ServicePlan {
-                    service: "old".parse().unwrap(),
-                    action: ServicePlanAction::Remove,
-                    commit: None,
-                    differences: vec![],
-                    notes: vec![],
-                },
-            ],
-        };
-        assert_eq!(
-            stack_plan(&plan),
-            "~ change web\n    ~ run.command: a → b\n    ! mind the gap\n- remove old\n\
-             0 to create, 1 to change, 1 to remove, 0 unchanged\n"
-        );
+/// One line, and not a very long one.
+fn shown(value: &str) -> String {
+    const LIMIT: usize = 200;
+    let one_line: String = value.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect();
+    if one_line.chars().count() > LIMIT {
+        format!("{}…", one_line.chars().take(LIMIT).collect::<String>())
+    } else {
+        one_line
+    }
+}
+
+/// `Plan: 2 changes, 1 held back`
+fn changes_and_held_back(changes: usize, held_back: usize) -> String {
+    let plural = if changes == 1 { "" } else { "s" };
+    match held_back {
+        0 => format!("Plan: {changes} change{plural}"),
+        _ => format!("Plan: {changes} change{plural}, {held_back} held back"),
     }
 }

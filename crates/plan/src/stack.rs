@@ -177,7 +177,7 @@ fn readable(path: &str, value: &Value) -> (String, String) {
     (path.to_owned(), text)
 }
 
-fn duration(ms: u64) -> String {
+pub(crate) fn duration(ms: u64) -> String {
     match ms {
         0 => "0s".into(),
         ms if ms % 3_600_000 == 0 => format!("{}h", ms / 3_600_000),

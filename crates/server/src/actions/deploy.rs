@@ -85,8 +85,7 @@ async fn finish(
             deployments: vec![],
         });
     };
-    let message =
-        format!("{} is at version {} now: {}", done.stack.name, done.stack.version, plan::render::summary(&plan));
+    let message = format!("{} is at version {} now: {}", done.stack.name, done.stack.version, plan::render::sum(&plan));
     let mut changed = event(EventKind::StackChanged, EventLevel::Info, message, caller.cause("deploy"));
     changed.stack_id = Some(done.stack.id.clone());
     let mut events = vec![changed];
