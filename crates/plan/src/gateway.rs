@@ -6,7 +6,7 @@
 //! answer. An instance whose health is not known yet (the agent has just restarted) stays in too,
 //! so restarting the agent never takes a service down.
 
-use api::desired::{DesiredState, SecurityMode, ServiceDesired, Traffic};
+use api::desired::{DesiredState, InstanceDesired, InstanceIntent, SecurityMode, ServiceDesired, Traffic};
 use api::gateway::{
     DnsResponder, GatewayConfig, GatewayRoute, GatewayService, InternalName, Listener, ListenerKind, Upstream,
 };
@@ -123,7 +123,10 @@ fn service(
         let Some(port) = seen.port else { continue };
         let upstream =
             |draining| Upstream { instance_id: instance.instance_id.clone(), address: loopback(port), draining };
+        // What is about to be stopped leaves the gateway first: live routes are what its stop waits for.
+        let stays = instance.intent == InstanceIntent::Run && seen.revision_id == instance.revision_id;
         match (instance.traffic, seen.state) {
+            (Traffic::Active, _) if !stays => {}
             (Traffic::Active, InstanceState::Running | InstanceState::Healthy) => active.push(upstream(false)),
             (Traffic::Active, InstanceState::Unhealthy) => unwell.push(upstream(false)),
             (Traffic::Draining, InstanceState::Running | InstanceState::Healthy | InstanceState::Unhealthy) => {
@@ -149,7 +152,9 @@ fn unavailable_reason(
     preparations: &[PreparationObserved],
 ) -> String {
     let name = &service.name;
-    let wanted: Vec<_> = service.instances.iter().filter(|i| i.intent == api::desired::InstanceIntent::Run).collect();
+    let mut wanted: Vec<&InstanceDesired> =
+        service.instances.iter().filter(|i| i.intent == InstanceIntent::Run).collect();
+    wanted.sort_by_key(|i| (i.ordinal, &i.instance_id));
     if wanted.is_empty() {
         return format!("{name} is stopped");
     }
@@ -164,13 +169,12 @@ fn unavailable_reason(
     {
         return format!("{name} is starting");
     }
-    let own = preparations.iter().filter(|p| p.service_id == service.service_id);
-    for preparation in own {
-        match preparation.state {
-            PreparationState::Working => return format!("{name} is being built"),
-            PreparationState::Failed => return format!("{name} could not be built"),
-            PreparationState::Absent | PreparationState::Ready => {}
-        }
+    let any = |state| preparations.iter().any(|p| p.service_id == service.service_id && p.state == state);
+    if any(PreparationState::Working) {
+        return format!("{name} is being built");
+    }
+    if any(PreparationState::Failed) {
+        return format!("{name} could not be built");
     }
     format!("{name} has no running instance")
 }

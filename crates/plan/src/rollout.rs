@@ -11,8 +11,8 @@
 //! no memory between ticks beside the rows themselves.
 //!
 //! While a deployment is in flight, its *targets* (the instances that it wants) are brought up
-//! beside the *others*. Only when every target is healthy do routes switch, in one desired state;
-//! only when every gateway has acknowledged that switch do the others drain and leave. A failure
+//! beside the *others*. Only when every target is healthy do routes switch, on each server in one
+//! desired state; only when every gateway has acknowledged that switch do the others leave. A failure
 //! before that leaves the others serving as if nothing had happened.
 //!
 //! When nothing is in flight the service *settles*: the current revision has its instances, the
@@ -107,13 +107,15 @@ impl RolloutInstance {
         self.state() == InstanceState::Healthy
     }
 
-    /// Nothing of it runs any more, by the server's own word, or because the server is no more.
+    /// Nothing of it runs any more, by the server's own word, or because the server is no more. The
+    /// word counts only once the server knows what is wanted now: until then it may still start it.
     fn gone(&self) -> bool {
-        !self.server_exists
-            || match &self.observed {
-                Some(observed) => matches!(observed.state, InstanceState::Exited | InstanceState::Absent),
-                None => self.caught_up,
-            }
+        !self.server_exists || (self.caught_up && matches!(self.state(), InstanceState::Exited | InstanceState::Absent))
+    }
+
+    /// Whether nothing is known of it: its server has not reported, or not since it was asked.
+    fn unknown(&self) -> bool {
+        self.observed.is_none() && !self.caught_up
     }
 }
 
@@ -205,6 +207,7 @@ impl<'a> Tick<'a> {
         if instance.traffic != traffic {
             instance.traffic = traffic;
             instance.traffic_changed_at_ms = self.input.now_ms;
+            instance.caught_up = false;
             self.plan.changes.push(RolloutChange::SetTraffic { instance_id: instance.id.clone(), traffic });
         }
     }
@@ -213,6 +216,7 @@ impl<'a> Tick<'a> {
         let instance = &mut self.instances[index];
         if instance.intent != intent {
             instance.intent = intent;
+            instance.caught_up = false;
             self.plan.changes.push(RolloutChange::SetIntent { instance_id: instance.id.clone(), intent });
         }
     }
@@ -232,12 +236,35 @@ impl<'a> Tick<'a> {
         }
     }
 
-    /// Look again no later than this.
+    /// Look again no later than this. A moment that is over changes nothing by itself: waking for it
+    /// would be looking again without end.
     fn wake_at(&mut self, at_ms: UnixMillis) {
         let earlier = self.plan.wake_at_ms.is_none_or(|known| at_ms < known);
-        if earlier {
+        if earlier && at_ms > self.input.now_ms {
             self.plan.wake_at_ms = Some(at_ms);
         }
+    }
+
+    fn is_deleted(&self, index: usize) -> bool {
+        let id = &self.instances[index].id;
+        self.plan
+            .changes
+            .iter()
+            .any(|c| matches!(c, RolloutChange::DeleteInstance { instance_id } if instance_id == id))
+    }
+
+    fn fixed_port_of(&self, id: &RevisionId) -> Option<u16> {
+        match self.revision(id).map(|r| &r.port) {
+            Some(PortSpec::Fixed { port }) => Some(*port),
+            _ => None,
+        }
+    }
+
+    /// Whether its gateway has acknowledged that it sends it requests; a worker gets none.
+    fn takes_requests(&self, index: usize) -> bool {
+        let instance = &self.instances[index];
+        let listens = self.revision(&instance.revision_id).is_some_and(|r| r.port != PortSpec::None);
+        !listens || instance.routed
     }
 
     fn revision(&self, id: &RevisionId) -> Option<&'a RolloutRevision> {
@@ -266,7 +293,8 @@ impl<'a> Tick<'a> {
             Traffic::Out if keep_warm => {}
             Traffic::Out if instance.intent == InstanceIntent::Run => self.set_intent(index, InstanceIntent::Stop),
             Traffic::Out if instance.gone() => self.delete(index),
-            Traffic::Out => {}
+            Traffic::Out if instance.server_online => self.block("an instance that is no longer needed is stopping"),
+            Traffic::Out => self.block("an instance that is no longer needed is on a server that does not report"),
         }
     }
 
@@ -279,8 +307,11 @@ impl<'a> Tick<'a> {
         if quiet || instance.gone() || self.input.now_ms >= deadline {
             self.set_traffic(index, Traffic::Out);
         } else {
-            let open = instance.open_requests;
-            self.block(format!("{open} open requests of the release before are finishing"));
+            match instance.open_requests {
+                0 => self.block("its gateway has not taken an instance that drains out of traffic yet"),
+                1 => self.block("1 open request of an instance that drains is finishing"),
+                open => self.block(format!("{open} open requests of an instance that drains are finishing")),
+            }
             self.wake_at(deadline);
         }
     }

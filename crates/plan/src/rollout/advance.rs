@@ -4,14 +4,18 @@
 use super::{InstanceIntent, RolloutChange, RolloutInstance, Tick, Traffic};
 use api::deployments::{Deployment, DeploymentFailure, DeploymentKind, Stage, StageEntry};
 use api::observed::{InstanceState, PreparationObserved, PreparationState};
-use api::services::PortSpec;
+use std::cmp::Reverse;
 
 /// A process that ended this often before it was ever healthy is not waited for any longer.
 const RESTARTS_BEFORE_FAILURE: u32 = 3;
 /// How often fetching the source may fail before the deployment does.
 const PREPARATION_ATTEMPTS: u32 = 3;
+/// How long a server that does not report is waited for while it prepares: builds take their time.
+const PREPARED_WITHIN_MS: i64 = 3_600_000;
 /// How long gateways may take to acknowledge new routes.
 const ROUTES_WITHIN_MS: i64 = 60_000;
+/// When to look again whether earlier releases have left, if no report says so first.
+const CROWD_LOOK_AGAIN_MS: i64 = 5_000;
 
 /// What one stage found.
 enum Step {
@@ -95,22 +99,99 @@ impl Tick<'_> {
 
     fn others(&self, deployment: &Deployment) -> Vec<usize> {
         let targets = self.targets(deployment);
-        (0..self.instances.len()).filter(|i| !targets.contains(i)).collect()
+        (0..self.instances.len()).filter(|&i| !targets.contains(&i) && !self.is_deleted(i)).collect()
     }
 
-    /// Candidates of a deployment that this one superseded never served: they go at once.
+    /// Candidates of a deployment that this one superseded never served: they go at once. So does
+    /// what stayed warm for a way back that no longer leads there, before the new release comes
+    /// beside it: otherwise deployments in a row would pile up.
     fn discard_superseded(&mut self, deployment: &Deployment) {
         for index in self.others(deployment) {
             let leaving = matches!(self.instances[index].traffic, Traffic::Candidate | Traffic::Draining);
             let stopped = self.instances[index].intent == InstanceIntent::Stop;
-            if leaving || stopped || !self.instances[index].server_exists {
+            let useless = self.is_useless(deployment, index) || self.has_been_replaced(deployment, index);
+            if leaving || stopped || useless || !self.instances[index].server_exists {
                 self.retire(index, false);
             }
         }
     }
 
+    /// Whether an instance is started, without traffic, and of no release that traffic may go back to.
+    fn is_useless(&self, deployment: &Deployment, index: usize) -> bool {
+        let instance = &self.instances[index];
+        let switched = (Stage::RoutesUpdating..Stage::Running).contains(&deployment.stage);
+        if switched || instance.traffic != Traffic::Out || !instance.caught_up || instance.routed {
+            return false;
+        }
+        instance.revision_id == deployment.revision_id || !self.may_return_to(deployment, instance)
+    }
+
+    /// Whether traffic may go back to an instance that has none: it is of the release that serves or
+    /// served, and nobody of that release serves beside it.
+    fn may_return_to(&self, deployment: &Deployment, instance: &RolloutInstance) -> bool {
+        let serves = |other: &RolloutInstance| other.traffic == Traffic::Active && other.healthy();
+        [&self.input.current_revision_id, &deployment.previous_revision_id]
+            .contains(&&Some(instance.revision_id.clone()))
+            && !self.instances.iter().any(|other| other.revision_id == instance.revision_id && serves(other))
+    }
+
+    /// Whether so much of earlier releases is still leaving that a new one beside it would be too
+    /// much for the machines: at most what serves and what is to serve run together.
+    fn is_crowded(&self, deployment: &Deployment) -> bool {
+        self.others(deployment).into_iter().any(|index| {
+            let other = &self.instances[index];
+            let runs = other.server_exists && other.intent == InstanceIntent::Run;
+            let leaves = match other.traffic {
+                Traffic::Draining => true,
+                Traffic::Out => other.server_online && !self.may_return_to(deployment, other),
+                Traffic::Active => self.successors(deployment, index).is_some_and(|successors| {
+                    let since_ms = successors.iter().map(|&i| self.instances[i].traffic_changed_at_ms).max();
+                    since_ms.is_some_and(|since_ms| self.input.now_ms < since_ms + ROUTES_WITHIN_MS)
+                }),
+                Traffic::Candidate => false,
+            };
+            runs && leaves
+        })
+    }
+
+    /// Whether an instance serves beside those that replaced it: a deployment that was superseded in
+    /// the middle of handing over left it so.
+    fn has_been_replaced(&self, deployment: &Deployment, index: usize) -> bool {
+        self.successors(deployment, index).is_some_and(|successors| self.is_served_by(&successors))
+    }
+
+    /// Who takes over from an active instance that neither this deployment nor the current release
+    /// needs, if so: as many of the current release as are wanted, or whoever there is of it instead
+    /// of another release.
+    fn successors(&self, deployment: &Deployment, index: usize) -> Option<Vec<usize>> {
+        let instance = &self.instances[index];
+        let current = self.input.current_revision_id.as_ref()?;
+        let restart = deployment.kind == DeploymentKind::Restart;
+        let ours = [current, &instance.revision_id].contains(&&deployment.revision_id) && !restart;
+        if instance.traffic != Traffic::Active || ours {
+            return None;
+        }
+        let targets = self.targets(deployment);
+        let serves = |i: &usize| {
+            let other = &self.instances[*i];
+            other.traffic == Traffic::Active && &other.revision_id == current && !targets.contains(i)
+        };
+        let mut successors: Vec<usize> = (0..self.instances.len()).filter(serves).collect();
+        if &instance.revision_id != current {
+            return Some(successors);
+        }
+        successors.sort_by_key(|&i| {
+            let other = &self.instances[i];
+            (!other.healthy(), !self.takes_requests(i), Reverse(other.traffic_changed_at_ms), i)
+        });
+        let wanted = self.input.replicas.max(deployment.replicas) as usize;
+        let enough = successors.get(wanted.saturating_sub(1)).is_some_and(|&i| self.instances[i].healthy());
+        successors.truncate(wanted);
+        (enough && !successors.contains(&index)).then_some(successors)
+    }
+
     fn fixed_port(&self, deployment: &Deployment) -> bool {
-        self.revision(&deployment.revision_id).is_some_and(|r| matches!(r.port, PortSpec::Fixed { .. }))
+        self.fixed_port_of(&deployment.revision_id).is_some()
     }
 
     fn pending(&mut self, deployment: &Deployment) -> Step {
@@ -120,12 +201,10 @@ impl Tick<'_> {
             return Step::Next(Stage::Building);
         }
         let taken: Vec<u32> = targets.iter().map(|&i| self.instances[i].ordinal).collect();
-        // On a fixed port a target may be prepared but not started before the others are gone.
-        let intent = if self.fixed_port(deployment) && !self.others(deployment).is_empty() {
-            InstanceIntent::Stop
-        } else {
-            InstanceIntent::Run
-        };
+        // A target may be prepared but not started while others hold its port or its room.
+        let holds_port = self.fixed_port(deployment) && !self.others(deployment).is_empty();
+        let waits = holds_port || self.is_crowded(deployment);
+        let intent = if waits { InstanceIntent::Stop } else { InstanceIntent::Run };
         if !self.create(missing, &deployment.revision_id, &deployment.id, &taken, intent) {
             self.block("no server that may run it reports; add one with `mainstay tokens create` or bring one back");
             return Step::Wait;
@@ -146,7 +225,7 @@ impl Tick<'_> {
             return self.pending(deployment);
         }
         let mut waits = false;
-        for index in targets {
+        for &index in &targets {
             let instance = self.instances[index].clone();
             if instance.state() != InstanceState::Absent {
                 continue;
@@ -164,9 +243,25 @@ impl Tick<'_> {
                 }
                 PreparationState::Absent | PreparationState::Working => waits = true,
             }
+            let deadline_ms = self.entered_at_ms(deployment, Stage::Building) + PREPARED_WITHIN_MS;
+            if waits && !instance.server_online {
+                if self.input.now_ms >= deadline_ms {
+                    let minutes = PREPARED_WITHIN_MS / 60_000;
+                    let message = format!("it was not prepared within {minutes} min: its server does not report");
+                    self.fail_at(deployment, &instance, Stage::Building, message);
+                    return Step::Done;
+                }
+                self.wake_at(deadline_ms);
+            }
         }
         if waits {
             self.block("its release is being prepared");
+            return Step::Wait;
+        }
+        let to_start = targets.iter().any(|&i| self.instances[i].intent == InstanceIntent::Stop);
+        if to_start && !self.fixed_port(deployment) && self.is_crowded(deployment) {
+            self.block("it is started once earlier releases have drained and left");
+            self.wake_at(self.input.now_ms + CROWD_LOOK_AGAIN_MS);
             return Step::Wait;
         }
         Step::Next(Stage::Pulling)
@@ -212,8 +307,8 @@ impl Tick<'_> {
                 self.fail_start(deployment, &instance, &why);
                 return Step::Done;
             }
-            // A server that does not report is waited for: its instance may be well.
-            if !instance.healthy() && self.input.now_ms >= deadline_ms && instance.server_online {
+            // Whatever became of it: a server that does not report is not waited for any longer either.
+            if !instance.healthy() && self.input.now_ms >= deadline_ms {
                 self.fail_start(deployment, &instance, "");
                 return Step::Done;
             }
@@ -248,6 +343,9 @@ impl Tick<'_> {
         let seconds = self.rollout_spec(&deployment.revision_id).healthy_within_ms / 1000;
         let reason = match (why, observed.and_then(|o| o.problem.clone()), &probe) {
             (why, _, _) if !why.is_empty() => why.to_owned(),
+            _ if !instance.server_online => {
+                format!("it was not healthy within {seconds} s: its server does not report")
+            }
             (_, Some(problem), _) => format!("it was not healthy within {seconds} s: {problem}"),
             (_, None, Some(probe)) => format!("it was not healthy within {seconds} s: {}", probe.message),
             (_, None, None) => format!("it was not healthy within {seconds} s"),
@@ -262,7 +360,7 @@ impl Tick<'_> {
         self.fail(deployment, failure);
     }
 
-    /// All targets are healthy: they take traffic and the others give it up, in one desired state.
+    /// All targets are healthy: they take traffic and the others give it up.
     fn switch(&mut self, deployment: &Deployment) -> Step {
         if deployment.kind != DeploymentKind::Stop
             && self.input.current_revision_id.as_ref() != Some(&deployment.revision_id)
@@ -272,57 +370,83 @@ impl Tick<'_> {
                 previous_revision_id: self.input.current_revision_id.clone(),
             });
         }
-        for index in self.targets(deployment) {
-            self.set_traffic(index, Traffic::Active);
-        }
-        for index in self.others(deployment) {
-            if self.instances[index].traffic == Traffic::Active {
-                self.set_traffic(index, Traffic::Draining);
-            }
-        }
+        let targets = self.targets(deployment);
+        let others = self.others(deployment);
+        self.hand_over(&others, &targets);
         Step::Next(Stage::RoutesUpdating)
     }
 
     fn routes_updating(&mut self, deployment: &Deployment) -> Step {
-        let listens = self.revision(&deployment.revision_id).is_some_and(|r| r.port != PortSpec::None);
-        let targets = self.targets(deployment);
-        let waiting = targets.iter().find(|&&i| listens && !self.instances[i].routed).copied();
-        let others_routed = self.others(deployment).into_iter().any(|i| {
-            let other = &self.instances[i];
-            other.routed && other.server_online && other.traffic != Traffic::Active
-        });
-        // What the gateway is still to acknowledge: the new instances in, the others out.
-        let Some(index) = waiting.or_else(|| others_routed.then(|| targets.first().copied().unwrap_or(0))) else {
-            return Step::Next(Stage::StoppingOld);
-        };
         if self.instances.is_empty() {
             return Step::Next(Stage::StoppingOld);
         }
-        if self.roll_back_if_broken(deployment) {
+        if self.has_lost_its_targets(deployment) || self.roll_back_if_broken(deployment) {
             return Step::Done;
         }
         let deadline_ms = self.entered_at_ms(deployment, Stage::RoutesUpdating) + ROUTES_WITHIN_MS;
-        let instance = self.instances[index].clone();
-        if self.input.now_ms >= deadline_ms && instance.server_online && waiting.is_some() {
-            let why =
-                instance.gateway_problem.clone().unwrap_or_else(|| "its gateway has not acknowledged them".into());
-            let failure = DeploymentFailure {
-                stage: Stage::RoutesUpdating,
-                message: format!("the routes could not be switched within {} s: {why}", ROUTES_WITHIN_MS / 1000),
-                server_id: Some(instance.server_id),
-                last_probe: None,
-                log_tail: Vec::new(),
-            };
-            self.fail(deployment, failure);
-            return Step::Done;
+        let late = self.input.now_ms >= deadline_ms;
+        if let Some(index) = self.awaited_target(deployment) {
+            if late {
+                self.fail_routes(deployment, index);
+                return Step::Done;
+            }
+        } else {
+            // The new instances are in, so what still served beside them may go.
+            let mut others_routed = false;
+            for index in self.others(deployment) {
+                if self.instances[index].traffic == Traffic::Active {
+                    self.set_traffic(index, Traffic::Draining);
+                }
+                others_routed |= self.instances[index].routed && self.instances[index].server_online;
+            }
+            // The machine itself does not stop what its gateway sends requests to, so after some time
+            // the old ones may go their way.
+            if late || !others_routed {
+                return Step::Next(Stage::StoppingOld);
+            }
         }
         self.block("the gateway has not acknowledged the new routes yet");
         self.wake_at(deadline_ms);
         Step::Wait
     }
 
+    /// A target that has to take requests before what still serves beside the targets may go.
+    fn awaited_target(&self, deployment: &Deployment) -> Option<usize> {
+        let targets = self.targets(deployment);
+        let awaited = targets.iter().copied().find(|&i| !self.takes_requests(i));
+        let serves = |i: &usize| self.instances[*i].traffic == Traffic::Active && self.instances[*i].healthy();
+        let alone = !targets.iter().any(serves) && self.others(deployment).iter().any(serves);
+        awaited.or_else(|| targets.first().copied().filter(|_| alone))
+    }
+
+    fn fail_routes(&mut self, deployment: &Deployment, index: usize) {
+        let instance = self.instances[index].clone();
+        let why = match &instance.gateway_problem {
+            _ if !instance.server_online => "its server does not report",
+            Some(problem) => problem,
+            None if self.takes_requests(index) => "its instances are no longer healthy",
+            None => "its gateway has not acknowledged them",
+        };
+        let message = format!("the routes could not be switched within {} s: {why}", ROUTES_WITHIN_MS / 1000);
+        self.fail_at(deployment, &instance, Stage::RoutesUpdating, message);
+    }
+
+    /// Fails if none of the instances that took the traffic is left, because their servers were
+    /// removed: what served before them may still be there.
+    fn has_lost_its_targets(&mut self, deployment: &Deployment) -> bool {
+        let targets = self.targets(deployment);
+        if deployment.replicas == 0 || targets.iter().any(|&i| self.instances[i].traffic == Traffic::Active) {
+            return false;
+        }
+        let message = "the servers of its instances were removed".into();
+        let stage = deployment.stage;
+        let failure = DeploymentFailure { stage, message, server_id: None, last_probe: None, log_tail: Vec::new() };
+        self.fail(deployment, failure);
+        true
+    }
+
     fn stopping_old(&mut self, deployment: &Deployment) -> Step {
-        if self.roll_back_if_broken(deployment) {
+        if self.has_lost_its_targets(deployment) || self.roll_back_if_broken(deployment) {
             return Step::Done;
         }
         let mut drained = true;
@@ -341,6 +465,13 @@ impl Tick<'_> {
             return Step::Wait;
         }
         Step::Next(if deployment.kind == DeploymentKind::Stop { Stage::Stopped } else { Stage::Running })
+    }
+
+    /// Fails for something that is not the instance's own doing.
+    fn fail_at(&mut self, deployment: &Deployment, instance: &RolloutInstance, stage: Stage, message: String) {
+        let server_id = Some(instance.server_id.clone());
+        let failure = DeploymentFailure { stage, message, server_id, last_probe: None, log_tail: Vec::new() };
+        self.fail(deployment, failure);
     }
 
     /// Ends the deployment. If traffic had moved already, it goes back.

@@ -1,11 +1,12 @@
 //! Nothing is in flight: the current revision has its instances, and nothing else stays longer than
 //! it should.
 
-use super::{InstanceIntent, RolloutChange, Tick, Traffic, broken_since};
+use super::{InstanceIntent, RolloutChange, RolloutInstance, Tick, Traffic, broken_since};
 use api::deployments::{Deployment, DeploymentFailure, DeploymentKind, Stage};
-use api::ids::RevisionId;
+use api::ids::{RevisionId, ServerId};
 use api::observed::InstanceState;
-use api::services::{PortSpec, ServiceIntent};
+use api::services::ServiceIntent;
+use std::collections::BTreeMap;
 
 impl Tick<'_> {
     pub(super) fn settle(&mut self) {
@@ -22,15 +23,26 @@ impl Tick<'_> {
             self.bring_up(index);
         }
         self.replace_missing(wanted, &kept);
-        // Traffic leaves the others only when somebody is there to take it.
-        let served = wanted == 0 || kept.iter().any(|&i| self.instances[i].traffic == Traffic::Active);
-        for index in 0..self.instances.len() {
-            let others_turn = served || self.instances[index].traffic != Traffic::Active;
-            if !kept.contains(&index) && others_turn {
+        // Traffic leaves the others only when somebody is there to take it; unless they hold a fixed
+        // port, without which nobody ever will be.
+        let on_fixed_port = self.input.current_revision_id.as_ref().is_some_and(|id| self.fixed_port_of(id).is_some());
+        let served = wanted == 0 || on_fixed_port || self.is_served_by(&kept);
+        for index in (0..self.instances.len()).filter(|index| !kept.contains(index)) {
+            let instance = &self.instances[index];
+            if served || instance.traffic != Traffic::Active || !instance.server_exists {
                 let warm = self.is_warm(index);
                 self.retire(index, warm);
+            } else {
+                self.block("another release serves until the current one is healthy and gets its requests");
             }
         }
+    }
+
+    /// Whether one of these is healthy, and each that is gets its requests.
+    pub(super) fn is_served_by(&self, kept: &[usize]) -> bool {
+        let well = |&&i: &&usize| self.instances[i].traffic == Traffic::Active && self.instances[i].healthy();
+        let mut healthy = kept.iter().filter(well).peekable();
+        healthy.peek().is_some() && healthy.all(|&i| self.takes_requests(i))
     }
 
     fn wanted(&self) -> u32 {
@@ -84,29 +96,35 @@ impl Tick<'_> {
     /// Whether another instance on the same server still holds the fixed port of this one.
     fn port_is_taken(&self, index: usize) -> bool {
         let own = &self.instances[index];
-        let fixed = |id: &RevisionId| match self.revision(id).map(|r| r.port.clone()) {
-            Some(PortSpec::Fixed { port }) => Some(port),
-            _ => None,
-        };
-        let Some(port) = fixed(&own.revision_id) else { return false };
-        self.instances.iter().enumerate().any(|(i, other)| {
-            i != index
-                && other.server_id == own.server_id
-                && fixed(&other.revision_id) == Some(port)
-                && (other.intent == InstanceIntent::Run || !other.gone())
-        })
+        let Some(port) = self.fixed_port_of(&own.revision_id) else { return false };
+        self.instances
+            .iter()
+            .enumerate()
+            .any(|(i, other)| i != index && other.server_id == own.server_id && self.holds(other, port))
+    }
+
+    fn holds(&self, instance: &RolloutInstance, port: u16) -> bool {
+        self.fixed_port_of(&instance.revision_id) == Some(port)
+            && (instance.intent == InstanceIntent::Run || !instance.gone())
     }
 
     fn replace_missing(&mut self, wanted: u32, kept: &[usize]) {
         let missing = wanted.saturating_sub(kept.len() as u32);
         let Some(current) = self.input.current_revision_id.clone() else { return };
-        let Some(deployment) = &self.input.deployment else { return };
         if missing == 0 {
             return;
         }
+        let Some(deployment) = &self.input.deployment else {
+            self.block("it has no deployment that its instances could belong to; deploy it again");
+            return;
+        };
         let taken: Vec<u32> = kept.iter().map(|&i| self.instances[i].ordinal).collect();
         let id = deployment.id.clone();
-        if !self.create(missing, &current, &id, &taken, InstanceIntent::Run) {
+        // On a fixed port it is started only when nobody holds that any more.
+        let port = self.fixed_port_of(&current);
+        let held = port.is_some_and(|port| self.instances.iter().any(|other| self.holds(other, port)));
+        let intent = if held { InstanceIntent::Stop } else { InstanceIntent::Run };
+        if !self.create(missing, &current, &id, &taken, intent) {
             self.block("no server that may run it reports; add one or bring one back");
         }
     }
@@ -120,7 +138,8 @@ impl Tick<'_> {
         };
         let instance = &self.instances[index];
         let previous = self.input.previous_revision_id.as_ref() == Some(&instance.revision_id);
-        let well = matches!(instance.state(), InstanceState::Running | InstanceState::Healthy);
+        // Nothing is guessed of one that has not been heard of, as after a restart of the control plane.
+        let well = instance.unknown() || matches!(instance.state(), InstanceState::Running | InstanceState::Healthy);
         let runs = self.input.intent == ServiceIntent::Run && instance.intent == InstanceIntent::Run;
         if previous && well && runs {
             self.wake_at(warm_until_ms);
@@ -190,15 +209,35 @@ impl Tick<'_> {
                 &instance.revision_id == previous && instance.intent == InstanceIntent::Run && instance.healthy()
             })
             .collect();
-        if ready.is_empty() {
-            return;
+        if !ready.is_empty() {
+            let others: Vec<usize> =
+                (0..self.instances.len()).filter(|i| !ready.contains(i) && !self.is_deleted(*i)).collect();
+            self.hand_over(&others, &ready);
         }
-        for &index in &ready {
+    }
+
+    /// Gives traffic from the active ones of `others` to `targets`. On one server that is one step of
+    /// its gateway. Servers do not take that step together, so where targets are on other servers than
+    /// what they replace, healthy others serve on until the gateways of those have acknowledged.
+    pub(super) fn hand_over(&mut self, others: &[usize], targets: &[usize]) {
+        for &index in targets {
             self.set_traffic(index, Traffic::Active);
         }
-        for index in 0..self.instances.len() {
-            if !ready.contains(&index) && self.instances[index].traffic == Traffic::Active {
-                self.set_traffic(index, Traffic::Draining);
+        let mut leaving: BTreeMap<ServerId, Vec<usize>> = BTreeMap::new();
+        for &index in others.iter().filter(|&&i| self.instances[i].traffic == Traffic::Active) {
+            leaving.entry(self.instances[index].server_id.clone()).or_default().push(index);
+        }
+        for (server, mut leaving) in leaving {
+            let (here, elsewhere): (Vec<usize>, Vec<usize>) =
+                targets.iter().copied().partition(|&i| self.instances[i].server_id == server);
+            let awaited = elsewhere.into_iter().filter(|&i| !self.takes_requests(i)).count();
+            let stays = leaving.len().saturating_sub(here.len()).min(awaited);
+            // Healthy ones are worth keeping.
+            leaving.sort_by_key(|&i| !self.instances[i].healthy());
+            for (position, index) in leaving.into_iter().enumerate() {
+                if position >= stays || !self.instances[index].healthy() {
+                    self.set_traffic(index, Traffic::Draining);
+                }
             }
         }
     }

@@ -1,0 +1,463 @@
+//! What one tick of a rollout never does and always does, whatever the rows and reports say.
+
+use crate::host_worlds::{intent, port, state, traffic};
+use crate::samples::{self, cases, id};
+use api::cause::Cause;
+use api::deployments::{Deployment, DeploymentKind, Stage, StageEntry};
+use api::desired::{InstanceIntent, Traffic};
+use api::ids::InstanceId;
+use api::observed::{ExitStatus, InstanceState, PreparationState};
+use api::services::{PortSpec, RolloutSpec, ServiceIntent};
+use plan::placement::Candidate;
+use plan::rollout::{RolloutChange, RolloutInput, RolloutInstance, RolloutPlan, RolloutRevision};
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+
+const NOW_MS: i64 = 1_000_000;
+const REVISIONS: u64 = 3;
+const SERVERS: u64 = 3;
+const LIMIT: usize = 7;
+
+fn kind() -> impl Strategy<Value = DeploymentKind> {
+    use DeploymentKind::*;
+    prop_oneof![3 => Just(Deploy), 1 => Just(Rollback), 1 => Just(Restart), 1 => Just(Scale), 1 => Just(Start), 1 => Just(Stop)]
+}
+
+fn stage() -> impl Strategy<Value = Stage> {
+    prop_oneof![
+        3 => prop::sample::select(&Stage::PATH[..]),
+        1 => prop::sample::select(vec![
+            Stage::Failed, Stage::RolledBack, Stage::Stopped, Stage::Cancelled, Stage::Superseded, Stage::Unknown,
+        ])
+    ]
+}
+
+fn deployment() -> impl Strategy<Value = Deployment> {
+    let times = (0..200_000_i64, -60_000..60_000_i64, -60_000..60_000_i64);
+    (kind(), 1..=REVISIONS, prop::option::of(1..=REVISIONS), 0..4_u32, stage(), times).prop_map(
+        |(kind, revision, previous, replicas, stage, (age_ms, bake_ms, warm_ms))| Deployment {
+            id: id("dep", 9),
+            stack_id: id("stk", 1),
+            service_id: id("svc", 1),
+            service: "web".parse().unwrap(),
+            kind,
+            revision_id: id("rev", revision),
+            revision_number: revision,
+            commit: "0".repeat(40).parse().unwrap(),
+            commit_subject: String::new(),
+            previous_revision_id: previous.map(|number| id("rev", number)),
+            replicas: if kind == DeploymentKind::Stop { 0 } else { replicas },
+            stage,
+            stages: vec![StageEntry { stage, at_ms: NOW_MS - age_ms }],
+            cause: Cause::system("test", "deploy"),
+            failure: None,
+            created_at_ms: NOW_MS - age_ms,
+            ended_at_ms: None,
+            bake_until_ms: (stage == Stage::Running).then_some(NOW_MS + bake_ms),
+            warm_until_ms: (stage == Stage::Running).then_some(NOW_MS + warm_ms),
+        },
+    )
+}
+
+fn instance(number: u64) -> impl Strategy<Value = RolloutInstance> {
+    let row = (1..=REVISIONS, prop_oneof![Just(1_u64), Just(9)], 1..=SERVERS, 0..3_u32, intent(), traffic());
+    let seen = prop::option::weighted(0.8, (state(), 0..6_u32, prop::option::of(-100_000..0_i64)));
+    let gateway = (any::<bool>(), prop_oneof![2 => Just(0_u64), 1 => 1..4_u64], prop::bool::weighted(0.1));
+    (row, seen, gateway, 0..60_000_i64, any::<bool>()).prop_map(
+        move |(
+            (revision, deployment, server, ordinal, intent, traffic),
+            seen,
+            (routed, open, problem),
+            age_ms,
+            caught_up,
+        )| {
+            let observed = seen.map(|(state, restarts, exit)| {
+                let mut observed = samples::seen(number, 1, revision, state);
+                observed.restarts = restarts;
+                observed.crash_looping = restarts >= 5;
+                observed.last_exit = exit.map(|ago_ms| ExitStatus {
+                    code: Some(1),
+                    signal: None,
+                    out_of_memory: false,
+                    at_ms: NOW_MS + ago_ms,
+                });
+                observed
+            });
+            RolloutInstance {
+                id: id("ins", number),
+                revision_id: id("rev", revision),
+                deployment_id: id("dep", deployment),
+                server_id: id("srv", server),
+                ordinal,
+                intent,
+                traffic,
+                traffic_changed_at_ms: NOW_MS - age_ms,
+                observed,
+                caught_up,
+                server_exists: true,
+                server_online: true,
+                routed,
+                open_requests: open,
+                gateway_problem: problem.then(|| "port 80 is in use".to_owned()),
+            }
+        },
+    )
+}
+
+/// Whether a server exists and reports.
+fn servers() -> impl Strategy<Value = Vec<(bool, bool)>> {
+    prop::collection::vec((prop::bool::weighted(0.9), prop::bool::weighted(0.8)), SERVERS as usize)
+}
+
+fn input() -> impl Strategy<Value = RolloutInput> {
+    let instances = (1..=LIMIT as u64).map(instance).collect::<Vec<_>>();
+    let instances = (instances, 0..=LIMIT).prop_map(|(mut instances, count)| {
+        instances.truncate(count);
+        instances
+    });
+    let releases = prop::collection::vec(
+        prop_oneof![Just(PreparationState::Working), Just(PreparationState::Ready), Just(PreparationState::Failed)],
+        (SERVERS * REVISIONS) as usize,
+    );
+    let service = (
+        prop_oneof![4 => Just(ServiceIntent::Run), 1 => Just(ServiceIntent::Stop)],
+        1..4_u32,
+        prop::option::weighted(0.8, 1..=REVISIONS),
+        prop::option::of(1..=REVISIONS),
+    );
+    let ports = prop::collection::vec(port(), REVISIONS as usize);
+    (service, prop::option::weighted(0.9, deployment()), instances, releases, servers(), ports).prop_map(build)
+}
+
+type ServiceRow = (ServiceIntent, u32, Option<u64>, Option<u64>);
+type Parts =
+    (ServiceRow, Option<Deployment>, Vec<RolloutInstance>, Vec<PreparationState>, Vec<(bool, bool)>, Vec<PortSpec>);
+
+fn build((service, deployment, mut instances, releases, servers, ports): Parts) -> RolloutInput {
+    let (intent, replicas, current, previous) = service;
+    for instance in &mut instances {
+        let (exists, online) = servers[samples::number(instance.server_id.as_str()) as usize - 1];
+        instance.server_exists = exists;
+        instance.server_online = exists && online;
+        if !instance.server_online {
+            // As the control plane reads it: a server that does not report says nothing.
+            instance.observed = None;
+            instance.caught_up = false;
+            instance.routed = false;
+            instance.open_requests = 0;
+            instance.gateway_problem = None;
+        }
+    }
+    // Two instances of one service cannot share a port, and the API does not let anybody ask for it.
+    let several = ports.iter().all(|port| !matches!(port, PortSpec::Fixed { .. }));
+    let at_most = |replicas: u32| if several { replicas } else { replicas.min(1) };
+    let replicas = at_most(replicas);
+    let deployment = deployment.map(|deployment| Deployment { replicas: at_most(deployment.replicas), ..deployment });
+    let preparations = releases.iter().enumerate().map(|(index, state)| {
+        let (server, revision) = (index as u64 / REVISIONS + 1, index as u64 % REVISIONS + 1);
+        (id("srv", server), samples::prepared(1, revision, *state))
+    });
+    let takes = servers.iter().enumerate().filter(|(_, (exists, online))| *exists && *online);
+    RolloutInput {
+        service: "web".parse().unwrap(),
+        intent,
+        replicas,
+        current_revision_id: current.map(|number| id("rev", number)),
+        previous_revision_id: previous.map(|number| id("rev", number)),
+        deployment,
+        revisions: (1..=REVISIONS)
+            .map(|number| RolloutRevision {
+                id: id("rev", number),
+                number,
+                port: ports[number as usize - 1].clone(),
+                rollout: RolloutSpec::default(),
+            })
+            .collect(),
+        preparations: preparations.collect(),
+        candidates: takes
+            .map(|(index, _)| Candidate {
+                server_id: id("srv", index as u64 + 1),
+                index: index as _,
+                of_service: 0,
+                of_all: 0,
+            })
+            .collect(),
+        instances,
+        now_ms: NOW_MS,
+    }
+}
+
+fn shuffled(input: RolloutInput) -> impl Strategy<Value = (RolloutInput, RolloutInput)> {
+    (
+        Just(input.instances.clone()).prop_shuffle(),
+        Just(input.revisions.clone()).prop_shuffle(),
+        Just(input.preparations.clone()).prop_shuffle(),
+        Just(input.candidates.clone()).prop_shuffle(),
+    )
+        .prop_map(move |(instances, revisions, preparations, candidates)| {
+            let other = RolloutInput { instances, revisions, preparations, candidates, ..input.clone() };
+            (input.clone(), other)
+        })
+}
+
+/// The rows after the changes, created ones apart.
+fn after(input: &RolloutInput, plan: &RolloutPlan) -> BTreeMap<InstanceId, RolloutInstance> {
+    let mut rows: BTreeMap<_, _> = input.instances.iter().map(|i| (i.id.clone(), i.clone())).collect();
+    for change in &plan.changes {
+        match change {
+            RolloutChange::SetTraffic { instance_id, traffic } => {
+                rows.get_mut(instance_id).expect("a change names what is there, and not after it is deleted").traffic =
+                    *traffic;
+            }
+            RolloutChange::SetIntent { instance_id, intent } => {
+                rows.get_mut(instance_id).expect("a change names what is there, and not after it is deleted").intent =
+                    *intent;
+            }
+            RolloutChange::DeleteInstance { instance_id } => {
+                rows.remove(instance_id).expect("what is deleted is there, once");
+            }
+            RolloutChange::CreateInstance { .. }
+            | RolloutChange::SetStage { .. }
+            | RolloutChange::SetCurrent { .. } => {}
+        }
+    }
+    rows
+}
+
+fn healthy(instance: &RolloutInstance) -> bool {
+    instance.server_exists && instance.observed.as_ref().is_some_and(|o| o.state == InstanceState::Healthy)
+}
+
+fn gone(instance: &RolloutInstance) -> bool {
+    let ended = |state| matches!(state, InstanceState::Absent | InstanceState::Exited);
+    !instance.server_exists || instance.observed.as_ref().map_or(instance.caught_up, |o| ended(o.state))
+}
+
+fn flying(input: &RolloutInput) -> Option<&Deployment> {
+    input.deployment.as_ref().filter(|deployment| deployment.stage.in_flight())
+}
+
+fn fixed(input: &RolloutInput, revision: &api::ids::RevisionId) -> Option<u16> {
+    match input.revisions.iter().find(|known| &known.id == revision)?.port {
+        PortSpec::Fixed { port } => Some(port),
+        _ => None,
+    }
+}
+
+/// Whether a release is taken back in this tick.
+fn goes_back(plan: &RolloutPlan) -> bool {
+    let ended =
+        |c: &RolloutChange| matches!(c, RolloutChange::SetStage { stage: Stage::RolledBack | Stage::Failed, .. });
+    plan.changes.iter().any(ended)
+}
+
+proptest! {
+    #![proptest_config(cases(800))]
+
+    #[test]
+    fn the_order_of_rows_and_reports_does_not_change_a_rollout((one, other) in input().prop_flat_map(shuffled)) {
+        prop_assert_eq!(plan::rollout::plan(&one), plan::rollout::plan(&other));
+    }
+
+    #[test]
+    fn only_an_instance_that_is_out_of_traffic_is_stopped_and_only_one_that_is_gone_is_forgotten(input in input()) {
+        let plan = plan::rollout::plan(&input);
+        let rows = after(&input, &plan);
+        for before in &input.instances {
+            let Some(now) = rows.get(&before.id) else {
+                let out = before.traffic == Traffic::Out && before.intent == InstanceIntent::Stop && gone(before);
+                prop_assert!(out || !before.server_exists, "forgotten: {before:?}");
+                continue;
+            };
+            if before.intent == InstanceIntent::Run && now.intent == InstanceIntent::Stop {
+                prop_assert_eq!(now.traffic, Traffic::Out, "stopped with traffic: {:?}", before);
+                prop_assert!(before.traffic != Traffic::Active, "stopped in the tick that took its traffic: {before:?}");
+                let drained = now.open_requests == 0 && !now.routed && now.caught_up
+                    || gone(before)
+                    || NOW_MS >= before.traffic_changed_at_ms + RolloutSpec::default().drain_ms as i64;
+                prop_assert!(before.traffic != Traffic::Draining || drained, "stopped before it drained: {before:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn traffic_is_given_only_to_healthy_instances(input in input()) {
+        let plan = plan::rollout::plan(&input);
+        let rows = after(&input, &plan);
+        for before in &input.instances {
+            let takes = before.traffic != Traffic::Active
+                && rows.get(&before.id).is_some_and(|now| now.traffic == Traffic::Active);
+            // A deployment that stands at the switch was healthy in the tick before.
+            let at_switch = flying(&input).is_some_and(|d| matches!(d.stage, Stage::Healthy | Stage::DnsUpdating));
+            prop_assert!(!takes || at_switch || healthy(before), "{before:?}");
+            prop_assert!(!takes || before.server_exists, "{before:?}");
+        }
+    }
+
+    #[test]
+    fn traffic_is_taken_only_when_somebody_healthy_has_it_afterwards(input in input()) {
+        let plan = plan::rollout::plan(&input);
+        let rows = after(&input, &plan);
+        let serves = |instance: &&RolloutInstance| {
+            // An active instance that is to be stopped is no state that the planner brings about.
+            instance.traffic == Traffic::Active && instance.intent == InstanceIntent::Run && healthy(instance)
+        };
+        let taken = input.instances.iter().filter(serves).any(|before| rows.get(&before.id).is_none_or(|now| !serves(&now)));
+        let none_wanted = match flying(&input) {
+            Some(deployment) => deployment.replicas == 0,
+            None => input.intent == ServiceIntent::Stop || input.current_revision_id.is_none(),
+        };
+        // On a fixed port whoever holds it leaves first: there the gap is announced.
+        let next = flying(&input).map(|d| &d.revision_id).or(input.current_revision_id.as_ref());
+        let makes_room = next.is_some_and(|revision| fixed(&input, revision).is_some());
+        let at_switch = flying(&input).is_some_and(|d| matches!(d.stage, Stage::Healthy | Stage::DnsUpdating));
+        // Everybody else has left traffic before this stage is entered.
+        let stopping = flying(&input).is_some_and(|d| d.stage == Stage::StoppingOld);
+        if taken && !none_wanted && !makes_room && !at_switch && !stopping {
+            prop_assert!(rows.values().any(|now| serves(&now)), "{:?}", plan.changes);
+        }
+    }
+
+    #[test]
+    fn before_a_new_release_is_healthy_the_old_one_keeps_all_its_traffic(input in input()) {
+        let Some(deployment) = flying(&input) else { return Ok(()) };
+        let early = deployment.stage < Stage::Healthy || deployment.stage == Stage::Unknown;
+        if !early || deployment.replicas == 0 || fixed(&input, &deployment.revision_id).is_some() {
+            return Ok(());
+        }
+        let plan = plan::rollout::plan(&input);
+        let switches = plan.changes.iter().any(|c| matches!(c, RolloutChange::SetStage { stage: Stage::Healthy, .. }));
+        let rows = after(&input, &plan);
+        let mut targets = 0;
+        for before in &input.instances {
+            let now = rows.get(&before.id);
+            // An active instance that is to be stopped is no state that the planner brings about.
+            let serves = before.traffic == Traffic::Active && before.intent == InstanceIntent::Run;
+            let kept = !serves || now.is_some_and(|now| now.traffic == Traffic::Active);
+            // What a superseded deployment left serving beside those that replaced it may go.
+            let current = input.current_revision_id.as_ref();
+            let acknowledged = |now: &&RolloutInstance| {
+                let listens = input.revisions.iter().any(|r| r.id == now.revision_id && r.port != PortSpec::None);
+                Some(&now.revision_id) == current && now.traffic == Traffic::Active && healthy(now) && (now.routed || !listens)
+            };
+            let successors = rows.values().filter(acknowledged).count();
+            let enough = if Some(&before.revision_id) == current { input.replicas.max(deployment.replicas) } else { 1 };
+            let replaced = successors >= enough as usize;
+            let kept = kept || replaced;
+            let back = goes_back(&plan);
+            prop_assert!(kept || switches || back || !before.server_exists, "{before:?} lost its traffic");
+            targets += usize::from(now.is_some_and(|now| now.traffic == Traffic::Active && healthy(now)));
+        }
+        if switches {
+            prop_assert!(targets >= deployment.replicas as usize, "switched with {targets} healthy instances");
+        }
+    }
+
+    #[test]
+    fn there_are_never_more_instances_than_asked_for(input in input()) {
+        let plan = plan::rollout::plan(&input);
+        let created = plan.changes.iter().filter(|c| matches!(c, RolloutChange::CreateInstance { .. })).count();
+        let rows = after(&input, &plan);
+        let asked = match flying(&input) {
+            Some(deployment) => deployment.replicas,
+            None if input.intent == ServiceIntent::Stop => 0,
+            None => input.replicas,
+        };
+        let own = |i: &RolloutInstance| match flying(&input) {
+            Some(d) if d.kind == DeploymentKind::Restart => i.deployment_id == d.id,
+            Some(d) => i.revision_id == d.revision_id,
+            None => Some(&i.revision_id) == input.current_revision_id.as_ref(),
+        };
+        let runs = |i: &RolloutInstance| i.server_exists && i.intent == InstanceIntent::Run;
+        let had = rows.values().filter(|i| own(i) && runs(i)).count();
+        if created > 0 {
+            prop_assert!(had + created <= (asked as usize).max(had), "{had} and {created} more of {asked}");
+        }
+        for change in &plan.changes {
+            if let RolloutChange::CreateInstance { server_id, revision_id, deployment_id, .. } = change {
+                prop_assert!(input.candidates.iter().any(|candidate| &candidate.server_id == server_id));
+                let newest = input.deployment.as_ref().map(|d| &d.id);
+                prop_assert_eq!(Some(deployment_id), newest);
+                let wanted = flying(&input).map(|d| &d.revision_id).or(input.current_revision_id.as_ref());
+                prop_assert_eq!(Some(revision_id), wanted);
+            }
+        }
+    }
+
+    #[test]
+    fn two_instances_are_never_started_on_one_fixed_port(input in input()) {
+        let plan = plan::rollout::plan(&input);
+        let rows = after(&input, &plan);
+        let started = rows.values().filter(|now| {
+            let before = input.instances.iter().find(|before| before.id == now.id);
+            now.intent == InstanceIntent::Run && before.is_some_and(|before| before.intent == InstanceIntent::Stop)
+        });
+        for now in started {
+            let Some(port) = fixed(&input, &now.revision_id) else { continue };
+            let rival = rows.values().find(|other| {
+                other.id != now.id
+                    && other.server_id == now.server_id
+                    && fixed(&input, &other.revision_id) == Some(port)
+                    && !gone(other)
+            });
+            prop_assert!(rival.is_none(), "{rival:?} holds the port of {now:?}");
+        }
+        for change in &plan.changes {
+            let RolloutChange::CreateInstance { server_id, revision_id, intent: InstanceIntent::Run, .. } = change else { continue };
+            let Some(port) = fixed(&input, revision_id) else { continue };
+            let rival = rows.values().find(|other| {
+                &other.server_id == server_id && fixed(&input, &other.revision_id) == Some(port) && !gone(other)
+            });
+            prop_assert!(rival.is_none(), "{rival:?} holds the port of {change:?}");
+        }
+    }
+
+    #[test]
+    fn a_deployment_moves_only_forward_only_while_in_flight_and_ends_once(input in input()) {
+        let plan = plan::rollout::plan(&input);
+        let mut stage = input.deployment.as_ref().map(|d| d.stage);
+        for change in &plan.changes {
+            let RolloutChange::SetStage { deployment_id, stage: next, failure, .. } = change else { continue };
+            prop_assert_eq!(Some(deployment_id), input.deployment.as_ref().map(|d| &d.id));
+            let from = stage.unwrap();
+            let baked = from == Stage::Running && *next == Stage::RolledBack;
+            prop_assert!(from.in_flight() || baked, "{from} → {next}");
+            // Servers that went away are made up for by building again.
+            let again = *next == Stage::Building && from <= Stage::RoutesUpdating;
+            prop_assert!(from == Stage::Unknown || from < *next || again, "{from} → {next}");
+            let failed = matches!(next, Stage::Failed | Stage::RolledBack);
+            prop_assert_eq!(failed, failure.as_ref().is_some_and(|f| !f.message.is_empty()));
+            stage = Some(*next);
+        }
+    }
+
+    #[test]
+    fn a_service_in_flight_that_does_not_move_says_what_it_waits_for(input in input()) {
+        let plan = plan::rollout::plan(&input);
+        if plan.changes.is_empty() && flying(&input).is_some() {
+            prop_assert!(!plan.blocked.is_empty());
+        }
+        prop_assert!(plan.blocked.iter().all(|blocked| !blocked.reason.is_empty()));
+        // Otherwise whoever waits would look again without end.
+        let wake_at_ms = plan.wake_at_ms.unwrap_or(i64::MAX);
+        prop_assert!(wake_at_ms > NOW_MS || !plan.changes.is_empty(), "wakes at {wake_at_ms}, now is {NOW_MS}");
+    }
+
+    #[test]
+    fn a_settled_service_that_is_not_as_wanted_says_why(input in input()) {
+        let plan = plan::rollout::plan(&input);
+        if flying(&input).is_some() || !plan.changes.is_empty() {
+            return Ok(());
+        }
+        let wanted = match (input.intent, &input.current_revision_id) {
+            (ServiceIntent::Run, Some(_)) => input.replicas as usize,
+            _ => 0,
+        };
+        let current = |i: &&RolloutInstance| Some(&i.revision_id) == input.current_revision_id.as_ref();
+        let serving = input.instances.iter().filter(current).filter(|i| i.traffic == Traffic::Active && i.intent == InstanceIntent::Run).count();
+        let warm = input.instances.iter().filter(|i| !current(i) && i.traffic == Traffic::Out && i.intent == InstanceIntent::Run).count();
+        let as_wanted = serving == wanted && serving + warm == input.instances.len();
+        prop_assert!(as_wanted || !plan.blocked.is_empty(), "{serving} of {wanted} serve, {warm} are warm: {:?}", input.instances);
+        prop_assert!(warm == 0 || plan.wake_at_ms.is_some(), "a warm release stays for ever");
+    }
+}
