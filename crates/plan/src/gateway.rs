@@ -169,6 +169,9 @@ fn unavailable_reason(
     {
         return format!("{name} is starting");
     }
+    if seen.iter().any(|o| o.state == InstanceState::Unhealthy) {
+        return format!("{name} is not healthy");
+    }
     let any = |state| preparations.iter().any(|p| p.service_id == service.service_id && p.state == state);
     if any(PreparationState::Working) {
         return format!("{name} is being built");

@@ -130,7 +130,9 @@ const ROUTE_ATTEMPTS_BEFORE_STOP: u32 = 3;
 /// What to do now, in order, and what is held back, with reasons.
 pub fn plan(input: HostInput<'_>) -> HostPlan {
     let Some(desired) = input.desired else {
-        return HostPlan::default();
+        let reason = "no desired state has been verified yet, so nothing is touched".into();
+        let blocked = Blocked { subject: "machine".into(), reason, retry_at_ms: None };
+        return HostPlan { changes: Vec::new(), blocked: vec![blocked] };
     };
     let mut planner = Planner::new(input, desired);
     planner.instances(desired);

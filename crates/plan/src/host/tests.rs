@@ -55,7 +55,8 @@ fn config(kind: ConfigKind, live: bool) -> ConfigView {
 #[test]
 fn without_a_verified_desired_state_nothing_is_touched() {
     let world = World { instances: vec![seen(1, 1, InstanceState::Healthy)], ..World::default() };
-    assert!(world.plan_for(None).is_empty());
+    let plan = world.plan_for(None);
+    assert!(plan.changes.is_empty() && plan.blocked[0].reason.contains("verified"), "{plan:?}");
 }
 
 #[test]

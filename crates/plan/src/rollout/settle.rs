@@ -90,6 +90,16 @@ impl Tick<'_> {
             } else {
                 self.block("an instance is not healthy yet");
             }
+        } else if !instance.server_online {
+            self.block("an instance is on a server that does not report; it is counted as running there");
+        } else if !instance.healthy() {
+            let reason = match (instance.state(), instance.observed.as_ref().and_then(|o| o.last_probe.as_ref())) {
+                (InstanceState::Unhealthy, Some(probe)) => format!("an instance is not healthy: {}", probe.message),
+                _ if instance.unknown() => "nothing has been heard of an instance yet".to_owned(),
+                (InstanceState::Exited, _) => "an instance has ended; its server starts it again".to_owned(),
+                _ => "an instance is not healthy yet".to_owned(),
+            };
+            self.block(reason);
         }
     }
 

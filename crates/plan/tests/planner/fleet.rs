@@ -373,6 +373,10 @@ impl Server {
         });
     }
 
+    pub fn forget_report(&mut self) {
+        self.report = None;
+    }
+
     /// Whether any two live processes hold one port.
     pub fn shares_a_port(&self, port: &PortSpec) -> bool {
         matches!(port, PortSpec::Fixed { .. }) && self.machine.alive().count() > 1

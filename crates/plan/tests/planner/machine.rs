@@ -95,6 +95,29 @@ impl Machine {
         self.instances.values().filter(|i| !matches!(i.state, InstanceState::Absent | InstanceState::Exited))
     }
 
+    /// A new agent finds what runs; what it knew of probes and failures is gone.
+    pub fn restart_agent(&mut self) {
+        self.failures.clear();
+        for instance in self.instances.values_mut() {
+            if matches!(instance.state, InstanceState::Healthy | InstanceState::Unhealthy) {
+                instance.state = InstanceState::Running;
+            }
+        }
+    }
+
+    /// Nothing runs any more; the files are there, the gateway's last configuration too.
+    pub fn reboot(&mut self) {
+        self.restart_agent();
+        let at_ms = self.now_ms;
+        for instance in self.instances.values_mut() {
+            instance.state = InstanceState::Exited;
+            instance.stopping = false;
+            instance.last_exit = Some(ExitStatus { code: None, signal: Some(9), out_of_memory: false, at_ms });
+        }
+        let working = |p: &&mut PreparationObserved| p.state == PreparationState::Working;
+        self.preparations.values_mut().filter(working).for_each(|p| p.state = PreparationState::Absent);
+    }
+
     pub fn plan(&self) -> HostPlan {
         let (instances, preparations) = self.lists();
         let configs = self.configs(&instances, &preparations);

@@ -432,6 +432,62 @@ proptest! {
     }
 
     #[test]
+    fn the_old_leave_traffic_only_after_every_gateway_has_acknowledged_the_new(input in input()) {
+        let Some(deployment) = flying(&input) else { return Ok(()) };
+        let plan = plan::rollout::plan(&input);
+        let entered_at_ms = deployment.stages[0].at_ms;
+        let late = NOW_MS >= entered_at_ms + 60_000;
+        let rows = after(&input, &plan);
+        if deployment.stage != Stage::RoutesUpdating || deployment.replicas == 0 || goes_back(&plan) {
+            return Ok(());
+        }
+        let listens = |i: &RolloutInstance| {
+            input.revisions.iter().any(|revision| revision.id == i.revision_id && revision.port != PortSpec::None)
+        };
+        let own = |i: &&RolloutInstance| match deployment.kind {
+            DeploymentKind::Restart => i.deployment_id == deployment.id,
+            _ => i.revision_id == deployment.revision_id,
+        };
+        let mut new = input.instances.iter().filter(own).filter(|i| i.traffic == Traffic::Active && i.server_exists);
+        let acknowledged = new.all(|i| i.routed || !listens(i) || i.intent == InstanceIntent::Stop);
+        let enough = input.instances.iter().filter(own).filter(|i| i.traffic == Traffic::Active && i.server_exists);
+        // More than are wanted leave like any other.
+        if enough.count() > deployment.replicas as usize {
+            return Ok(());
+        }
+        let leaves = |stage: Stage| plan.changes.iter().any(|c| matches!(c, RolloutChange::SetStage { stage: s, .. } if *s == stage));
+        prop_assert!(acknowledged || !leaves(Stage::StoppingOld), "left before the new were in: {:?}", plan.changes);
+        let old_routed = input.instances.iter().filter(|i| !own(i) && i.server_online && i.routed);
+        let deleted = |i: &RolloutInstance| !rows.contains_key(&i.id);
+        prop_assert!(
+            late || !leaves(Stage::StoppingOld) || old_routed.clone().all(deleted),
+            "left while gateways still send requests to the old: {:?}", plan.changes
+        );
+        let current = input.current_revision_id.as_ref();
+        for before in input.instances.iter().filter(|i| !own(i) && i.server_exists) {
+            let current_serves = input.instances.iter().any(|i| {
+                Some(&i.revision_id) == current && i.traffic == Traffic::Active && healthy(i) && (i.routed || !listens(i))
+            });
+            let now = rows.get(&before.id);
+            let drained = before.traffic == Traffic::Active && now.is_none_or(|now| now.traffic != Traffic::Active);
+            prop_assert!(!drained || acknowledged || current_serves, "drained too early: {before:?}");
+        }
+    }
+
+    /// Otherwise it would stand still until somebody has news.
+    #[test]
+    fn a_service_at_rest_changes_nothing_before_the_moment_at_which_it_asks_to_be_woken(
+        input in input(), later_ms in prop_oneof![0..70_000_i64, 0..10_000_000_i64]
+    ) {
+        let plan = plan::rollout::plan(&input);
+        let until_ms = plan.wake_at_ms.map_or(i64::MAX, |at_ms| at_ms - NOW_MS);
+        if plan.changes.is_empty() && later_ms < until_ms {
+            let later = RolloutInput { now_ms: NOW_MS + later_ms, ..input };
+            prop_assert_eq!(plan::rollout::plan(&later).changes, vec![]);
+        }
+    }
+
+    #[test]
     fn a_service_in_flight_that_does_not_move_says_what_it_waits_for(input in input()) {
         let plan = plan::rollout::plan(&input);
         if plan.changes.is_empty() && flying(&input).is_some() {
@@ -454,7 +510,8 @@ proptest! {
             _ => 0,
         };
         let current = |i: &&RolloutInstance| Some(&i.revision_id) == input.current_revision_id.as_ref();
-        let serving = input.instances.iter().filter(current).filter(|i| i.traffic == Traffic::Active && i.intent == InstanceIntent::Run).count();
+        let serves = |i: &&RolloutInstance| i.traffic == Traffic::Active && i.intent == InstanceIntent::Run && healthy(i);
+        let serving = input.instances.iter().filter(current).filter(serves).count();
         let warm = input.instances.iter().filter(|i| !current(i) && i.traffic == Traffic::Out && i.intent == InstanceIntent::Run).count();
         let as_wanted = serving == wanted && serving + warm == input.instances.len();
         prop_assert!(as_wanted || !plan.blocked.is_empty(), "{serving} of {wanted} serve, {warm} are warm: {:?}", input.instances);

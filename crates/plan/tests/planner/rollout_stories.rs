@@ -1,7 +1,7 @@
 //! Whole stories: people ask for things, servers come and go, gateways refuse, and the planners of
 //! the control plane and of every machine work on together. What must never be, and where it ends.
 
-use crate::fleet::{Fleet, ROUND_MS};
+use crate::fleet::{Fleet, ROUND_MS, Server};
 use crate::machine::{Fate, Luck};
 use crate::samples::cases;
 use api::deployments::{DeploymentKind, Stage};
@@ -23,6 +23,11 @@ enum Event {
     Remove(usize),
     GatewayRefuses(usize),
     GatewayTakes(usize),
+    /// A new control plane has its rows, and no report yet.
+    ControlPlaneRestarts,
+    /// A new agent has its document, and neither probes nor failures.
+    AgentRestarts(usize),
+    MachineReboots(usize),
     Time,
 }
 
@@ -54,6 +59,9 @@ fn event(faults: bool) -> BoxedStrategy<Event> {
         (0..3_usize).prop_map(Event::Remove),
         (0..3_usize).prop_map(Event::GatewayRefuses),
         (0..3_usize).prop_map(Event::GatewayTakes),
+        Just(Event::ControlPlaneRestarts),
+        (0..3_usize).prop_map(Event::AgentRestarts),
+        (0..3_usize).prop_map(Event::MachineReboots),
     ];
     prop_oneof![3 => people, 2 => faults].boxed()
 }
@@ -115,6 +123,20 @@ fn happen(fleet: &mut Fleet, event: &Event) {
             fleet.tell(format!("the gateway of server {} refuses", index % count + 1));
         }
         (Event::GatewayTakes(index), _) => fleet.servers[index % count].machine.gateway_works = true,
+        (Event::ControlPlaneRestarts, _) => {
+            fleet.tell("the control plane restarts");
+            fleet.servers.iter_mut().for_each(Server::forget_report);
+        }
+        (Event::AgentRestarts(index), _) => {
+            fleet.tell(format!("the agent of server {} restarts", index % count + 1));
+            fleet.servers[index % count].machine.restart_agent();
+        }
+        (Event::MachineReboots(index), _) => {
+            fleet.had_faults = true;
+            fleet.floor = 0;
+            fleet.tell(format!("server {} reboots", index % count + 1));
+            fleet.servers[index % count].machine.reboot();
+        }
         _ => {}
     }
 }
