@@ -29,7 +29,9 @@ impl Tick<'_> {
         let served = wanted == 0 || on_fixed_port || self.is_served_by(&kept);
         for index in (0..self.instances.len()).filter(|index| !kept.contains(index)) {
             let instance = &self.instances[index];
-            if served || instance.traffic != Traffic::Active || !instance.server_exists {
+            // Those of the same release that are kept are no worse.
+            let surplus = Some(&instance.revision_id) == self.input.current_revision_id.as_ref() && !instance.healthy();
+            if served || surplus || instance.traffic != Traffic::Active || !instance.server_exists {
                 let warm = self.is_warm(index);
                 self.retire(index, warm);
             } else {

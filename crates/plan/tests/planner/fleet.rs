@@ -288,7 +288,9 @@ impl Fleet {
                 deployment.warm_until_ms = warm_until_ms;
                 let fixed = matches!(self.port, PortSpec::Fixed { .. });
                 if stage == Stage::Running && !fixed {
-                    self.floor = self.replicas as usize;
+                    // All of them, unless the server of one was removed meanwhile.
+                    let active = |row: &&RolloutInstance| row.traffic == Traffic::Active && self.server(row).exists;
+                    self.floor = self.rows.iter().filter(active).count().min(self.replicas as usize);
                 }
             }
             RolloutChange::SetCurrent { revision_id, previous_revision_id } => {

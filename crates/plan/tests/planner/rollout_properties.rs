@@ -423,7 +423,7 @@ proptest! {
             let baked = from == Stage::Running && *next == Stage::RolledBack;
             prop_assert!(from.in_flight() || baked, "{from} → {next}");
             // Servers that went away are made up for by building again.
-            let again = *next == Stage::Building && from <= Stage::RoutesUpdating;
+            let again = *next == Stage::Building && from <= Stage::Starting;
             prop_assert!(from == Stage::Unknown || from < *next || again, "{from} → {next}");
             let failed = matches!(next, Stage::Failed | Stage::RolledBack);
             prop_assert_eq!(failed, failure.as_ref().is_some_and(|f| !f.message.is_empty()));
