@@ -49,7 +49,25 @@ pub enum ControlPlaneError {
     Answer { operation: &'static str, reason: String },
 }
 
+/// What kind of no it was: a new kind is worth a new sentence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Unreachable,
+    Clock,
+    Refused,
+    Other,
+}
+
 impl ControlPlaneError {
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Unreachable { .. } => Kind::Unreachable,
+            Self::Clock { .. } => Kind::Clock,
+            Self::Refused { .. } if self.is_refusal() => Kind::Refused,
+            _ => Kind::Other,
+        }
+    }
+
     /// The answer was a no that trying again does not change, as opposed to a network that is down.
     pub fn is_refusal(&self) -> bool {
         matches!(self, Self::Refused { status, .. } if (400..500).contains(status) && *status != 429 && *status != 408)
@@ -253,7 +271,11 @@ fn refusal(operation: &'static str, status: StatusCode, body: &[u8], their_clock
             return ControlPlaneError::Clock { operation, difference_ms };
         }
     }
-    ControlPlaneError::Refused { operation, status: status.as_u16(), code: error.code, message: error.message }
+    let message = match error.help {
+        Some(help) => format!("{}; {help}", error.message),
+        None => error.message,
+    };
+    ControlPlaneError::Refused { operation, status: status.as_u16(), code: error.code, message }
 }
 
 fn parse<T: serde::de::DeserializeOwned>(operation: &'static str, body: &[u8]) -> Result<T, ControlPlaneError> {

@@ -8,7 +8,7 @@ use crate::backoff::Backoff;
 use crate::control_plane::ControlPlane;
 use crate::ledger::Ledger;
 use crate::observe::significant;
-use api::agent::StatusReport;
+use api::agent::{HeldDocument, StatusReport};
 use api::observed::ObservedState;
 use api::servers::ServerFacts;
 use std::sync::Arc;
@@ -34,12 +34,17 @@ struct Memory {
     last: Option<ObservedState>,
     last_sent: Option<Instant>,
     facts_sent: Option<ServerFacts>,
+    /// Which document is kept, read once per generation.
+    held: Option<HeldDocument>,
+    /// The control plane asked to see it.
+    show_document: bool,
     attempts: u32,
 }
 
 impl Reporter {
     pub async fn run(mut self, shutdown: CancellationToken) {
-        let mut memory = Memory { last: None, last_sent: None, facts_sent: None, attempts: 0 };
+        let mut memory =
+            Memory { last: None, last_sent: None, facts_sent: None, held: None, show_document: false, attempts: 0 };
         loop {
             let interval = *self.poll_interval.borrow();
             let heartbeat = memory.last_sent.map_or_else(Instant::now, |sent| sent + interval);
@@ -81,7 +86,31 @@ impl Reporter {
         }
     }
 
-    /// Whether more events wait than one report holds.
+    /// Which document this machine keeps, with all of it if the control plane asked.
+    async fn held(&self, memory: &mut Memory, generation: u64) -> Option<HeldDocument> {
+        if generation == 0 {
+            return None;
+        }
+        let known = memory.held.as_ref().is_some_and(|held| held.generation == generation);
+        if known && !memory.show_document {
+            return memory.held.clone();
+        }
+        match self.ledger.desired_load().await {
+            Ok(Some(kept)) if kept.generation == generation => {
+                let head = HeldDocument { generation, sha256: kept.sha256.clone(), document: None };
+                memory.held = Some(head.clone());
+                Some(HeldDocument { document: memory.show_document.then_some(kept), ..head })
+            }
+            // Another one was accepted meanwhile; the next report speaks of that.
+            Ok(_) => None,
+            Err(error) => {
+                tracing::debug!(%error, "the kept desired state cannot be read; the report goes without its hash");
+                None
+            }
+        }
+    }
+
+    /// Whether there is more to send than one report holds.
     async fn report(&self, memory: &mut Memory, observed: &ObservedState) -> bool {
         let events = match self.ledger.outbox_pending().await {
             Ok(events) => events,
@@ -96,7 +125,9 @@ impl Reporter {
         let facts = self.facts.borrow().clone();
         let facts_news = memory.facts_sent.as_ref() != Some(&facts);
         let full = events.len() as i64 >= crate::ledger::REPORT_LIMIT;
-        let report = StatusReport { observed: observed.clone(), facts: facts_news.then(|| facts.clone()), events };
+        let held = self.held(memory, observed.generation).await;
+        let report =
+            StatusReport { observed: observed.clone(), facts: facts_news.then(|| facts.clone()), events, held };
         match self.control_plane.status(&report).await {
             Ok(answer) => {
                 memory.attempts = 0;
@@ -117,7 +148,10 @@ impl Reporter {
                 if answer.generation > observed.generation {
                     self.hurry.notify_one();
                 }
-                full && !answer.acknowledged_events.is_empty()
+                // Asked for once more only if the answer says so again.
+                let show = answer.send_document && !memory.show_document;
+                memory.show_document = answer.send_document;
+                show || full && !answer.acknowledged_events.is_empty()
             }
             Err(error) => {
                 memory.attempts += 1;

@@ -239,6 +239,7 @@ pub async fn assemble_over<W: Workloads, G: Gateway>(
         key: wire::VerifyingKey::from_base64(&identity.control_plane_key).context("the identity's pinned key")?,
         ledger: ledger.clone(),
         accepted,
+        unkept: Default::default(),
     };
     gatekeeper.load().await;
     let outputs = Outputs { observed, state, poll_interval };

@@ -8,12 +8,12 @@
 
 use crate::backoff::Backoff;
 use crate::clock::now_ms;
-use crate::control_plane::{ControlPlane, ControlPlaneError};
+use crate::control_plane::{ControlPlane, ControlPlaneError, Kind};
 use crate::ledger::{Acceptance, Ledger};
 use api::desired::{DesiredState, SignedDesiredState};
 use api::ids::ServerId;
 use api::observed::AgentState;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
@@ -39,6 +39,8 @@ pub struct Gatekeeper {
     pub key: wire::VerifyingKey,
     pub ledger: Ledger,
     pub accepted: watch::Sender<Accepted>,
+    /// Accepted, but not yet in the ledger: a disk that was full has room again some time.
+    pub unkept: Mutex<Option<SignedDesiredState>>,
 }
 
 impl Gatekeeper {
@@ -89,14 +91,31 @@ impl Gatekeeper {
             Err(error) => {
                 tracing::error!(
                     error = &error as &dyn std::error::Error,
-                    "the desired state could not be kept; it is acted on and lost at a restart"
+                    "the desired state could not be kept; it is acted on, and keeping it is tried again"
                 );
+                *self.unkept.lock().unwrap_or_else(PoisonError::into_inner) = Some(signed.clone());
                 self.accept(state, Some(format!("the desired state could not be kept on disk: {error}")))
             }
         }
     }
 
+    /// Tries again to keep what could not be kept. Answers whether all is kept.
+    async fn keep(&self) -> bool {
+        let unkept = self.unkept.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(signed) = unkept else { return true };
+        if self.ledger.desired_accept(&signed, now_ms()).await.is_err() {
+            return false;
+        }
+        tracing::info!(generation = signed.generation, "the desired state is kept now");
+        self.unkept.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.accepted.send_modify(|a| a.unkept = None);
+        true
+    }
+
     fn accept(&self, state: DesiredState, unkept: Option<String>) -> bool {
+        if unkept.is_none() {
+            self.unkept.lock().unwrap_or_else(PoisonError::into_inner).take();
+        }
         tracing::info!(generation = state.generation, "accepted a desired state");
         self.accepted.send_modify(|a| *a = Accepted { desired: Some(Arc::new(state)), refused: None, unkept });
         true
@@ -133,13 +152,15 @@ pub async fn run(
     shutdown: CancellationToken,
 ) {
     let mut attempts = 0;
+    let mut said = None;
     loop {
         // Both arms may be dropped halfway: waiting changes nothing, and an answer that was not read
         // is asked for again with the same generation.
         let round = async {
+            let wait = if gatekeeper.keep().await { WAIT } else { gatekeeper.poll_interval().min(WAIT) };
             let _ = state.wait_for(|state| *state == AgentState::Idle).await;
             let asked_at = Instant::now();
-            (asked_at, control_plane.expected_state(gatekeeper.generation(), WAIT).await)
+            (asked_at, control_plane.expected_state(gatekeeper.generation(), wait).await)
         };
         let (asked_at, answer) = tokio::select! {
             biased;
@@ -163,7 +184,7 @@ pub async fn run(
             }
             Err(error) => {
                 attempts += 1;
-                say_once(&error, attempts);
+                say_once(&error, attempts, &mut said);
                 Backoff::CONTROL_PLANE.delay(attempts).min(interval)
             }
         };
@@ -176,12 +197,18 @@ pub async fn run(
     }
 }
 
-fn say_once(error: &ControlPlaneError, attempts: u32) {
-    match attempts {
-        1 if error.is_refusal() => {
+/// Once for each kind of trouble: a control plane that was away and then refuses is news.
+fn say_once(error: &ControlPlaneError, attempts: u32, said: &mut Option<Kind>) {
+    let news = attempts == 1 || *said != Some(error.kind());
+    *said = Some(error.kind());
+    match error.kind() {
+        Kind::Refused if news => {
             tracing::error!(%error, "the control plane does not accept this machine; services keep running")
         }
-        1 => tracing::warn!(%error, "services keep running from the last desired state; trying again"),
+        Kind::Clock if news => {
+            tracing::error!(%error, "nothing can be told or asked until the clocks agree; services keep running")
+        }
+        _ if news => tracing::warn!(%error, "services keep running from the last desired state; trying again"),
         _ => tracing::debug!(%error, attempts, "still no desired state"),
     }
 }
@@ -190,5 +217,67 @@ fn said_again(attempts: &mut u32) {
     if *attempts > 0 {
         tracing::info!(attempts = *attempts, "the control plane answers again");
         *attempts = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::{Disk, MemoryDisk, MemoryLedger};
+    use futures_util::future::BoxFuture;
+    use std::io;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    #[derive(Default)]
+    struct Full(AtomicBool);
+
+    impl Disk for Full {
+        fn before_write(&self, _: &'static str) -> BoxFuture<'_, io::Result<()>> {
+            let full = self.0.load(Ordering::SeqCst);
+            Box::pin(async move { if full { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) } })
+        }
+        fn after_write(&self, _: &'static str) -> BoxFuture<'_, ()> {
+            Box::pin(async {})
+        }
+        fn syncs(&self, _: &'static str) -> bool {
+            true
+        }
+    }
+
+    fn state() -> DesiredState {
+        DesiredState {
+            server_id: "srv_00000000000000000000000000000001".parse().unwrap(),
+            server_name: "local".parse().unwrap(),
+            generation: 3,
+            issued_at_ms: 0,
+            poll_interval_ms: 10_000,
+            security_mode: Default::default(),
+            gateway: Default::default(),
+            dns: Default::default(),
+            stacks: vec![],
+        }
+    }
+
+    #[tokio::test]
+    async fn a_document_that_found_no_room_is_acted_on_and_kept_as_soon_as_there_is_some() {
+        let key = wire::SigningKey::from_base64(&wire::SigningKey::generate()).unwrap();
+        let (disk, full) = (MemoryDisk::default(), Arc::new(Full::default()));
+        let gatekeeper = Gatekeeper {
+            server_id: state().server_id,
+            key: wire::VerifyingKey::from_base64(&key.public_base64()).unwrap(),
+            ledger: Ledger::Memory(MemoryLedger::new(disk.clone(), Some(full.clone()))),
+            accepted: watch::Sender::default(),
+            unkept: Default::default(),
+        };
+        full.0.store(true, Ordering::SeqCst);
+        assert!(gatekeeper.offer(&key.sign(&state())).await, "it is acted on");
+        assert!(gatekeeper.accepted.borrow().unkept.is_some(), "and it is said that it is not kept");
+        assert!(!gatekeeper.keep().await);
+        assert_eq!(disk.highest_generation(), 0);
+
+        full.0.store(false, Ordering::SeqCst);
+        assert!(gatekeeper.keep().await);
+        assert_eq!(disk.highest_generation(), 3);
+        assert_eq!(gatekeeper.accepted.borrow().unkept, None);
     }
 }

@@ -10,21 +10,23 @@
 //! of the simulation, the machine's own clock and a good random generator answer.
 //!
 //! Deliberately absent: secrets. Keys, tokens and nonces come from `wire`, from the operating system,
-//! whatever is set here. Also absent: time that passes (sleeping, deadlines); that is tokio's, which can
-//! be paused itself.
+//! whatever is set here. Also absent: waiting for time to pass (sleeping, deadlines); that is tokio's,
+//! which can be paused itself.
 
 use std::cell::RefCell;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use uuid::Uuid;
 
 /// Where time, ids and chance come from.
 pub trait Source: Send + Sync {
     /// Milliseconds since the Unix epoch.
     fn now_ms(&self) -> i64;
+    /// The time that passes, whatever the clock is set to.
+    fn instant(&self) -> Instant;
     /// An id that sorts after those that were made before.
     fn fresh_id(&self) -> Uuid;
     fn random(&self) -> u64;
@@ -46,6 +48,11 @@ pub fn now_ms() -> i64 {
             .duration_since(UNIX_EPOCH)
             .map_or(0, |elapsed| i64::try_from(elapsed.as_millis()).unwrap_or(i64::MAX)),
     }
+}
+
+/// A moment to measure lengths of time from; unlike the time of day it is never set.
+pub fn instant() -> Instant {
+    current().map_or_else(Instant::now, |source| source.instant())
 }
 
 /// A fresh id; the order of ids is the order in which one process made them.
@@ -116,6 +123,9 @@ mod tests {
         fn now_ms(&self) -> i64 {
             7
         }
+        fn instant(&self) -> Instant {
+            Instant::now() + std::time::Duration::from_secs(3_600)
+        }
         fn fresh_id(&self) -> Uuid {
             Uuid::from_u128(9)
         }
@@ -134,10 +144,19 @@ mod tests {
 
     #[test]
     fn a_source_holds_within_its_future_and_in_what_inherits_it() {
-        let inner = poll_once(within(Arc::new(Fixed), async { inherit(async { (now_ms(), fresh_id()) }) }));
+        // What a task would be given that is spawned within.
+        let inner = poll_once(within(
+            Arc::new(Fixed),
+            std::future::poll_fn(|_| Poll::Ready(Some(inherit(async { (now_ms(), fresh_id()) })))),
+        ));
+        let inner = inner.expect("it was made");
         assert!(now_ms() > 7, "outside, the machine's clock holds");
         assert_eq!(poll_once(inner), (7, Uuid::from_u128(9)));
         assert!(now_ms() > 7);
+        assert!(
+            poll_once(within(Arc::new(Fixed), async { instant() }))
+                > Instant::now() + std::time::Duration::from_secs(3_000)
+        );
     }
 
     #[test]

@@ -7,6 +7,10 @@ use crate::name::Name;
 use crate::observed::ObservedState;
 use serde::{Deserialize, Serialize};
 
+/// How many servers an organization may have: as many as there are numbers that give addresses of their own
+/// below 10.100.0.0 (mesh) and 10.200.0.0 (containers).
+pub const SERVERS_LIMIT: u16 = 14_335;
+
 /// What a machine is and can do, found out by its agent. What is missing is said in `limitations`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
@@ -42,8 +46,8 @@ pub enum ServerCondition {
 pub struct ServerView {
     pub id: ServerId,
     pub name: Name,
-    /// 1 to 255, unique: mesh and container addresses follow from it.
-    pub index: u8,
+    /// From 1, unique: mesh and container addresses follow from it.
+    pub index: u16,
     pub condition: ServerCondition,
     pub security_mode: SecurityMode,
     pub facts: ServerFacts,
@@ -53,4 +57,69 @@ pub struct ServerView {
     pub desired_generation: u64,
     /// The last report, whole.
     pub observed: Option<ObservedState>,
+    /// Set while the machine holds a desired state that this control plane does not know.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recovery: Option<ServerRecovery>,
+}
+
+/// Where a server stands after the control plane was restored from a backup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum RecoveryState {
+    /// The control plane was restored and has not heard this agent since.
+    Unheard,
+    /// The machine goes on with what it was told after the backup. A person decides.
+    Ahead,
+    /// A person decided; what ran goes on until what takes its place is healthy.
+    Replacing,
+}
+
+/// A control plane was restored from a backup, and the machine holds something newer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ServerRecovery {
+    pub state: RecoveryState,
+    pub since_ms: UnixMillis,
+    /// Of the document that the machine holds, as far as it was told.
+    pub held_generation: u64,
+    /// Of the newest document here.
+    pub generation: u64,
+    /// Whether the machine has shown what it holds; without that the changes are not known.
+    pub document_known: bool,
+    /// What accepting the restored state does to this machine.
+    pub changes: Vec<RecoveryChange>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum RecoveryAction {
+    /// The restored revision takes the place of the one that runs, without a gap.
+    Replace,
+    /// The backup does not know it, or knows it as stopped.
+    Stop,
+    /// It was removed or stopped after the backup.
+    Start,
+}
+
+/// What becomes of one service on one machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct RecoveryChange {
+    pub action: RecoveryAction,
+    /// `shop/web`
+    pub service: String,
+    /// What runs now: `revision 7 (commit 1a2b3c4)`.
+    pub from: Option<String>,
+    /// What the backup says.
+    pub to: Option<String>,
+}
+
+/// `POST /servers/{server}/accept-restore`: what was looked at before agreeing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct AcceptRestoreRequest {
+    /// [`ServerRecovery::held_generation`] as it was shown; if it is another one now, nothing is done.
+    pub held_generation: u64,
 }

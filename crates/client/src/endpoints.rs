@@ -9,7 +9,7 @@ use api::events::EventRecord;
 use api::ids::{DeploymentId, InstanceId, TokenId};
 use api::logs::LogRecord;
 use api::plans::{DeployAnswer, DeployRequest, PlanRequest, StackPlan};
-use api::servers::ServerView;
+use api::servers::{AcceptRestoreRequest, ServerView};
 use api::services::{EnvPatch, EnvVariable, Revision, ScaleRequest, ServiceView};
 use api::stacks::StackView;
 use api::tokens::{Info, SignInRequest, TokenCreated, TokenRequest, TokenView};
@@ -280,6 +280,12 @@ impl Client {
 
     pub async fn server(&self, server: &str) -> Result<ServerView, ClientError> {
         self.send(get(&["api", "v1", "servers", server], "show a server")).await
+    }
+
+    /// Agrees that a machine becomes what a restored control plane says; `held_generation` as it was shown.
+    pub async fn server_accept_restore(&self, server: &str, held_generation: u64) -> Result<ServerView, ClientError> {
+        let request = AcceptRestoreRequest { held_generation };
+        self.send(post(&["api", "v1", "servers", server, "accept-restore"], &request, "accept a restore")).await
     }
 
     pub async fn server_remove(&self, server: &str) -> Result<(), ClientError> {

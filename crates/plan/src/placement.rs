@@ -10,7 +10,7 @@ use api::ids::ServerId;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Candidate {
     pub server_id: ServerId,
-    pub index: u8,
+    pub index: u16,
     /// Instances of this service already there.
     pub of_service: u32,
     /// All instances there.
@@ -36,20 +36,20 @@ pub fn place(count: u32, candidates: &[Candidate]) -> Vec<ServerId> {
 mod tests {
     use super::*;
 
-    fn candidate(index: u8, of_service: u32, of_all: u32) -> Candidate {
+    fn candidate(index: u16, of_service: u32, of_all: u32) -> Candidate {
         Candidate { server_id: ServerId::from_uuid_for_tests(index), index, of_service, of_all }
     }
 
     trait ForTests {
-        fn from_uuid_for_tests(index: u8) -> Self;
+        fn from_uuid_for_tests(index: u16) -> Self;
     }
     impl ForTests for ServerId {
-        fn from_uuid_for_tests(index: u8) -> Self {
+        fn from_uuid_for_tests(index: u16) -> Self {
             format!("srv_{index:032x}").parse().unwrap()
         }
     }
 
-    fn placed(count: u32, candidates: &[Candidate]) -> Vec<u8> {
+    fn placed(count: u32, candidates: &[Candidate]) -> Vec<u16> {
         let index = |id: &ServerId| candidates.iter().find(|c| &c.server_id == id).map_or(0, |c| c.index);
         place(count, candidates).iter().map(index).collect()
     }

@@ -4,9 +4,11 @@
 //! next one. The password is the one thing that cannot be made again later: it is written to its file
 //! before the user exists, and a user that exists is never touched.
 
+use crate::actions::sources::{GitRepositories, Repositories};
 use crate::auth::{hash_of, password};
 use crate::options::ServerOptions;
 use crate::presence::Heard;
+use crate::recovery::Recoveries;
 use crate::state::{AppState, Shared, fresh};
 use crate::{clock, files};
 use anyhow::{Context, Result};
@@ -18,6 +20,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use store::{Scope, Store, TokenCreate};
 
 pub const ORGANIZATION: &str = "default";
@@ -33,12 +36,31 @@ pub struct Begun {
     pub initial_password: Option<Secret>,
 }
 
-pub async fn begin(options: ServerOptions, address: SocketAddr) -> Result<Begun> {
+/// What a control plane meets outside of itself, where it is not the real thing: the simulation
+/// (`crates/sim`) answers for repositories, lets writes fail, and does its waiting in virtual time.
+pub struct Edges {
+    pub repositories: Arc<dyn Repositories>,
+    pub gate: Option<Arc<dyn store::Gate>>,
+    /// The longest that one poll of an agent may wait.
+    pub poll_limit: Duration,
+}
+
+impl Default for Edges {
+    fn default() -> Self {
+        Self { repositories: Arc::new(GitRepositories), gate: None, poll_limit: Duration::from_secs(60) }
+    }
+}
+
+pub async fn begin(options: ServerOptions, address: SocketAddr, edges: Edges) -> Result<Begun> {
     let directory = options.directory();
     files::make_directory(&directory)?;
     let signing_key = files::signing_key(&directory)?;
     let git = git::Environment::prepare(&directory.join("git"), &options.mainstay_binary).context("prepare for git")?;
     let store = open(&options).await?;
+    let store = match edges.gate {
+        Some(gate) => store.gated(gate),
+        None => store,
+    };
     let now_ms = clock::now_ms();
     let organization = store
         .organization_ensure(&fresh(OrganizationId::from_uuid), ORGANIZATION, now_ms)
@@ -50,7 +72,10 @@ pub async fn begin(options: ServerOptions, address: SocketAddr) -> Result<Begun>
     let initial_password = ensure_user(&store, &scope, &directory).await?;
     ensure_cli_token(&store, &scope, &directory).await?;
     let heard = last_reports(&store, &scope).await?;
+    let recoveries = Recoveries::load(&store, &scope).await.context("read what is left of a restore")?;
     let state = AppState::new(Shared {
+        recoveries,
+        steady: Default::default(),
         store,
         options,
         address,
@@ -62,6 +87,8 @@ pub async fn begin(options: ServerOptions, address: SocketAddr) -> Result<Begun>
         stopping: Default::default(),
         deciding: Default::default(),
         heard: Mutex::new(heard),
+        repositories: edges.repositories,
+        poll_limit: edges.poll_limit,
     });
     Ok(Begun { state, initial_password })
 }

@@ -21,6 +21,7 @@
 
 pub mod actions;
 pub mod auth;
+pub mod backup;
 pub mod bootstrap;
 pub mod clock;
 pub mod desired;
@@ -32,6 +33,7 @@ pub mod follow;
 mod listen;
 mod options;
 pub mod presence;
+pub mod recovery;
 pub mod reports;
 pub mod requests;
 pub mod rollouts;
@@ -41,12 +43,13 @@ pub mod routes;
 mod samples;
 pub mod state;
 mod store_error;
-mod tasks;
+pub mod tasks;
 mod urls;
 pub mod views;
 pub mod wakeups;
 pub mod web;
 
+pub use bootstrap::Edges;
 pub use listen::ListenError;
 pub use options::ServerOptions;
 pub use router::openapi;
@@ -66,6 +69,14 @@ use tokio_util::sync::CancellationToken;
 /// How long open requests may take to finish when the control plane stops.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(10);
 
+/// A control plane with everything but its tasks and its port: what a start does before it serves.
+pub async fn prepare(options: ServerOptions, address: SocketAddr, edges: Edges) -> Result<bootstrap::Begun> {
+    let begun = bootstrap::begin(options, address, edges).await?;
+    let scope = begun.state.system_scope("start");
+    desired::refresh_all(&begun.state, &scope).await.map_err(|e| anyhow::anyhow!("{e:#?}"))?;
+    Ok(begun)
+}
+
 /// A running control plane.
 pub struct Server {
     state: AppState,
@@ -80,9 +91,8 @@ impl Server {
         // The port first: a second control plane must not touch the database of the first.
         let listener = listen::bind(options.listen).await?;
         let address = listener.local_addr().context("read the address that was bound")?;
-        let begun = bootstrap::begin(options, address).await?;
+        let begun = prepare(options, address, Edges::default()).await?;
         let state = begun.state;
-        desired::refresh_all(&state, &state.system_scope("start")).await.map_err(|e| anyhow::anyhow!("{e:#?}"))?;
         let tasks = tasks::spawn(&state);
         let router = router::router(state.clone()).into_make_service_with_connect_info::<SocketAddr>();
         let stopping = state.stopping().clone();

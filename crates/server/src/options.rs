@@ -60,8 +60,13 @@ impl ServerOptions {
     pub fn database_url(&self) -> String {
         match &self.database_url {
             Some(url) => url.clone(),
-            None => sqlite_url(&self.directory().join("mainstay.db")),
+            None => Self::database_url_in(&self.directory()),
         }
+    }
+
+    /// The address of the file that is the database unless another is named.
+    pub fn database_url_in(directory: &Path) -> String {
+        sqlite_url(&directory.join("mainstay.db"))
     }
 
     /// How the gateway of one server listens: low ports where its agent may bind them.

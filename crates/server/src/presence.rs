@@ -17,9 +17,9 @@ pub const STORED_AGE_LIMIT_MS: i64 = 30_000;
 /// The newest word of one server.
 #[derive(Debug, Clone)]
 pub struct Heard {
-    /// From when on its silence counts.
+    /// From when on its silence counts, by the steady clock.
     pub at_ms: UnixMillis,
-    /// When the report below came.
+    /// When the report below came, by the time of day.
     pub reported_at_ms: UnixMillis,
     /// `None` before the first report.
     pub observed: Option<Arc<ObservedState>>,
@@ -42,6 +42,21 @@ impl crate::state::Shared {
     /// Takes a newer report in; answers what was known before.
     pub fn hear(&self, id: &ServerId, heard: Heard) -> Option<Heard> {
         self.heard_all().insert(id.clone(), heard)
+    }
+
+    /// Whoever was last heard before that moment.
+    pub fn silent_since(&self, at_ms: UnixMillis) -> Vec<(ServerId, UnixMillis)> {
+        let heard = self.heard_all();
+        let silent = heard.iter().filter(|(_, heard)| heard.at_ms < at_ms);
+        let mut found: Vec<_> = silent.map(|(id, heard)| (id.clone(), heard.at_ms)).collect();
+        found.sort_unstable();
+        found
+    }
+
+    /// A server joined, or joined before this start: its silence counts from now on.
+    pub fn expect(&self, id: &ServerId, now_ms: UnixMillis) {
+        let heard = Heard { at_ms: now_ms, reported_at_ms: 0, observed: None, digest: String::new(), stored_at_ms: 0 };
+        self.heard_all().entry(id.clone()).or_insert(heard);
     }
 
     pub fn forget(&self, id: &ServerId) {

@@ -24,7 +24,7 @@ const MESSAGE_LIMIT_CHARACTERS: usize = 2_000;
 
 /// A report: keeps what is new, wakes whom it concerns.
 pub async fn take_status(state: &AppState, request: &SignedRequest, report: StatusReport) -> Result<StatusAnswer> {
-    let StatusReport { observed, facts, events } = report;
+    let StatusReport { observed, facts, events, held } = report;
     let (server, scope) = (&request.server, &request.scope);
     if observed.server_id != server.id {
         return Err(HttpError::invalid(
@@ -36,7 +36,8 @@ pub async fn take_status(state: &AppState, request: &SignedRequest, report: Stat
     let digest = essence(&observed);
     let before = state.heard(&server.id);
     let changed = before.as_ref().is_none_or(|heard| heard.digest != digest);
-    let old_copy = before.as_ref().is_none_or(|heard| now_ms - heard.stored_at_ms > STORED_AGE_LIMIT_MS);
+    let old_copy =
+        before.as_ref().is_none_or(|heard| !(0..=STORED_AGE_LIMIT_MS).contains(&(now_ms - heard.stored_at_ms)));
     let version = &observed.agent.version;
     let new_facts = facts.as_ref().filter(|facts| *facts != &server.facts);
     if old_copy || new_facts.is_some() || version != &server.agent_version {
@@ -47,10 +48,17 @@ pub async fn take_status(state: &AppState, request: &SignedRequest, report: Stat
         state.store().observed_put(scope, &server.id, &observed, now_ms).await?;
     }
     let stored_at_ms = if store_it { now_ms } else { before.map_or(0, |heard| heard.stored_at_ms) };
+    let observed = Arc::new(observed);
     let concerned = if changed { services_in(&observed) } else { BTreeSet::new() };
     state.hear(
         &server.id,
-        Heard { at_ms: now_ms, reported_at_ms: now_ms, observed: Some(Arc::new(observed)), digest, stored_at_ms },
+        Heard {
+            at_ms: state.steady.now_ms(),
+            reported_at_ms: now_ms,
+            observed: Some(observed.clone()),
+            digest,
+            stored_at_ms,
+        },
     );
 
     let acknowledged_events = take_events(state, request, events).await?;
@@ -69,7 +77,8 @@ pub async fn take_status(state: &AppState, request: &SignedRequest, report: Stat
         }
     }
     let generation = state.store().desired_state_head(scope, &server.id).await?.map_or(0, |(generation, _)| generation);
-    Ok(StatusAnswer { acknowledged_events, generation })
+    let send_document = crate::recovery::on_report(state, request, &observed, held, generation).await?;
+    Ok(StatusAnswer { acknowledged_events, generation, send_document })
 }
 
 fn services_in(observed: &ObservedState) -> BTreeSet<ServiceId> {
@@ -103,7 +112,8 @@ async fn came_back(state: &AppState, request: &SignedRequest) -> Result<()> {
     let mut online = event(EventKind::ServerOnline, EventLevel::Info, message, cause);
     online.server_id = Some(request.server.id.clone());
     crate::events::record(state, &request.scope, vec![online]).await?;
-    crate::tasks::look_at_all_services(state, &request.scope).await
+    state.wakeups().all_services_changed();
+    Ok(())
 }
 
 /// Log lines: kept from where the last ones ended.

@@ -37,7 +37,7 @@ impl<S: Send + Sync> FromRequestParts<S> for CurrentRequest {
 
 /// The outermost layer: id, span, log line, headers.
 pub async fn identify(mut request: Request, next: Next) -> Response {
-    let id = RequestId::from_uuid(uuid::Uuid::now_v7());
+    let id = RequestId::from_uuid(ambient::fresh_id());
     request.extensions_mut().insert(CurrentRequest(id.clone()));
     let method = request.method().clone();
     let path = request.uri().path().to_owned();

@@ -15,7 +15,7 @@ use plan::rollout::{RolloutChange, RolloutInput, RolloutInstance, RolloutPlan, R
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
-use store::{Error, Instance, InstanceChange, RolloutWrite, Scope, Server, Service};
+use store::{Error, Instance, InstanceChange, RolloutWrite, Scope, ServerBinding, Service};
 
 /// What a tick came to.
 pub enum Outcome {
@@ -67,10 +67,6 @@ async fn read(state: &AppState, scope: &Scope, service: &Service) -> Result<(Rol
     let store = state.store();
     let deployment = store.deployment_newest(scope, &service.id).await?;
     let instances = store.instance_list_of_service(scope, &service.id).await?;
-    let servers = store.server_list(scope).await?;
-    let everything = store.instance_list(scope).await?;
-    let stack = store.stack_get(scope, &service.stack_id).await?;
-    let projects = store.project_list(scope).await?;
 
     let mut wanted: BTreeSet<&RevisionId> = instances.iter().map(|instance| &instance.revision_id).collect();
     wanted.extend(deployment.iter().flat_map(|d| [Some(&d.revision_id), d.previous_revision_id.as_ref()]).flatten());
@@ -88,12 +84,23 @@ async fn read(state: &AppState, scope: &Scope, service: &Service) -> Result<(Rol
     }
 
     let mut reports = BTreeMap::new();
-    for server in &servers {
-        let observed = state.heard(&server.id).and_then(|heard| heard.observed);
-        let generation = store.desired_state_head(scope, &server.id).await?.map_or(0, |(generation, _)| generation);
-        reports.insert(server.id.clone(), Report { online: server.online, observed, generation });
+    for server_id in instances.iter().map(|instance| &instance.server_id).collect::<BTreeSet<&ServerId>>() {
+        let server = match store.server_get(scope, server_id).await {
+            Ok(server) => server,
+            Err(Error::NotFound { .. }) => continue,
+            Err(error) => return Err(error.into()),
+        };
+        let observed = state.heard(server_id).and_then(|heard| heard.observed);
+        let head = store.desired_state_head(scope, server_id).await?;
+        // After a restore, what a machine that is ahead reports is no answer to what is wanted here.
+        let ahead = state.recoveries.freezes(server_id);
+        let generation = if ahead { u64::MAX } else { head.map_or(0, |(generation, _)| generation) };
+        reports.insert(server_id.clone(), Report { online: server.online, observed, generation });
     }
-    let now_ms = clock::now_ms();
+    let candidates = candidates(state, scope, service, deployment.as_ref()).await?;
+    let now_ms = state.steady.now_ms();
+    // What machines report bears the time of day; here everything is compared by the steady clock.
+    let shift_ms = now_ms - clock::now_ms();
     let input = RolloutInput {
         service: service.name.clone(),
         intent: service.intent,
@@ -102,13 +109,12 @@ async fn read(state: &AppState, scope: &Scope, service: &Service) -> Result<(Rol
         previous_revision_id: service.previous_revision_id.clone(),
         deployment,
         revisions,
-        instances: instances.iter().map(|instance| seen(instance, reports.get(&instance.server_id))).collect(),
-        preparations: preparations(&reports, &service.id),
-        candidates: servers
+        instances: instances
             .iter()
-            .filter(|server| server.online && may_take(server, &stack, &projects))
-            .map(|server| candidate(server, &service.id, &everything))
+            .map(|instance| seen(instance, reports.get(&instance.server_id), shift_ms))
             .collect(),
+        preparations: preparations(&reports, &service.id),
+        candidates,
         now_ms,
     };
     Ok((input, instances))
@@ -121,10 +127,14 @@ struct Report {
     generation: u64,
 }
 
-fn seen(instance: &Instance, report: Option<&Report>) -> RolloutInstance {
+fn seen(instance: &Instance, report: Option<&Report>, shift_ms: i64) -> RolloutInstance {
     let said = report.filter(|report| report.online).and_then(|report| report.observed.as_deref());
     let gateway = said.map(|observed| &observed.gateway);
     let open = gateway.and_then(|gateway| gateway.open.iter().find(|open| open.instance_id == instance.id));
+    let mut observed = said.and_then(|s| s.instances.iter().find(|o| o.instance_id == instance.id).cloned());
+    if let Some(exit) = observed.as_mut().and_then(|observed| observed.last_exit.as_mut()) {
+        exit.at_ms = exit.at_ms.saturating_add(shift_ms);
+    }
     RolloutInstance {
         id: instance.id.clone(),
         revision_id: instance.revision_id.clone(),
@@ -134,7 +144,7 @@ fn seen(instance: &Instance, report: Option<&Report>) -> RolloutInstance {
         intent: instance.intent,
         traffic: instance.traffic,
         traffic_changed_at_ms: instance.traffic_changed_at_ms,
-        observed: said.and_then(|s| s.instances.iter().find(|o| o.instance_id == instance.id).cloned()),
+        observed,
         caught_up: said.is_some_and(|s| report.is_some_and(|report| s.generation >= report.generation)),
         server_exists: report.is_some(),
         server_online: report.is_some_and(|report| report.online),
@@ -156,15 +166,32 @@ fn preparations(
     .collect()
 }
 
-fn candidate(server: &Server, service_id: &ServiceId, everything: &[Instance]) -> Candidate {
-    let here = everything.iter().filter(|instance| instance.server_id == server.id);
-    let count = |instances: usize| u32::try_from(instances).unwrap_or(u32::MAX);
-    Candidate {
-        server_id: server.id.clone(),
-        index: server.index,
-        of_service: count(here.clone().filter(|instance| &instance.service_id == service_id).count()),
-        of_all: count(here.count()),
+/// Servers that new instances may go to: the least loaded ones, as many as could be needed.
+async fn candidates(
+    state: &AppState,
+    scope: &Scope,
+    service: &Service,
+    deployment: Option<&Deployment>,
+) -> Result<Vec<Candidate>> {
+    // Past its first stage a deployment has all its instances; no more are placed before it ends.
+    if deployment.is_some_and(|d| d.stage.in_flight() && d.stage != Stage::Pending) {
+        return Ok(Vec::new());
     }
+    let store = state.store();
+    let stack = store.stack_get(scope, &service.stack_id).await?;
+    let projects = store.project_list(scope).await?;
+    let fit = |binding: &ServerBinding| may_take(binding, &stack, &projects);
+    // Each placement takes the first in this order and adds to its load, so no server behind the first N
+    // is ever chosen for N instances.
+    let most = deployment.map_or(0, |deployment| deployment.replicas).max(service.replicas).max(1);
+    let servers = store.server_list_least_loaded(scope, &service.id, fit, most).await?;
+    let candidate = |server: store::LeastLoaded| Candidate {
+        server_id: server.id,
+        index: server.index,
+        of_service: server.of_service,
+        of_all: server.of_all,
+    };
+    Ok(servers.into_iter().map(candidate).collect())
 }
 
 async fn write(
@@ -219,7 +246,7 @@ async fn write(
     state.wakeups().events_stored();
     // A stage alone changes no machine.
     if write.current.is_some() || !write.instances.is_empty() {
-        desired::refresh_all(state, scope).await?;
+        desired::refresh_service(state, scope, service, instances).await?;
     }
     Ok(Outcome::Changed)
 }

@@ -78,6 +78,7 @@ fn api_router() -> (Router<AppState>, OpenApi) {
         .routes(routes!(deployments::cancel))
         .routes(routes!(servers::list))
         .routes(routes!(servers::show, servers::remove))
+        .routes(routes!(servers::accept_restore))
         .routes(routes!(agent::register))
         .routes(routes!(agent::status))
         .routes(routes!(agent::logs))

@@ -29,8 +29,15 @@ pub struct Shared {
     /// Held from reading rows to writing what follows from them. One control plane writes to one
     /// database, so this puts deciders in line cheaply; the store's own checks are the proof.
     pub(crate) deciding: tokio::sync::Mutex<()>,
+    /// For how long something takes; see [`crate::clock`].
+    pub(crate) steady: crate::clock::Steady,
+    /// Servers that hold what a restored control plane does not know.
+    pub(crate) recoveries: crate::recovery::Recoveries,
     /// When each server was last heard, newer than the store knows.
     pub(crate) heard: Mutex<HashMap<ServerId, crate::presence::Heard>>,
+    pub(crate) repositories: Arc<dyn crate::actions::sources::Repositories>,
+    /// The longest that one poll of an agent may wait.
+    pub(crate) poll_limit: std::time::Duration,
 }
 
 impl AppState {
@@ -92,7 +99,7 @@ impl Deref for AppState {
 
 /// A fresh id of any kind; the order of ids is the order in which they were made.
 pub fn fresh<T>(from_uuid: impl FnOnce(uuid::Uuid) -> T) -> T {
-    from_uuid(uuid::Uuid::now_v7())
+    from_uuid(ambient::fresh_id())
 }
 
 /// An event about nothing in particular; the caller fills in what it is about.

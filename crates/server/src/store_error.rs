@@ -17,11 +17,15 @@ pub fn to_http(error: Error) -> HttpError {
             token(ErrorCode::TokenUsed, "this join token was used already; each is good for one machine")
         }
         Error::TokenExpired => token(ErrorCode::TokenExpired, "this join token has expired"),
-        Error::ServersFull => HttpError::conflict("all 255 server numbers are taken")
-            .help("remove a server first: mainstay servers remove NAME"),
+        Error::ServersFull => {
+            HttpError::conflict(error.to_string()).help("remove a server first: mainstay servers remove NAME")
+        }
         Error::Unavailable(_) => HttpError::Unavailable(error.into()),
         Error::Url
         | Error::Connect(_)
+        | Error::Missing { .. }
+        | Error::Stream(_)
+        | Error::Damaged { .. }
         | Error::Newer { .. }
         | Error::Migrate(_)
         | Error::Corrupt { .. }

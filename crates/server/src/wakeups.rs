@@ -9,6 +9,7 @@
 
 use api::ids::{ServerId, ServiceId};
 use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use tokio::sync::{Notify, watch};
 
@@ -19,6 +20,7 @@ pub struct Wakeups {
     credentials: watch::Sender<u64>,
     servers: Mutex<HashMap<ServerId, watch::Sender<u64>>>,
     services: Mutex<BTreeSet<ServiceId>>,
+    all_services: AtomicBool,
     services_changed: Notify,
 }
 
@@ -30,6 +32,7 @@ impl Default for Wakeups {
             credentials: watch::Sender::new(0),
             servers: Mutex::default(),
             services: Mutex::default(),
+            all_services: AtomicBool::new(false),
             services_changed: Notify::new(),
         }
     }
@@ -85,6 +88,17 @@ impl Wakeups {
     pub fn service_changed(&self, id: &ServiceId) {
         self.services.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone());
         self.services_changed.notify_one();
+    }
+
+    /// Asks the rollout task to look at every service when it has nothing more urgent: a server came.
+    pub fn all_services_changed(&self) {
+        self.all_services.store(true, Ordering::Release);
+        self.services_changed.notify_one();
+    }
+
+    /// For the rollout task: whether all services were asked for since the last time.
+    pub fn take_all_services(&self) -> bool {
+        self.all_services.swap(false, Ordering::AcqRel)
     }
 
     /// For the rollout task: waits until [`Self::service_changed`] was called since the last time.

@@ -11,7 +11,7 @@
 //!
 //! Deliberately absent: a database in memory. Each connection would have one of its own.
 
-use crate::{Dialect, Error, Result, migrations};
+use crate::{Dialect, Error, Result, damage, migrations};
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
 use sqlx::migrate::MigrateError;
 use sqlx::sqlite::SqliteConnectOptions;
@@ -62,7 +62,17 @@ pub fn sqlite_url(path: &Path) -> Result<String> {
     Ok(format!("sqlite://{escaped}"))
 }
 
-pub async fn open(url: &str) -> Result<Pools> {
+/// What is done about the schema on opening.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Migrate {
+    ToNewest,
+    /// As it was then, to load what was dumped then.
+    UpTo(i64),
+    /// Nothing is made and nothing is changed.
+    No,
+}
+
+pub async fn open(url: &str, migrate: Migrate) -> Result<Pools> {
     sqlx::any::install_default_drivers();
     let dialect = match url.split_once("://") {
         Some(("sqlite", _)) => Dialect::Sqlite,
@@ -74,9 +84,9 @@ pub async fn open(url: &str) -> Result<Pools> {
     }
     let options: AnyConnectOptions = url.parse().map_err(Error::connect)?;
     if dialect == Dialect::Sqlite {
-        prepare_file(&options)?;
+        prepare_file(&options, migrate)?;
     }
-    bring_up_to_date(dialect, &options).await?;
+    bring_up_to_date(dialect, &options, migrate).await?;
     Ok(match dialect {
         Dialect::Sqlite => Pools {
             dialect,
@@ -93,6 +103,8 @@ pub async fn open(url: &str) -> Result<Pools> {
 fn pool(options: &AnyConnectOptions, connections: u32, settings: [&'static str; 2]) -> AnyPool {
     AnyPoolOptions::new()
         .max_connections(connections)
+        // A file does not hang up; to ask it first would double the time of most statements.
+        .test_before_acquire(options.database_url.scheme() != "sqlite")
         .acquire_timeout(WAIT)
         .after_connect(move |connection, _| {
             Box::pin(async move {
@@ -105,18 +117,31 @@ fn pool(options: &AnyConnectOptions, connections: u32, settings: [&'static str; 
         .connect_lazy_with(options.clone())
 }
 
-async fn bring_up_to_date(dialect: Dialect, options: &AnyConnectOptions) -> Result<()> {
+async fn bring_up_to_date(dialect: Dialect, options: &AnyConnectOptions, migrate: Migrate) -> Result<()> {
     let connecting = tokio::time::timeout(WAIT, AnyConnection::connect_with(options));
     let mut connection = match connecting.await {
-        Ok(connected) => connected.map_err(Error::connect)?,
+        Ok(connected) => connected.map_err(damage::damaged)?,
         Err(_) => return Err(Error::Connect(format!("no answer within {} s", WAIT.as_secs()).into())),
     };
     let settings = match dialect {
         Dialect::Sqlite => SQLITE_SETTINGS,
         Dialect::Postgres => POSTGRES_MIGRATION_SETTINGS,
     };
-    connection.execute(settings).await.map_err(Error::connect)?;
-    let migrated = migrations::migrator().run_direct(None, &mut connection, false).await;
+    match dialect {
+        Dialect::Sqlite => {
+            connection.execute(settings).await.map_err(damage::damaged)?;
+            damage::refuse_damaged(&mut connection).await?;
+        }
+        Dialect::Postgres => {
+            connection.execute(settings).await.map_err(Error::connect)?;
+        }
+    }
+    let migrator = match migrate {
+        Migrate::ToNewest => migrations::migrator(),
+        Migrate::UpTo(version) => migrations::migrator_up_to(version),
+        Migrate::No => return connection.close().await.map_err(Error::connect),
+    };
+    let migrated = migrator.run_direct(None, &mut connection, false).await;
     // Also after a failure: the lock that PostgreSQL holds for the migration goes with the connection.
     let closed = connection.close().await;
     migrated.map_err(migrate_error)?;
@@ -132,7 +157,7 @@ fn migrate_error(error: MigrateError) -> Error {
 
 /// Makes the file if it may be made, readable by its owner alone: it holds secrets. SQLite gives the
 /// files that it puts beside it the same mode.
-fn prepare_file(options: &AnyConnectOptions) -> Result<()> {
+fn prepare_file(options: &AnyConnectOptions, migrate: Migrate) -> Result<()> {
     let url = &options.database_url;
     let parsed: SqliteConnectOptions = url.as_str().parse().map_err(Error::connect)?;
     let path = parsed.get_filename();
@@ -140,6 +165,10 @@ fn prepare_file(options: &AnyConnectOptions) -> Result<()> {
     if mode.as_deref() == Some("memory") {
         return Err(Error::Connect(NO_MEMORY.into()));
     }
+    if migrate == Migrate::No && !path.exists() {
+        return Err(Error::Missing { path: path.to_owned() });
+    }
+    damage::refuse_emptied(path)?;
     if matches!(mode.as_deref(), None | Some("rwc")) {
         let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
         opened.map_err(|e| cannot("open", path, &e))?;
@@ -175,7 +204,7 @@ mod tests {
     #[tokio::test]
     async fn a_connection_that_reads_cannot_write() {
         let folder = tempfile::tempdir().unwrap();
-        let pools = open(&sqlite_url(&folder.path().join("mainstay.db")).unwrap()).await.unwrap();
+        let pools = open(&sqlite_url(&folder.path().join("mainstay.db")).unwrap(), Migrate::ToNewest).await.unwrap();
         let sql = "INSERT INTO organizations (id, name, created_at_ms) VALUES ('a', 'a', 0)";
         let refused = sqlx::query(sql).execute(&pools.reader).await.unwrap_err();
         assert!(refused.to_string().contains("readonly"), "{refused}");

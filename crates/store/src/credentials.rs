@@ -35,7 +35,7 @@ impl Store {
         .bind(kind)
         .bind(seal("credential", credential)?)
         .bind(now_ms)
-        .execute(&self.writer)
+        .execute(self.writer()?)
         .await?;
         Ok(())
     }
@@ -74,7 +74,7 @@ impl Store {
         let gone = sqlx::query("DELETE FROM credentials WHERE organization_id = $1 AND name = $2")
             .bind(scope.organization.as_str())
             .bind(name.as_str())
-            .execute(&self.writer)
+            .execute(self.writer()?)
             .await?;
         if gone.rows_affected() == 0 {
             return Err(Error::not_found("credential", name.as_str()));

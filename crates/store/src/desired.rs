@@ -1,9 +1,10 @@
 //! The newest signed desired state of each server.
 
-use crate::codec::{open, seal};
+use crate::codec::{open, parse, seal};
 use crate::{Error, Result, Scope, Store};
 use api::desired::SignedDesiredState;
 use api::ids::ServerId;
+use std::collections::BTreeMap;
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct DesiredRow {
@@ -40,6 +41,19 @@ impl Store {
         Ok(row.map(|(generation, digest)| (generation as u64, digest)))
     }
 
+    /// Generation and digest of every server that has a document.
+    pub async fn desired_state_heads(&self, scope: &Scope) -> Result<BTreeMap<ServerId, (u64, String)>> {
+        let rows = sqlx::query_as::<_, (String, i64, String)>(
+            "SELECT server_id, generation, digest FROM desired_states WHERE organization_id = $1",
+        )
+        .bind(scope.organization.as_str())
+        .fetch_all(&self.pool)
+        .await?;
+        rows.into_iter()
+            .map(|(id, generation, digest)| Ok((parse("desired state", &id)?, (generation as u64, digest))))
+            .collect()
+    }
+
     /// Keeps a document whose generation is higher than what is kept. A generation that is not is
     /// refused as stale: somebody else was faster, look again.
     pub async fn desired_state_put(&self, scope: &Scope, server_id: &ServerId, row: &DesiredRow) -> Result<()> {
@@ -55,7 +69,7 @@ impl Store {
         .bind(seal("desired state", &row.signed)?)
         .bind(server_id.as_str())
         .bind(scope.organization.as_str())
-        .execute(&self.writer)
+        .execute(self.writer()?)
         .await?;
         if written.rows_affected() > 0 {
             return Ok(());

@@ -382,7 +382,7 @@ async fn dump_table(
         write_line(out, &values(&row, columns)?)?;
         count += 1;
         *total += 1;
-        if *total % ROWS_PER_WORD == 0 {
+        if total.is_multiple_of(ROWS_PER_WORD) {
             progress(*total);
         }
     }

@@ -8,11 +8,20 @@ pub enum Error {
     Url,
     #[error("cannot open the database; check its URL, that it runs and that it may be read and written")]
     Connect(#[source] Box<dyn StdError + Send + Sync>),
+    /// Opened as it is, and it is not.
+    #[error("there is no database {}", path.display())]
+    Missing { path: std::path::PathBuf },
     #[error(
         "the database was written by a newer Mainstay (its schema has version {version}, unknown here); \
          run the newer binary or restore a backup from before the upgrade"
     )]
     Newer { version: i64 },
+    /// What lies on the disk is not what was written.
+    #[error(
+        "the database is damaged ({reason}); nothing was changed in it. Put the last backup back with \
+         `mainstay restore FILE`; machines go on with what they have meanwhile"
+    )]
+    Damaged { reason: String },
     #[error("cannot bring the database schema up to date")]
     Migrate(#[source] Box<dyn StdError + Send + Sync>),
     /// No such row in this organization.
@@ -30,7 +39,7 @@ pub enum Error {
     TokenUsed,
     #[error("the join token has expired")]
     TokenExpired,
-    #[error("all 255 server numbers of the organization are taken; remove a server first")]
+    #[error("all {} server numbers of the organization are taken; remove a server first", api::servers::SERVERS_LIMIT)]
     ServersFull,
     /// A row that this version cannot read.
     #[error("a stored {noun} cannot be read")]
@@ -39,6 +48,9 @@ pub enum Error {
         #[source]
         source: Box<dyn StdError + Send + Sync>,
     },
+    /// Where a dump goes to or comes from.
+    #[error("the dump cannot be written or read")]
+    Stream(#[source] std::io::Error),
     /// The database is away, busy or full; trying again may help.
     #[error("the database is not available")]
     Unavailable(#[source] sqlx::Error),

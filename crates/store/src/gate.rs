@@ -1,7 +1,7 @@
 //! A door before every write, for tests: a database that is busy, a disk that is full, and a control
 //! plane that dies between two writes are hard to come by otherwise. In production there is none.
 
-use crate::{Error, Result, Store};
+use crate::{Dialect, Error, Result, Store};
 use sqlx::AnyPool;
 use std::fmt::Debug;
 use std::io;
@@ -14,9 +14,14 @@ pub trait Gate: Debug + Send + Sync {
 }
 
 impl Store {
-    /// This store, with a gate before its writes.
+    /// This store, with a gate before its writes. On SQLite all is read through one connection then:
+    /// where nothing happens at once, more of them only prepare every statement once more.
     pub fn gated(mut self, gate: Arc<dyn Gate>) -> Self {
         self.gate = Some(gate);
+        if self.dialect == Dialect::Sqlite {
+            let one = self.pool.options().clone().max_connections(1);
+            self.pool = one.connect_lazy_with(self.pool.connect_options().as_ref().clone());
+        }
         self
     }
 

@@ -174,6 +174,7 @@ async fn apply(
                 .bind(scope.organization.as_str())
         }
         InstanceChange::Delete { id } => {
+            expect_its_logs(transaction, scope, id).await?;
             sqlx::query("DELETE FROM instances WHERE id = $1 AND service_id = $2 AND organization_id = $3")
                 .bind(id.as_str())
                 .bind(service_id.as_str())
@@ -181,6 +182,22 @@ async fn apply(
         }
     };
     query.execute(&mut **transaction).await?;
+    Ok(())
+}
+
+/// The last lines of an instance, or the first ones over a bad network, may arrive when it is forgotten:
+/// they are taken all the same, because its logs are known here before it goes.
+async fn expect_its_logs(transaction: &mut Transaction<'static, Any>, scope: &Scope, id: &InstanceId) -> Result<()> {
+    for source in ["'run:' || id", "'build:' || deployment_id"] {
+        let sql = format!(
+            "INSERT INTO log_streams (organization_id, source, server_id, service_id, deployment_id, next_offset)
+             SELECT organization_id, {source}, server_id, service_id, deployment_id, 0
+             FROM instances WHERE id = $1 AND organization_id = $2
+             ON CONFLICT (organization_id, source, server_id) DO NOTHING"
+        );
+        let query = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(id.as_str()).bind(scope.organization.as_str());
+        query.execute(&mut **transaction).await?;
+    }
     Ok(())
 }
 

@@ -15,26 +15,32 @@
 //! **Order.** Events and log lines get their sequence from a counter row inside the transaction, not
 //! from a database sequence: whoever reads "after 17" never misses a 16 that commits later.
 //!
-//! **Portability.** Through sqlx's `Any` driver, with TEXT and BIGINT only; see docs/rfd/0004.
+//! **Portability.** Through sqlx's `Any` driver, with TEXT and BIGINT only; see docs/rfd/0004. So a
+//! [`Store::dump`] of one database can be [`load`]ed into the other.
 
 mod codec;
 mod connect;
 mod credentials;
+mod damage;
 mod deployments;
 mod desired;
 mod documents;
+mod dump;
 mod error;
 mod events;
+mod gate;
 mod instances;
 mod log_streams;
 mod logs;
 mod migrations;
+mod nonces;
 mod observed;
 mod projects;
 mod retention;
 mod revisions;
 mod servers;
 mod services;
+mod settings;
 mod stacks;
 mod statement;
 mod tokens;
@@ -44,14 +50,17 @@ mod users;
 pub use credentials::Credential;
 pub use deployments::{DeploymentCreate, RevisionCreate};
 pub use desired::DesiredRow;
+pub use dump::{DumpSummary, LOG_TABLES, TABLES, is_empty, load};
 pub use error::Error;
 pub use events::EventFilter;
+pub use gate::Gate;
 pub use instances::{Instance, InstanceChange, RolloutWrite};
 pub use logs::{LogFilter, LogKind};
+pub use migrations::NEWEST as NEWEST_SCHEMA;
 pub use observed::ObservedRow;
 pub use projects::Project;
 pub use retention::Retention;
-pub use servers::{Server, ServerBinding, ServerJoin};
+pub use servers::{LeastLoaded, Server, ServerBinding, ServerJoin};
 pub use services::Service;
 pub use stacks::{RevisionChange, ServiceDeploy, ServiceRemoval, Stack, StackDeploy, StackDeployed};
 pub use tokens::TokenCreate;
@@ -61,6 +70,7 @@ use api::cause::Actor;
 use api::ids::OrganizationId;
 use sqlx::{Any, AnyPool, Transaction};
 use std::path::Path;
+use std::sync::Arc;
 
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -92,6 +102,8 @@ pub struct Store {
     /// For whatever writes, a transaction or a single statement.
     writer: AnyPool,
     dialect: Dialect,
+    nonces: Arc<nonces::Waiting>,
+    gate: Option<Arc<dyn Gate>>,
 }
 
 impl Store {
@@ -102,8 +114,11 @@ impl Store {
 
     /// By URL: `sqlite://PATH` or `postgres://USER:PASSWORD@HOST/DATABASE`. Brings the schema up to date.
     pub async fn open(url: &str) -> Result<Self> {
-        let connect::Pools { dialect, reader, writer } = connect::open(url).await?;
-        Ok(Self { pool: reader, writer, dialect })
+        Ok(Self::on(connect::open(url, connect::Migrate::ToNewest).await?))
+    }
+
+    fn on(connect::Pools { dialect, reader, writer }: connect::Pools) -> Self {
+        Self { pool: reader, writer, dialect, nonces: Arc::default(), gate: None }
     }
 
     /// `sqlite` or `postgres`.
@@ -159,7 +174,7 @@ impl Store {
             Dialect::Sqlite => "BEGIN IMMEDIATE",
             Dialect::Postgres => "BEGIN",
         };
-        let mut transaction = self.writer.begin_with(begin).await?;
+        let mut transaction = self.writer()?.begin_with(begin).await?;
         let touched = sqlx::query("UPDATE organizations SET writes = writes + 1 WHERE id = $1")
             .bind(organization.as_str())
             .execute(&mut *transaction)

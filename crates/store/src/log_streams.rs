@@ -6,11 +6,9 @@
 use crate::codec::{text, word};
 use crate::statement::{Statement, Value};
 use crate::{Result, Scope, Store, take_numbers};
-use api::UnixMillis;
 use api::ids::ServerId;
 use api::logs::{LogAcknowledgement, LogBatch, LogLine, LogSource, LogStream};
 use sqlx::{Any, Transaction};
-use std::time::SystemTime;
 
 /// Rows per INSERT: below the parameter limits of both databases.
 const ROWS_PER_STATEMENT: usize = 500;
@@ -123,13 +121,8 @@ async fn deployment_of(
 /// A log whose beginning was rotated away before it could be sent starts later; the gap is real.
 fn gap_line(batch: &LogBatch, bytes: u64) -> LogLine {
     let text = format!("({bytes} bytes of this log were rotated away before they could be sent)");
-    let at_ms = batch.lines.first().map_or_else(now_ms, |line| line.at_ms);
+    let at_ms = batch.lines.first().map_or_else(ambient::now_ms, |line| line.at_ms);
     LogLine { at_ms, stream: LogStream::Mainstay, text }
-}
-
-fn now_ms() -> UnixMillis {
-    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    UnixMillis::try_from(since_epoch.as_millis()).unwrap_or(UnixMillis::MAX)
 }
 
 async fn insert_lines(

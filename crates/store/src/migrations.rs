@@ -8,13 +8,21 @@ use sqlx::SqlSafeStr;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 
 /// Version, description, SQL; oldest first.
-const ALL: [(i64, &str, &str); 1] = [(1, "foundation", include_str!("../migrations/0001_foundation.sql"))];
+const ALL: [(i64, &str, &str); 2] = [
+    (1, "foundation", include_str!("../migrations/0001_foundation.sql")),
+    (2, "server numbers", include_str!("../migrations/0002_server_numbers.sql")),
+];
 
 pub const NEWEST: i64 = ALL[ALL.len() - 1].0;
 
 pub fn migrator() -> Migrator {
+    migrator_up_to(NEWEST)
+}
+
+/// The schema as it was at a version.
+pub fn migrator_up_to(newest: i64) -> Migrator {
     let migration = |(version, description, sql): (i64, &'static str, &'static str)| {
         Migration::new(version, description.into(), MigrationType::Simple, sql.into_sql_str(), false)
     };
-    Migrator::with_migrations(ALL.into_iter().map(migration).collect())
+    Migrator::with_migrations(ALL.into_iter().filter(|(version, _, _)| *version <= newest).map(migration).collect())
 }

@@ -31,7 +31,7 @@ impl Store {
         .bind(to_json("observed state", observed)?)
         .bind(server_id.as_str())
         .bind(scope.organization.as_str())
-        .execute(&self.writer)
+        .execute(self.writer()?)
         .await?;
         Ok(())
     }

@@ -57,7 +57,7 @@ impl Store {
             (REVISIONS, 0),
             (LOG_STREAMS, 0),
         ] {
-            gone += sqlx::query(sql).bind(limit).execute(&self.writer).await?.rows_affected();
+            gone += sqlx::query(sql).bind(limit).execute(self.writer()?).await?.rows_affected();
         }
         Ok(gone)
     }
@@ -86,7 +86,7 @@ impl Store {
                 .bind(newest - count)
                 .bind(oldest_kept_ms)
                 .bind(ROWS_PER_CHUNK)
-                .execute(&self.writer)
+                .execute(self.writer()?)
                 .await?
                 .rows_affected();
             if chunk == 0 {
@@ -124,4 +124,5 @@ const LOG_STREAMS: &str = "DELETE FROM log_streams
       AND NOT EXISTS (SELECT 1 FROM log_lines l
                       WHERE l.organization_id = log_streams.organization_id AND l.source = log_streams.source)
       AND NOT EXISTS (SELECT 1 FROM instances i WHERE i.id = SUBSTR(log_streams.source, 5))
-      AND NOT EXISTS (SELECT 1 FROM deployments d WHERE d.id = SUBSTR(log_streams.source, 7))";
+      AND NOT EXISTS (SELECT 1 FROM deployments d
+                      WHERE d.id = SUBSTR(log_streams.source, 7) OR d.id = log_streams.deployment_id)";

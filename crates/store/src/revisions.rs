@@ -14,6 +14,20 @@ impl Store {
         open("revision", &self.document(SQL, scope, "revision", id.as_str()).await?)
     }
 
+    /// Those that an instance is of or that a service has as its current one.
+    pub async fn revision_list_in_use(&self, scope: &Scope) -> Result<Vec<Revision>> {
+        let rows = sqlx::query_as::<_, (String,)>(
+            "SELECT document FROM revisions WHERE organization_id = $1 AND
+               (id IN (SELECT revision_id FROM instances WHERE organization_id = $1)
+                OR id IN (SELECT current_revision_id FROM services
+                          WHERE organization_id = $1 AND current_revision_id IS NOT NULL))",
+        )
+        .bind(scope.organization.as_str())
+        .fetch_all(&self.pool)
+        .await?;
+        rows.iter().map(|(text,)| open("revision", text)).collect()
+    }
+
     /// Newest first.
     pub async fn revision_list(&self, scope: &Scope, service_id: &ServiceId, limit: u32) -> Result<Vec<Revision>> {
         const SQL: &str = "SELECT document FROM revisions WHERE service_id = $1 AND organization_id = $2

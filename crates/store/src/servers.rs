@@ -1,22 +1,24 @@
 //! Machines with an agent. Joining consumes the token and makes the server in one transaction.
 
 use crate::codec::{from_json, from_word, parse, text, to_json, word};
+use crate::statement::Statement;
 use crate::{Error, Result, Scope, Store};
 use api::UnixMillis;
 use api::desired::SecurityMode;
-use api::ids::{OrganizationId, ServerId, StackId};
+use api::ids::{OrganizationId, ServerId, ServiceId, StackId};
 use api::name::Name;
 use api::secret::Secret;
-use api::servers::ServerFacts;
+use api::servers::{SERVERS_LIMIT, ServerFacts};
 use api::tokens::TokenPurpose;
 use serde::{Deserialize, Serialize};
-use sqlx::{Any, Transaction};
+use sqlx::{Any, FromRow, Row as _, Transaction};
+use std::collections::BTreeSet;
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Server {
     pub id: ServerId,
     pub name: Name,
-    pub index: u8,
+    pub index: u16,
     pub public_key: String,
     pub secret: Secret,
     pub facts: ServerFacts,
@@ -74,7 +76,7 @@ fn server(row: Row) -> Result<Server> {
     Ok(Server {
         id: parse("server", &id)?,
         name: parse("server", &name)?,
-        index: u8::try_from(number).map_err(|e| Error::corrupt("server", e))?,
+        index: u16::try_from(number).map_err(|e| Error::corrupt("server", e))?,
         public_key,
         secret: Secret::new(secret),
         facts: from_json("server", &facts)?,
@@ -87,7 +89,66 @@ fn server(row: Row) -> Result<Server> {
     })
 }
 
+/// A server that may take instances of a service, and how many it has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeastLoaded {
+    pub id: ServerId,
+    pub index: u16,
+    pub of_service: u32,
+    pub of_all: u32,
+}
+
 impl Store {
+    /// Servers that are online and whose binding is `fit`, with the fewest instances of the service first,
+    /// then with the fewest of all, then by number.
+    pub async fn server_list_least_loaded(
+        &self,
+        scope: &Scope,
+        service_id: &ServiceId,
+        fit: impl Fn(&ServerBinding) -> bool,
+        limit: u32,
+    ) -> Result<Vec<LeastLoaded>> {
+        // There are as many bindings as projects and stacks at most, and mostly one.
+        let rows = sqlx::query_as::<_, (String,)>("SELECT DISTINCT binding FROM servers WHERE organization_id = $1")
+            .bind(scope.organization.as_str())
+            .fetch_all(&self.pool)
+            .await?;
+        let mut bindings = Vec::new();
+        for (text,) in rows {
+            if fit(&from_json("server", &text)?) {
+                bindings.push(text);
+            }
+        }
+        if bindings.is_empty() {
+            return Ok(Vec::new());
+        }
+        let organization = scope.organization.as_str();
+        let mut query = Statement::new(
+            "SELECT id, number, of_service, of_all FROM (
+               SELECT s.id, s.number,
+                 (SELECT COUNT(*) FROM instances i WHERE i.server_id = s.id AND i.service_id = ",
+        );
+        query.bind(service_id.as_str()).push(
+            ") AS of_service,
+                 (SELECT COUNT(*) FROM instances i WHERE i.server_id = s.id AND i.organization_id = ",
+        );
+        query.bind(organization).push(") AS of_all FROM servers s WHERE s.online = 1 AND s.organization_id = ");
+        query.bind(organization).push(" AND s.binding IN (").bind_all(bindings);
+        query.push(")) AS load ORDER BY of_service, of_all, number, id LIMIT ").bind(i64::from(limit));
+        let rows = query.fetch_all::<(String, i64, i64, i64), _>(&self.pool).await?;
+        let count = |number: i64| u32::try_from(number).map_err(|e| Error::corrupt("server", e));
+        rows.into_iter()
+            .map(|(id, number, of_service, of_all)| {
+                Ok(LeastLoaded {
+                    id: parse("server", &id)?,
+                    index: u16::try_from(number).map_err(|e| Error::corrupt("server", e))?,
+                    of_service: count(of_service)?,
+                    of_all: count(of_all)?,
+                })
+            })
+            .collect()
+    }
+
     pub async fn server_list(&self, scope: &Scope) -> Result<Vec<Server>> {
         let sql = format!("SELECT {COLUMNS} FROM servers WHERE organization_id = $1 ORDER BY number");
         let rows = sqlx::query_as::<_, Row>(sqlx::AssertSqlSafe(sql))
@@ -126,7 +187,7 @@ impl Store {
         .bind(facts)
         .bind(id.as_str())
         .bind(scope.organization.as_str())
-        .execute(&self.writer)
+        .execute(self.writer()?)
         .await?;
         Ok(())
     }
@@ -138,7 +199,7 @@ impl Store {
                 .bind(i64::from(online))
                 .bind(id.as_str())
                 .bind(scope.organization.as_str())
-                .execute(&self.writer)
+                .execute(self.writer()?)
                 .await?;
         Ok(changed.rows_affected() > 0)
     }
@@ -148,7 +209,7 @@ impl Store {
             .bind(word(&mode))
             .bind(id.as_str())
             .bind(scope.organization.as_str())
-            .execute(&self.writer)
+            .execute(self.writer()?)
             .await?;
         if found.rows_affected() == 0 {
             return Err(Error::not_found("server", id.as_str()));
@@ -203,18 +264,13 @@ impl Store {
     }
 }
 
+/// In one statement: every request of a machine asks this.
 pub(crate) async fn find_unscoped(store: &Store, id: &ServerId) -> Result<Option<(OrganizationId, Server)>> {
-    let organization = sqlx::query_as::<_, (String,)>("SELECT organization_id FROM servers WHERE id = $1")
-        .bind(id.as_str())
-        .fetch_optional(&store.pool)
-        .await?;
-    let Some((organization,)) = organization else { return Ok(None) };
-    let organization: OrganizationId = parse("organization", &organization)?;
-    match store.server_get(&Scope::system(organization.clone(), "signature"), id).await {
-        Ok(server) => Ok(Some((organization, server))),
-        Err(Error::NotFound { .. }) => Ok(None),
-        Err(other) => Err(other),
-    }
+    let sql = format!("SELECT {COLUMNS}, organization_id FROM servers WHERE id = $1");
+    let found = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(id.as_str()).fetch_optional(&store.pool).await?;
+    let Some(row) = found else { return Ok(None) };
+    let organization: String = row.try_get("organization_id")?;
+    Ok(Some((parse("organization", &organization)?, server(Row::from_row(&row)?)?)))
 }
 
 /// Marks the token as used, if it is good at this moment and in this transaction.
@@ -258,22 +314,24 @@ async fn free_name_and_number(
     transaction: &mut Transaction<'static, Any>,
     organization: &OrganizationId,
     wished: &Name,
-) -> Result<(Name, u8)> {
+) -> Result<(Name, u16)> {
     let taken = sqlx::query_as::<_, (String, i64)>("SELECT name, number FROM servers WHERE organization_id = $1")
         .bind(organization.as_str())
         .fetch_all(&mut **transaction)
         .await?;
-    let number = (1..=255u8).find(|n| !taken.iter().any(|(_, t)| t == &i64::from(*n))).ok_or(Error::ServersFull)?;
+    let (names, numbers): (BTreeSet<&str>, BTreeSet<i64>) = taken.iter().map(|(t, n)| (t.as_str(), *n)).unzip();
+    let number = (1..=SERVERS_LIMIT).find(|n| !numbers.contains(&i64::from(*n))).ok_or(Error::ServersFull)?;
     let numbered = |n: u32| {
         let suffix = format!("-{n}");
         let stem: String = wished.as_str().chars().take(Name::LENGTH_LIMIT - suffix.len()).collect();
         format!("{}{suffix}", stem.trim_end_matches('-')).parse::<Name>()
     };
-    let free = |name: &Name| !taken.iter().any(|(t, _)| t == name.as_str());
+    let free = |name: &Name| !names.contains(name.as_str());
     if free(wished) {
         return Ok((wished.clone(), number));
     }
-    let name = (2..=256).filter_map(|n| numbered(n).ok()).find(free).ok_or(Error::ServersFull)?;
+    let name =
+        (2..=u32::from(SERVERS_LIMIT) + 1).filter_map(|n| numbered(n).ok()).find(free).ok_or(Error::ServersFull)?;
     Ok((name, number))
 }
 

@@ -56,6 +56,21 @@ impl Store {
         rows.into_iter().map(service).collect()
     }
 
+    /// Those that served once, stay, and have no instance now.
+    pub async fn service_list_idle(&self, scope: &Scope) -> Result<Vec<Service>> {
+        let sql = format!(
+            "SELECT {COLUMNS} FROM services WHERE organization_id = $1 AND removing = 0
+               AND current_revision_id IS NOT NULL
+               AND NOT EXISTS (SELECT 1 FROM instances i WHERE i.service_id = services.id)
+             ORDER BY name, id"
+        );
+        let rows = sqlx::query_as::<_, Row>(sqlx::AssertSqlSafe(sql))
+            .bind(scope.organization.as_str())
+            .fetch_all(&self.pool)
+            .await?;
+        rows.into_iter().map(service).collect()
+    }
+
     pub async fn service_get(&self, scope: &Scope, id: &ServiceId) -> Result<Service> {
         let sql = format!("SELECT {COLUMNS} FROM services WHERE organization_id = $1 AND id = $2");
         let row = sqlx::query_as::<_, Row>(sqlx::AssertSqlSafe(sql))
@@ -101,7 +116,7 @@ impl Store {
         .bind(id.as_str())
         .bind(scope.organization.as_str())
         .bind(ROWS_PER_CHUNK)
-        .execute(&self.writer)
+        .execute(self.writer()?)
         .await?;
         Ok(gone.rows_affected())
     }

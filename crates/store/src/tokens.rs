@@ -54,7 +54,7 @@ impl Store {
         .bind(to_json("token", &token.purpose)?)
         .bind(now_ms)
         .bind(token.expires_at_ms)
-        .execute(&self.writer)
+        .execute(self.writer()?)
         .await?;
         Ok(TokenView {
             id: token.id.clone(),
@@ -87,7 +87,7 @@ impl Store {
         .bind(now_ms)
         .bind(id.as_str())
         .bind(scope.organization.as_str())
-        .execute(&self.writer)
+        .execute(self.writer()?)
         .await?;
         if found.rows_affected() == 0 {
             return Err(Error::not_found("token", id.as_str()));

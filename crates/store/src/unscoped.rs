@@ -31,7 +31,7 @@ impl Store {
         .bind(id.as_str())
         .bind(name)
         .bind(now_ms)
-        .execute(&self.writer)
+        .execute(self.writer()?)
         .await?;
         let row = sqlx::query_as::<_, (String,)>("SELECT id FROM organizations WHERE name = $1")
             .bind(name)
@@ -100,22 +100,5 @@ impl Store {
     /// The server that a signed request claims to be from, with the secret to check it by.
     pub async fn server_authenticate(&self, id: &ServerId) -> Result<Option<(OrganizationId, Server)>> {
         find_unscoped(self, id).await
-    }
-
-    /// Whether this nonce is used for the first time.
-    pub async fn nonce_claim(&self, server_id: &ServerId, nonce: &str, keep_until_ms: UnixMillis) -> Result<bool> {
-        let taken = sqlx::query(
-            "INSERT INTO nonces (server_id, nonce, expires_at_ms) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
-        )
-        .bind(server_id.as_str())
-        .bind(nonce)
-        .bind(keep_until_ms)
-        .execute(&self.writer)
-        .await
-        .map_err(|e| match Error::is_foreign_key_violation(&e) {
-            true => Error::not_found("server", server_id.as_str()),
-            false => e.into(),
-        })?;
-        Ok(taken.rows_affected() > 0)
     }
 }

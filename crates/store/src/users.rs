@@ -22,7 +22,7 @@ impl Store {
         .bind(text(name).as_ref())
         .bind(password_hash)
         .bind(now_ms)
-        .execute(&self.writer)
+        .execute(self.writer()?)
         .await
         .map_err(|e| match Error::is_unique_violation(&e) {
             true => Error::Conflict(format!("there is a user `{name}` already")),
@@ -48,7 +48,7 @@ impl Store {
         .bind(expires_at_ms)
         .bind(user_id.as_str())
         .bind(scope.organization.as_str())
-        .execute(&self.writer)
+        .execute(self.writer()?)
         .await?;
         if made.rows_affected() == 0 {
             return Err(Error::not_found("user", user_id.as_str()));
@@ -60,7 +60,7 @@ impl Store {
         sqlx::query("DELETE FROM sessions WHERE hash = $1 AND organization_id = $2")
             .bind(hash)
             .bind(scope.organization.as_str())
-            .execute(&self.writer)
+            .execute(self.writer()?)
             .await?;
         Ok(())
     }

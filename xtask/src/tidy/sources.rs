@@ -65,7 +65,7 @@ fn rust_file(file: &str, text: &str, complaints: &mut Vec<String>) {
         complaints
             .push(format!("{file}: begins without module documentation (`//!`): what it is for, and why this way"));
     }
-    let is_program = ["/src/bin/", "examples/", "/build.rs"].iter().any(|part| file.contains(part));
+    let is_program = ["/src/bin/", "/src/main.rs", "examples/", "/build.rs"].iter().any(|part| file.contains(part));
     let speaks = is_test || is_program || SPEAKERS.iter().any(|start| file.starts_with(start));
     // Tests inside a file come last, and may print.
     let code = text.split("#[cfg(test)]").next().unwrap_or_default();

@@ -7,6 +7,9 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePo
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+/// The smallest database of SQLite is one page of this many bytes.
+const PAGE_AT_LEAST_BYTES: u64 = 512;
+
 const SCHEMA: &str = "
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 CREATE TABLE desired (
@@ -54,6 +57,15 @@ impl FileLedger {
     async fn open_checked(path: &Path) -> Result<Self, Unusable> {
         let judge = |source: sqlx::Error| Unusable::judge(path, source);
         private::make_private(path).map_err(|error| judge(sqlx::Error::Io(error)))?;
+        // SQLite takes a file without its first page for a new database and throws the log away, without a word.
+        let length = |path: &Path| path.metadata().map_or(0, |metadata| metadata.len());
+        match (length(path), length(&with_suffix(path, "-wal"))) {
+            (0, 0) | (PAGE_AT_LEAST_BYTES.., _) => {}
+            (bytes, of_log) => {
+                let reason = format!("the file has {bytes} bytes, and its log has {of_log}");
+                return Err(Unusable::Corrupt(reason));
+            }
+        }
         let options = SqliteConnectOptions::new()
             .filename(path)
             .create_if_missing(true)
@@ -201,12 +213,13 @@ impl Unusable {
     }
 }
 
+fn with_suffix(base: &Path, suffix: &str) -> PathBuf {
+    let mut name = base.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
 fn set_aside(path: &Path) -> Result<PathBuf, LedgerError> {
-    let with_suffix = |base: &Path, suffix: &str| {
-        let mut name = base.as_os_str().to_owned();
-        name.push(suffix);
-        PathBuf::from(name)
-    };
     let aside = with_suffix(path, &format!(".broken-{}", crate::clock::now_ms()));
     std::fs::rename(path, &aside).map_err(|source| LedgerError::SetAside { path: path.to_owned(), source })?;
     for suffix in ["-wal", "-shm"] {

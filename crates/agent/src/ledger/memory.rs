@@ -67,9 +67,14 @@ impl MemoryDisk {
         self.lock().written.highest_generation
     }
 
+    /// The document that a process would read now.
+    pub fn desired(&self) -> Option<SignedDesiredState> {
+        self.lock().written.desired.clone()
+    }
+
     /// Events that still wait.
-    pub fn waiting_events(&self) -> usize {
-        self.lock().written.outbox.len()
+    pub fn waiting_events(&self) -> Vec<EventId> {
+        self.lock().written.outbox.iter().map(|(_, event)| event.id.clone()).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, Copies> {

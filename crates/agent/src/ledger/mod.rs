@@ -64,11 +64,15 @@ pub enum LedgerError {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum GenerationError {
     #[error(
-        "generation {given} is older than {highest}, which this machine accepted before; an older document is never \
-         applied. If the control plane was restored from a backup, remove this server there and join it again"
+        "the control plane offers generation {given}, but this machine accepted {highest} before, and an older document \
+         is never applied: was the control plane restored from a backup? What runs goes on. There, \
+         `mainstay servers accept-restore` shows what would change and mends it"
     )]
     Fallen { given: u64, highest: u64 },
-    #[error("two different documents claim generation {given}; the first stays in force")]
+    #[error(
+        "two different documents claim generation {given}, and the first stays in force: was the control plane restored \
+         from a backup? What runs goes on. There, `mainstay servers accept-restore` shows what would change and mends it"
+    )]
     Forked { given: u64 },
 }
 

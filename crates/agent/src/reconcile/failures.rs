@@ -86,6 +86,15 @@ impl Failures {
         }
     }
 
+    /// A clock that was set back must not turn a wait of seconds into one of an hour: what failed in the
+    /// future failed just now.
+    pub fn mind_the_clock(&mut self, now_ms: UnixMillis) {
+        for record in self.records.values_mut().filter(|record| record.failed_at_ms > now_ms) {
+            record.retry_at_ms -= record.failed_at_ms - now_ms;
+            record.failed_at_ms = now_ms;
+        }
+    }
+
     /// For the planner.
     pub fn list(&self) -> Vec<Failure> {
         let failures = self.records.iter().map(|(subject, record)| Failure {
@@ -132,5 +141,28 @@ fn parse_key(key: &str) -> Option<Subject> {
         ("config", "dns") => Some(Subject::Config(ConfigKind::Dns)),
         ("config", "routes") => Some(Subject::Config(ConfigKind::Routes)),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::{MemoryDisk, MemoryLedger};
+
+    #[tokio::test]
+    async fn a_clock_set_back_by_an_hour_keeps_a_wait_of_seconds_one_of_seconds() {
+        let ledger = Ledger::Memory(MemoryLedger::new(MemoryDisk::default(), None));
+        let mut failures = Failures::load(ledger).await;
+        let subject = Subject::Config(ConfigKind::Routes);
+        failures.record(subject.clone(), "x".into(), "no".into(), true).await;
+        let an_hour_ago = now_ms() - 3_600_000;
+        assert!(failures.waits(&subject, "x", an_hour_ago + 3_000_000).is_some(), "it would wait for an hour");
+        failures.mind_the_clock(an_hour_ago);
+        assert!(failures.waits(&subject, "x", an_hour_ago).is_some());
+        assert_eq!(failures.waits(&subject, "x", an_hour_ago + 1_001), None);
+        // And one set ahead only ends a wait early.
+        failures.record(subject.clone(), "x".into(), "no".into(), true).await;
+        failures.mind_the_clock(now_ms() + 3_600_000);
+        assert_eq!(failures.waits(&subject, "x", now_ms() + 3_600_000), None);
     }
 }

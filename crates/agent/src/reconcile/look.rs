@@ -201,7 +201,7 @@ impl<W: Workloads, G: Gateway> Reconciler<W, G> {
         let source = LogSource::Run { instance_id: id.clone() };
         let instance = look.instances.iter().find(|i| &i.instance_id == id);
         let ended_at_ms = instance.and_then(|i| i.last_exit.as_ref()).map(|exit| exit.at_ms);
-        let recent = ended_at_ms.is_some_and(|at| now_ms() - at < LOG_PATIENCE_MS);
+        let recent = ended_at_ms.is_some_and(|at| (0..LOG_PATIENCE_MS).contains(&(now_ms() - at)));
         if !recent {
             return false;
         }

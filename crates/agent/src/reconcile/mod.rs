@@ -221,6 +221,7 @@ impl<W: Workloads, G: Gateway> Reconciler<W, G> {
 
     /// Plans, and judges the change that was just done: planned again, it had no effect.
     async fn plan(&mut self, look: &Look, done: &mut Option<Change>) -> HostPlan {
+        self.failures.mind_the_clock(look.at_ms);
         let mut plan = self.plan_once(look);
         if let Some(done) = done.take() {
             if plan.changes.contains(&done) {

@@ -51,7 +51,7 @@ async fn a_document_of_a_foreign_key_is_refused() {
 async fn an_older_document_is_refused_even_if_it_is_genuine() {
     let (world, agent, _) = running().await;
     world.control_plane.publish(&document(4, &[]));
-    check_refused(&world, "generation 4 is older than 5").await;
+    check_refused(&world, "offers generation 4, but this machine accepted 5 before").await;
     agent.stop().await;
 }
 

@@ -9,6 +9,7 @@ mod crashes;
 mod documents;
 mod joining;
 mod logs;
+mod power_loss;
 mod real_gateway;
 mod reports;
 mod world;

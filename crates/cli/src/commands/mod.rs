@@ -1,6 +1,7 @@
 //! One file per command: its options, and what it does.
 
 pub mod agent;
+pub mod backup;
 pub mod cancel;
 pub mod completions;
 pub mod credentials;
@@ -16,6 +17,7 @@ pub mod logs;
 pub mod man;
 pub mod open;
 pub mod plan;
+pub mod restore;
 pub mod rollback;
 pub mod scale;
 pub mod server;

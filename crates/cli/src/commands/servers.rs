@@ -7,8 +7,9 @@ use crate::printer::{Printer, Text, Tone};
 use crate::times::{ago, now_ms};
 use crate::words;
 use api::desired::SecurityMode;
-use api::servers::{ServerCondition, ServerView};
+use api::servers::{RecoveryAction, RecoveryState, ServerCondition, ServerRecovery, ServerView};
 use client::Client;
+use std::io::IsTerminal;
 
 /// List machines, look at one, remove one
 #[derive(Debug, clap::Args)]
@@ -34,6 +35,19 @@ enum Action {
         #[arg(long)]
         force: bool,
     },
+    /// After a restore from a backup: let machines that are ahead become what the backup says
+    ///
+    /// Shows what would change on which machine, and asks. Until then nothing is stopped.
+    AcceptRestore {
+        #[arg(value_name = "SERVER", conflicts_with = "all")]
+        machine: Option<String>,
+        /// All machines that are ahead (what is done without a name, too)
+        #[arg(long)]
+        all: bool,
+        /// Do not ask
+        #[arg(long, short)]
+        yes: bool,
+    },
 }
 
 pub async fn run(context: &Context, options: Options) -> Outcome {
@@ -46,6 +60,9 @@ pub async fn run(context: &Context, options: Options) -> Outcome {
         Action::Show { machine } => {
             let server = find(&client, &machine).await?;
             context.printer.either(&server, show);
+        }
+        Action::AcceptRestore { machine, all: _, yes } => {
+            return accept_restore(context, &client, machine.as_deref(), yes).await;
         }
         Action::Remove { machine, force } => {
             let server = find(&client, &machine).await?;
@@ -72,7 +89,107 @@ async fn find(client: &Client, text: &str) -> Result<ServerView, Failure> {
     found.ok_or_else(|| unknown_name("server", text, &names))
 }
 
+async fn accept_restore(context: &Context, client: &Client, machine: Option<&str>, yes: bool) -> Outcome {
+    let servers = match machine {
+        Some(name) => vec![find(client, name).await?],
+        None => client.servers().await?,
+    };
+    let ahead: Vec<(&ServerView, &ServerRecovery)> = servers.iter().filter_map(|s| Some((s, is_ahead(s)?))).collect();
+    let printer = &context.printer;
+    if ahead.is_empty() {
+        printer.either(&Vec::<ServerView>::new(), |_, printer| {
+            printer.data("No server is ahead of this control plane; there is nothing to accept.");
+            let unheard = |s: &&ServerView| s.recovery.as_ref().is_some_and(|r| r.state == RecoveryState::Unheard);
+            for server in servers.iter().filter(unheard) {
+                printer.hint(&format!("{} has not reported since the restore; look again when it has", server.name));
+            }
+        });
+        return Ok(Exit::Ok);
+    }
+    printer.note("This control plane was set back. These servers hold what it told them later, and go on with that.");
+    printer.note("If you accept, they become what the control plane knows now:");
+    for (server, recovery) in &ahead {
+        printer.note("");
+        for line in plan_lines(server, recovery) {
+            printer.note(&line);
+        }
+    }
+    printer.note("");
+    if !yes && !asked(printer)? {
+        printer.note("Nothing was changed.");
+        return Ok(Exit::Failed);
+    }
+    let mut accepted = Vec::new();
+    for (server, recovery) in ahead {
+        accepted.push(client.server_accept_restore(server.id.as_str(), recovery.held_generation).await?);
+        printer.note(&format!("accepted for {}", server.name));
+    }
+    printer.either(&accepted, |accepted: &Vec<ServerView>, printer| {
+        printer
+            .data(&format!("{} accepted; what runs now goes on until what takes its place is healthy", accepted.len()));
+        printer
+            .hint("Watch it: mainstay servers, mainstay status. Then deploy again what was deployed after the backup.");
+    });
+    Ok(Exit::Ok)
+}
+
+fn is_ahead(server: &ServerView) -> Option<&ServerRecovery> {
+    server.recovery.as_ref().filter(|recovery| recovery.state == RecoveryState::Ahead)
+}
+
+fn plan_lines(server: &ServerView, recovery: &ServerRecovery) -> Vec<String> {
+    let (held, known) = (recovery.held_generation, recovery.generation);
+    let mut lines = vec![format!("  {} (holds generation {held}, known here: {known})", server.name)];
+    if !recovery.document_known {
+        lines.push(
+            "    it has not shown what it holds; whatever this control plane does not know on it will be stopped"
+                .into(),
+        );
+        lines.push("    (look again in a moment, if it is online)".into());
+    } else if recovery.changes.is_empty() {
+        lines.push("    no service changes".into());
+    }
+    lines.extend(recovery.changes.iter().map(|change| {
+        let (service, from, to) = (&change.service, change.from.as_deref(), change.to.as_deref());
+        match change.action {
+            RecoveryAction::Replace => {
+                format!(
+                    "    ~ {service}: {} is replaced by {}, without a gap",
+                    from.unwrap_or("what runs"),
+                    to.unwrap_or("what was restored")
+                )
+            }
+            RecoveryAction::Stop => {
+                format!("    - {service}: {} stops; the backup does not know that it runs", from.unwrap_or("it"))
+            }
+            RecoveryAction::Start => format!(
+                "    + {service}: {} starts again; it was stopped or removed after the backup",
+                to.unwrap_or("it")
+            ),
+        }
+    }));
+    lines
+}
+
+fn asked(printer: &Printer) -> Result<bool, Failure> {
+    if printer.json() || !std::io::stdin().is_terminal() {
+        return Err(Failure::usage("nobody is there to agree").help("say --yes to accept what is shown above"));
+    }
+    printer.note("Accept this? [y/N]");
+    let mut answer = String::new();
+    let read = std::io::stdin().read_line(&mut answer);
+    read.map_err(|error| Failure::general(format!("cannot read the answer: {error}")))?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
 fn condition(server: &ServerView) -> Text {
+    if let (Some(recovery), ServerCondition::Online) = (&server.recovery, server.condition) {
+        return match recovery.state {
+            RecoveryState::Ahead => Text("ahead of this control plane".into(), Tone::Bad),
+            RecoveryState::Replacing => Text("online, becoming what was restored".into(), Tone::Busy),
+            RecoveryState::Unheard => Text("online, not compared yet".into(), Tone::Warning),
+        };
+    }
     match server.condition {
         ServerCondition::Online => Text("online".into(), Tone::Good),
         ServerCondition::Offline => Text("offline".into(), Tone::Bad),
@@ -98,6 +215,10 @@ fn list(servers: &[ServerView], printer: &Printer) {
         ]
     });
     printer.table(&["server", "condition", "seen", "instances", "system", "cpu × memory", "agent"], rows);
+    if servers.iter().any(|server| is_ahead(server).is_some()) {
+        printer.warning("this control plane was set back, probably restored from a backup; servers that are ahead go on with what they have and get nothing new");
+        printer.hint("See what would change, and agree: mainstay servers accept-restore");
+    }
 }
 
 fn show(server: &ServerView, printer: &Printer) {
@@ -131,6 +252,9 @@ fn show(server: &ServerView, printer: &Printer) {
         };
         printer.data(&format!("  {:<9} {words}", "gateway"));
         printer.data(&format!("  {:<9} {}", "names", observed.dns.problem.as_deref().unwrap_or(&observed.dns.method)));
+        if let Some(refused) = &observed.agent.refused {
+            printer.data(&format!("  {} {refused}", paint.red("refused:")));
+        }
         for blocked in &observed.blocked {
             printer.data(&format!("  {} {}: {}", paint.yellow("held back:"), blocked.subject, blocked.reason));
         }

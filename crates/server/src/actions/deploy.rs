@@ -56,7 +56,7 @@ async fn attempt(
     if change.services.iter().any(|service| service.change.is_some()) {
         refuse_without_server(state, scope, &compared, &project, prepared.stack_name()).await?;
     }
-    match state.store().stack_deploy(scope, &change, clock::now_ms()).await {
+    match state.store().stack_deploy(scope, &change, state.steady.now_ms()).await {
         Ok(done) => Ok(Some((compared, Some(done)))),
         Err(Error::Stale { .. }) => Ok(None),
         Err(error) => Err(error.into()),
@@ -188,7 +188,7 @@ async fn refuse_without_server(
         created_at_ms: 0,
         updated_at_ms: 0,
     };
-    if servers.iter().any(|server| may_take(server, &stack, std::slice::from_ref(project))) {
+    if servers.iter().any(|server| may_take(&server.binding, &stack, std::slice::from_ref(project))) {
         return Ok(());
     }
     let message = match servers.len() {

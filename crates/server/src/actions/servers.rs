@@ -27,6 +27,7 @@ pub async fn register(state: &AppState, request: &RegisterRequest, request_id: R
         security_mode: state.options().security_mode,
     };
     let (organization, server) = state.store().server_join(&hash_of(&request.token), &join, clock::now_ms()).await?;
+    state.expect(&server.id, state.steady.now_ms());
     let actor = Actor::Agent { server: server.name.to_string() };
     let scope = Scope { organization, actor: actor.clone() };
     let cause = Cause { actor, action: "join".into(), request_id: Some(request_id), deployment_id: None };
@@ -36,7 +37,7 @@ pub async fn register(state: &AppState, request: &RegisterRequest, request_id: R
     crate::events::record(state, &scope, vec![joined]).await?;
     crate::desired::refresh(state, &scope, &server.id).await?;
     // A deployment may be waiting for a server to come.
-    crate::tasks::look_at_all_services(state, &scope).await?;
+    state.wakeups().all_services_changed();
     Ok(RegisterAnswer {
         server_id: server.id,
         name: server.name,
@@ -62,6 +63,7 @@ pub async fn remove(state: &AppState, caller: &Caller, key: &str) -> Result<()> 
     let affected = state.store().instance_list_on_server(caller.scope(), &server.id).await?;
     state.store().server_delete(caller.scope(), &server.id).await?;
     state.forget(&server.id);
+    state.recoveries.forget(state, caller.scope(), &server.id).await?;
     state.wakeups().server_removed(&server.id);
     let message = format!("the server {} was removed; it had {} instances", server.name, affected.len());
     let mut removed = event(EventKind::ServerRemoved, EventLevel::Warning, message, caller.cause("remove a server"));

@@ -5,7 +5,6 @@ use super::deploy::{about, begun_events};
 use super::planning::taken_routes;
 use super::routes::refuse_conflicts;
 use crate::auth::Caller;
-use crate::clock;
 use crate::error::{HttpError, Result};
 use crate::state::{AppState, event, fresh};
 use crate::views::{find_service, parse};
@@ -46,13 +45,14 @@ pub async fn begin(state: &AppState, caller: &Caller, service: &Service, asked: 
         intent: asked.intent,
         revision: asked.revision,
     };
-    let deployment = state.store().deployment_create(caller.scope(), &create, clock::now_ms()).await?;
+    let deployment = state.store().deployment_create(caller.scope(), &create, state.steady.now_ms()).await?;
     let mut events = begun_events(state, caller.scope(), &deployment).await?;
     if let Some((kind, message)) = asked.event {
         events.push(about(&deployment, event(kind, EventLevel::Info, message, cause)));
     }
     crate::events::record(state, caller.scope(), events).await?;
-    crate::desired::refresh_all(state, caller.scope()).await?;
+    let instances = state.store().instance_list_of_service(caller.scope(), &service.id).await?;
+    crate::desired::refresh_service(state, caller.scope(), service, &instances).await?;
     state.wakeups().service_changed(&service.id);
     Ok(deployment)
 }
@@ -244,7 +244,7 @@ pub async fn cancel(state: &AppState, caller: &Caller, id: &str) -> Result<Deplo
     if deployment.kind == DeploymentKind::Stop {
         return Err(HttpError::conflict("a stop cannot be cancelled").help("use `mainstay start`"));
     }
-    let now_ms = clock::now_ms();
+    let now_ms = state.steady.now_ms();
     deployment.stage = Stage::Cancelled;
     deployment.stages.push(StageEntry { stage: Stage::Cancelled, at_ms: now_ms });
     deployment.ended_at_ms = Some(now_ms);

@@ -11,6 +11,7 @@ use api::error::{ErrorCode, ErrorDetail};
 use api::name::Name;
 use api::plans::StackSpec;
 use api::services::{CommitSha, GitRef, GitUrl, ServiceSpec};
+use futures_util::future::BoxFuture;
 use futures_util::{StreamExt, stream};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -30,6 +31,32 @@ pub struct Resolved {
     pub subject: String,
     /// The branch or tag that led there, also where the manifest names none.
     pub reference: Option<GitRef>,
+}
+
+/// Who knows where a branch stands.
+pub trait Repositories: Send + Sync {
+    fn resolve<'a>(
+        &'a self,
+        environment: &'a git::Environment,
+        url: &'a GitUrl,
+        reference: Option<&'a GitRef>,
+        credential: Option<&'a GitCredential>,
+    ) -> BoxFuture<'a, Result<git::ResolvedReference, git::GitError>>;
+}
+
+/// The repositories themselves, asked by git.
+pub struct GitRepositories;
+
+impl Repositories for GitRepositories {
+    fn resolve<'a>(
+        &'a self,
+        environment: &'a git::Environment,
+        url: &'a GitUrl,
+        reference: Option<&'a GitRef>,
+        credential: Option<&'a GitCredential>,
+    ) -> BoxFuture<'a, Result<git::ResolvedReference, git::GitError>> {
+        Box::pin(git::resolve_reference(environment, url, reference, credential, TIMEOUT))
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -141,7 +168,7 @@ async fn ask(
             help: Some(format!("store it with `mainstay credentials add {name}`")),
         })?),
     };
-    let call = git::resolve_reference(state.git(), &question.git, question.reference.as_ref(), credential, TIMEOUT);
+    let call = state.repositories.resolve(state.git(), &question.git, question.reference.as_ref(), credential);
     let answered = tokio::time::timeout(SOURCE_TIMEOUT, call).await.map_err(|_| Problem {
         field: "git",
         message: format!("{} did not answer within {} s", question.git, SOURCE_TIMEOUT.as_secs()),

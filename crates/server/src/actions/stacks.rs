@@ -2,7 +2,6 @@
 
 use super::deploy::begun_events;
 use crate::auth::Caller;
-use crate::clock;
 use crate::error::Result;
 use crate::state::{AppState, event, fresh};
 use crate::views::find_stack;
@@ -22,7 +21,7 @@ pub async fn remove(state: &AppState, caller: &Caller, key: &str) -> Result<()> 
         .map(|service| ServiceRemoval { service_id: service.id.clone(), deployment_id: fresh(DeploymentId::from_uuid) })
         .collect();
     let cause = caller.cause("remove the stack");
-    let begun = state.store().stack_remove(scope, &stack.id, &removals, &cause, clock::now_ms()).await?;
+    let begun = state.store().stack_remove(scope, &stack.id, &removals, &cause, state.steady.now_ms()).await?;
     let message = format!("{} is being removed with its {} services", stack.name, services.len());
     let mut removed = event(EventKind::StackChanged, EventLevel::Warning, message, cause);
     removed.stack_id = Some(stack.id.clone());

@@ -50,9 +50,12 @@ impl FromRequest<AppState> for SignedRequest {
         let Some((organization, server)) = state.store().server_authenticate(&server_id).await? else {
             return Err(HttpError::new(
                 ErrorCode::SignatureRefused,
-                "this server is not known here; it may have been removed",
+                "this server is not known here: it was removed, or it joined after the backup that this control plane was restored from",
             )
-            .help("join again with a new token: mainstay agent --join URL --token TOKEN"));
+            .help(
+                "what runs on it goes on. To let it join again, stop its agent, move agent/identity.json and \
+                 agent/ledger.db away from its data directory, and run: mainstay agent --join URL --token TOKEN",
+            ));
         };
         let signer = RequestSigner::from_base64(&server.secret).map_err(HttpError::internal)?;
         let signed = RequestParts {

@@ -20,8 +20,6 @@ use serde::Deserialize;
 use std::io::Read;
 use std::time::Duration;
 
-/// The longest that one poll may wait.
-const WAIT_LIMIT_SECONDS: u64 = 60;
 /// What a batch of logs may unpack to: a small upload cannot fill the memory.
 const LOGS_LIMIT_BYTES: u64 = 32 * 1024 * 1024;
 
@@ -58,7 +56,7 @@ pub async fn expected_state(
 ) -> Result<Response> {
     let poll = axum::extract::Query::<Poll>::try_from_uri(&uri)
         .map_err(|e| HttpError::new(ErrorCode::InvalidInput, format!("the query cannot be used: {}", e.body_text())))?;
-    let limit = Duration::from_secs(poll.wait.min(WAIT_LIMIT_SECONDS));
+    let limit = Duration::from_secs(poll.wait).min(state.poll_limit);
     match desired::newer_than(&state, &request.scope, &request.server.id, poll.after, limit).await? {
         Some(signed) => Ok(Json(signed).into_response()),
         None => Ok(StatusCode::NOT_MODIFIED.into_response()),

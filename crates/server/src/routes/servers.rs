@@ -3,10 +3,10 @@
 use crate::actions::servers;
 use crate::auth::Caller;
 use crate::error::Result;
-use crate::extract::Path;
+use crate::extract::{Body, Path};
 use crate::state::AppState;
-use crate::views;
-use api::servers::ServerView;
+use crate::{recovery, views};
+use api::servers::{AcceptRestoreRequest, ServerView};
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -38,4 +38,18 @@ pub async fn show(
 pub async fn remove(State(state): State<AppState>, caller: Caller, Path(server): Path<String>) -> Result<StatusCode> {
     servers::remove(&state, &caller, &server).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// Agrees that a server which is ahead of a restored control plane becomes what that one says.
+#[utoipa::path(post, path = "/api/v1/servers/{server}/accept-restore", tag = "servers", params(("server" = String, Path)),
+    request_body = AcceptRestoreRequest,
+    responses((status = 200, body = ServerView), (status = 401, body = api::error::ApiError),
+        (status = 404, body = api::error::ApiError), (status = 409, body = api::error::ApiError)))]
+pub async fn accept_restore(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(server): Path<String>,
+    Body(request): Body<AcceptRestoreRequest>,
+) -> Result<Json<ServerView>> {
+    Ok(Json(recovery::accept(&state, &caller, &server, request.held_generation).await?))
 }

@@ -2,13 +2,11 @@
 //! again" or looks on a timer, reads rows, and acts on what they say. Killing one at any point and
 //! starting it again is therefore always right.
 
-mod presence;
+pub mod presence;
 mod retention;
-mod rollout;
+pub mod rollout;
 
-use crate::error::Result;
 use crate::state::AppState;
-use store::Scope;
 use tokio::task::JoinHandle;
 
 /// Starts all tasks; they end with the control plane.
@@ -18,12 +16,4 @@ pub fn spawn(state: &AppState) -> Vec<JoinHandle<()>> {
         tokio::spawn(presence::run(state.clone())),
         tokio::spawn(retention::run(state.clone())),
     ]
-}
-
-/// Has the rollout look at every service: after a start, and when a server came or went.
-pub async fn look_at_all_services(state: &AppState, scope: &Scope) -> Result<()> {
-    for service in state.store().service_list(scope, None).await? {
-        state.wakeups().service_changed(&service.id);
-    }
-    Ok(())
 }

@@ -17,8 +17,9 @@ pub async fn run(state: AppState) {
             Err(error) => drop(HttpError::from(error).to_answer()),
         }
         // Some jitter, so that it does not fall together with what else happens every minute.
-        let jitter = Duration::from_millis(fastrand::u64(0..5_000));
+        let jitter = Duration::from_millis(ambient::random_below(5_000));
         tokio::select! {
+            biased;
             () = state.stopping().cancelled() => return,
             () = tokio::time::sleep(PAUSE + jitter) => {}
         }

@@ -105,6 +105,8 @@ async fn server_view(state: &AppState, scope: &Scope, server: Server) -> Result<
     // What was heard before this start is only as new as the store knew.
     let reported_at_ms = observed.as_ref().and(heard.as_ref()).map(|heard| heard.reported_at_ms);
     let last_seen_at_ms = reported_at_ms.max(server.last_seen_at_ms);
+    let desired_generation = head.map_or(0, |(generation, _)| generation);
+    let recovery = crate::recovery::view(state, scope, &server.id, desired_generation).await?;
     Ok(ServerView {
         id: server.id,
         name: server.name,
@@ -115,8 +117,9 @@ async fn server_view(state: &AppState, scope: &Scope, server: Server) -> Result<
         agent_version: server.agent_version,
         registered_at_ms: server.registered_at_ms,
         last_seen_at_ms,
-        desired_generation: head.map_or(0, |(generation, _)| generation),
+        desired_generation,
         observed,
+        recovery,
     })
 }
 

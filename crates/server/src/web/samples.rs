@@ -229,6 +229,7 @@ pub fn server(condition: ServerCondition) -> ServerView {
         registered_at_ms: NOW_MS - 900_000_000,
         last_seen_at_ms: Some(NOW_MS - 3_000),
         desired_generation: 42,
+        recovery: None,
         observed: Some(ObservedState {
             server_id: id,
             generation: 41,

@@ -6,7 +6,7 @@ use super::{times, words};
 use api::ids::TokenId;
 use api::observed::{AgentState, ObservedState};
 use api::secret::Secret;
-use api::servers::{ServerCondition, ServerView};
+use api::servers::{RecoveryState, ServerCondition, ServerRecovery, ServerView};
 use api::tokens::{TokenState, TokenView};
 use maud::{Markup, html};
 
@@ -66,6 +66,9 @@ fn converged(server: &ServerView) -> Markup {
     let Some(observed) = &server.observed else {
         return words::fact(words::Tone::Unknown, "Not reported yet");
     };
+    if let Some(recovery) = &server.recovery {
+        return after_restore(recovery);
+    }
     if observed.generation < server.desired_generation {
         return words::fact(words::Tone::Busy, &format!("At {} of {}", observed.generation, server.desired_generation));
     }
@@ -73,6 +76,18 @@ fn converged(server: &ServerView) -> Markup {
         words::fact(words::Tone::Good, &format!("At {}", observed.generation))
     } else {
         words::fact(words::Tone::Warn, &format!("At {}, {} held back", observed.generation, observed.blocked.len()))
+    }
+}
+
+/// In a few words, how far the machine is after the control plane was restored.
+fn after_restore(recovery: &ServerRecovery) -> Markup {
+    match recovery.state {
+        RecoveryState::Unheard => words::fact(words::Tone::Unknown, "Not heard since the restore"),
+        RecoveryState::Ahead => words::fact(
+            words::Tone::Bad,
+            &format!("Ahead: holds {}, {} known here", recovery.held_generation, recovery.generation),
+        ),
+        RecoveryState::Replacing => words::fact(words::Tone::Busy, "Becoming what was restored"),
     }
 }
 
@@ -122,6 +137,9 @@ impl ServerPage {
             div.title #server-head {
                 div.title-line { h1 { span.kind { "Server" } " " (self.server.name) } (words::badge(tone, word)) }
                 p.lead { @match self.server.last_seen_at_ms { Some(seen) => { "Last report " (times::relative(seen, frame.now_ms)) "." }, None => "It has not reported yet." } }
+                @if let Some(recovery) = self.server.recovery.as_ref().filter(|r| r.state == RecoveryState::Ahead) {
+                    p.note { "This control plane was set back, probably restored from a backup: the machine holds generation " (recovery.held_generation) ", and only " (recovery.generation) " is known here. What runs on it goes on, and it gets nothing new until you agree. " code { "mainstay servers accept-restore " (self.server.name) } " shows what would change, and asks." }
+                }
                 @if self.server.condition == ServerCondition::Offline {
                     p.note { "Its services go on as they were: they do not need this control plane. On the machine, see whether the agent runs and reaches " code { (frame.address) } "." }
                 }

@@ -141,7 +141,7 @@ impl Identity {
     }
 
     pub async fn report(&self, observed: ObservedState, events: Vec<Event>) -> StatusAnswer {
-        let report = StatusReport { observed, facts: None, events };
+        let report = StatusReport { observed, facts: None, events, held: None };
         let body = serde_json::to_vec(&report).unwrap();
         let answer = self.signed(Method::POST, "/api/v1/agent/status", body, now_ms()).send().await.unwrap();
         let status = answer.status();

@@ -16,6 +16,7 @@ on_every_database![
     a_batch_of_many_lines_keeps_their_order,
     every_filter_narrows,
     the_log_of_a_deployment_outlives_its_instances,
+    the_first_lines_of_a_log_may_come_after_its_instance_is_forgotten,
     a_follower_of_three_services_misses_no_line,
     very_many_services_are_read_as_one,
 ];
@@ -192,6 +193,21 @@ async fn the_log_of_a_deployment_outlives_its_instances(database: Database) {
     world.send(batch(&run_of(&world.instance), world.service(), 5, 9, &["of this"])).await;
     let filter = LogFilter { deployment_id: Some(world.deployment.id.clone()), ..all() };
     assert_eq!(world.texts(filter).await, ["it crashed because", "of this"]);
+}
+
+async fn the_first_lines_of_a_log_may_come_after_its_instance_is_forgotten(database: Database) {
+    let world = World::new(&database).await;
+    let delete = tick(&world.deployment, vec![InstanceChange::Delete { id: world.instance.id.clone() }]);
+    world.store.rollout_apply(&world.tenant.scope, &delete, NOW).await.unwrap();
+    let build = LogSource::Build { deployment_id: world.deployment.id.clone() };
+    for source in [run_of(&world.instance), build] {
+        // What is not known is taken for somebody else's log and dropped.
+        let known = world.store.log_stream_exists(&world.tenant.scope, &source, &world.server.id).await.unwrap();
+        assert!(known, "{}", source.key());
+        assert_eq!(world.send(batch(&source, world.service(), 0, 10, &["late"])).await, 10);
+    }
+    let of_deployment = LogFilter { deployment_id: Some(world.deployment.id.clone()), ..all() };
+    assert_eq!(world.texts(of_deployment).await, ["late", "late"]);
 }
 
 async fn a_follower_of_three_services_misses_no_line(database: Database) {

@@ -1,0 +1,168 @@
+//! The rows that documents are made of: all of them, read once for any number of servers, or only those
+//! that the documents of a few servers need. What a change of one service costs must not grow with the
+//! number of servers.
+
+use super::document::{self, ServerPart, ServicePart, StackPart};
+use super::may_take;
+use crate::error::Result;
+use crate::state::AppState;
+use api::desired::{GitCredential, InstanceDesired};
+use api::ids::{RevisionId, ServerId, ServiceId, StackId};
+use api::name::Name;
+use api::services::Revision;
+use std::collections::{BTreeMap, BTreeSet};
+use store::{Error, Instance, Project, Scope, Server, Service, Stack};
+
+pub struct Rows {
+    pub servers: BTreeMap<ServerId, Server>,
+    projects: Vec<Project>,
+    stacks: BTreeMap<StackId, Stack>,
+    services: BTreeMap<ServiceId, Service>,
+    /// Services without any instance, because they are stopped or about to start. They keep their routes
+    /// on every server that may take them: those lead to a page that says so, not to "no such page".
+    idle: Vec<ServiceId>,
+    instances: BTreeMap<ServerId, Vec<Instance>>,
+    revisions: BTreeMap<RevisionId, Revision>,
+    credentials: BTreeMap<Name, GitCredential>,
+}
+
+impl Rows {
+    pub async fn all(state: &AppState, scope: &Scope) -> Result<Self> {
+        let store = state.store();
+        let idle = store.service_list_idle(scope).await?;
+        let mut instances: BTreeMap<ServerId, Vec<Instance>> = BTreeMap::new();
+        for instance in store.instance_list(scope).await? {
+            instances.entry(instance.server_id.clone()).or_default().push(instance);
+        }
+        let revisions = store.revision_list_in_use(scope).await?;
+        let services = store.service_list(scope, None).await?;
+        let stacks = store.stack_list(scope).await?;
+        let servers = store.server_list(scope).await?;
+        Ok(Self {
+            servers: servers.into_iter().map(|server| (server.id.clone(), server)).collect(),
+            projects: store.project_list(scope).await?,
+            stacks: stacks.into_iter().map(|stack| (stack.id.clone(), stack)).collect(),
+            services: services.into_iter().map(|service| (service.id.clone(), service)).collect(),
+            idle: idle.into_iter().map(|service| service.id).collect(),
+            instances,
+            revisions: revisions.into_iter().map(|revision| (revision.id.clone(), revision)).collect(),
+            credentials: credentials(state, scope).await?,
+        })
+    }
+
+    /// What the documents of these servers need, and nothing else.
+    pub async fn of(state: &AppState, scope: &Scope, ids: &BTreeSet<ServerId>) -> Result<Self> {
+        let store = state.store();
+        let mut rows = Self {
+            servers: BTreeMap::new(),
+            projects: store.project_list(scope).await?,
+            stacks: BTreeMap::new(),
+            services: BTreeMap::new(),
+            idle: Vec::new(),
+            instances: BTreeMap::new(),
+            revisions: BTreeMap::new(),
+            credentials: credentials(state, scope).await?,
+        };
+        for service in store.service_list_idle(scope).await? {
+            rows.idle.push(service.id.clone());
+            rows.services.insert(service.id.clone(), service);
+        }
+        for id in ids {
+            let Some(server) = found(store.server_get(scope, id).await)? else { continue };
+            rows.servers.insert(id.clone(), server);
+            rows.instances.insert(id.clone(), store.instance_list_on_server(scope, id).await?);
+        }
+        let of_instances: BTreeSet<ServiceId> =
+            rows.instances.values().flatten().map(|instance| instance.service_id.clone()).collect();
+        for id in of_instances {
+            if let Some(service) = found(store.service_get(scope, &id).await)? {
+                rows.services.insert(id, service);
+            }
+        }
+        let stacks: BTreeSet<StackId> = rows.services.values().map(|service| service.stack_id.clone()).collect();
+        for id in stacks {
+            if let Some(stack) = found(store.stack_get(scope, &id).await)? {
+                rows.stacks.insert(id, stack);
+            }
+        }
+        let instances = rows.instances.values().flatten().map(|instance| instance.revision_id.clone());
+        let current = rows.services.values().filter_map(|service| service.current_revision_id.clone());
+        for id in instances.chain(current).collect::<BTreeSet<RevisionId>>() {
+            // Its service was forgotten between the two reads, if it is not there.
+            if let Some(revision) = found(store.revision_get(scope, &id).await)? {
+                rows.revisions.insert(id, revision);
+            }
+        }
+        Ok(rows)
+    }
+
+    /// The document of a server, with generation and time left at zero.
+    pub fn document(&self, state: &AppState, server: &Server) -> api::desired::DesiredState {
+        let part = ServerPart {
+            id: server.id.clone(),
+            name: server.name.clone(),
+            security_mode: server.security_mode,
+            agent_is_root: server.facts.root,
+        };
+        let mut here: BTreeMap<&ServiceId, Vec<&Instance>> = BTreeMap::new();
+        for instance in self.instances.get(&server.id).into_iter().flatten() {
+            here.entry(&instance.service_id).or_default().push(instance);
+        }
+        for id in &self.idle {
+            let stack = self.services.get(id).and_then(|service| self.stacks.get(&service.stack_id));
+            if stack.is_some_and(|stack| may_take(&server.binding, stack, &self.projects)) {
+                here.entry(id).or_default();
+            }
+        }
+        let mut stacks: BTreeMap<&StackId, Vec<ServicePart>> = BTreeMap::new();
+        for (id, instances) in here {
+            let Some(service) = self.services.get(id) else { continue };
+            stacks.entry(&service.stack_id).or_default().push(self.service_part(service, &instances));
+        }
+        let parts = stacks.into_iter().filter_map(|(id, services)| {
+            let stack = self.stacks.get(id)?;
+            Some(StackPart {
+                id: stack.id.clone(),
+                project_id: stack.project_id.clone(),
+                name: stack.name.clone(),
+                version: stack.version,
+                services,
+            })
+        });
+        document::assemble(&part, parts.collect(), &self.credentials, state.options())
+    }
+
+    fn service_part(&self, service: &Service, here: &[&Instance]) -> ServicePart {
+        let mut needed: BTreeSet<&RevisionId> = here.iter().map(|i| &i.revision_id).collect();
+        needed.extend(&service.current_revision_id);
+        let instance = |i: &&Instance| InstanceDesired {
+            instance_id: i.id.clone(),
+            revision_id: i.revision_id.clone(),
+            deployment_id: i.deployment_id.clone(),
+            ordinal: i.ordinal,
+            intent: i.intent,
+            traffic: i.traffic,
+        };
+        ServicePart {
+            id: service.id.clone(),
+            name: service.name.clone(),
+            current_revision_id: service.current_revision_id.clone(),
+            revisions: needed.into_iter().filter_map(|id| self.revisions.get(id).cloned()).collect(),
+            instances: here.iter().map(instance).collect(),
+        }
+    }
+}
+
+async fn credentials(state: &AppState, scope: &Scope) -> Result<BTreeMap<Name, GitCredential>> {
+    let credentials = state.store().credential_list(scope).await?;
+    Ok(credentials.into_iter().map(|c| (c.name, c.credential)).collect())
+}
+
+/// `None` for what was forgotten between two reads.
+fn found<T>(read: std::result::Result<T, Error>) -> Result<Option<T>> {
+    match read {
+        Ok(row) => Ok(Some(row)),
+        Err(Error::NotFound { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
