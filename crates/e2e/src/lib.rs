@@ -4,6 +4,7 @@
 //! folder. What a test started is found again by that folder in the command lines of processes, and
 //! ended when the test ends, also when it fails. Only loopback is ever talked to.
 
+pub mod fleet;
 mod followers;
 mod load;
 mod machine;

@@ -91,7 +91,7 @@ impl Agent {
 impl Identity {
     async fn send(&self, method: Method, path: &str, query: &str, body: Vec<u8>) -> Result<reqwest::Response> {
         let parts = RequestParts { method: method.as_str(), path, query, body: &body };
-        let signature = self.signer.sign(&parts, now_ms(), wire::random_token());
+        let signature = self.signer.sign(&parts, now_ms(), format!("{:032x}", fastrand::u128(..)));
         let url =
             if query.is_empty() { format!("{}{path}", self.base) } else { format!("{}{path}?{query}", self.base) };
         let request = self

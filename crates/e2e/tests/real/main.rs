@@ -4,9 +4,11 @@
 use e2e::{Load, Machine, Part, Repository, eventually};
 use std::time::Duration;
 
+mod backup;
 mod bad_input;
 mod commands;
 mod crashes;
+mod fleet;
 mod joining;
 mod kill_loop;
 mod rollouts;

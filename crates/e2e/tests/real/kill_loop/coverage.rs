@@ -96,7 +96,7 @@ impl Moment {
             Self::Building => 300,
             Self::Starting => 450,
             Self::Switching => 3,
-            Self::StoppingOld => 120,
+            Self::StoppingOld => 30,
             Self::Running => 700,
         }
     }

@@ -72,10 +72,7 @@ async fn kill_again_and_again(world: &mut World, targets: &'static [Target], kil
             break;
         }
         let (moment, target) = coverage.next();
-        let wish = match moment {
-            Moment::Building => Wish::BUILDING[turn % Wish::BUILDING.len()],
-            _ => Wish::ALL[turn % Wish::ALL.len()],
-        };
+        let wish = Wish::of(turn, moment);
         let context = || format!("kill {turn}: {} at {}, during {wish:?}", target.name(), moment.name());
         let (really, times) = disturbed(world, &mut wishes, wish, moment, target).await.with_context(context)?;
         eprintln!("{}; it was {}; reached after {:.1?}", context(), really.name(), times.after_kill);

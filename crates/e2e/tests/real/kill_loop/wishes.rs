@@ -1,5 +1,6 @@
 //! What is asked of the service in turn, and what must then be there.
 
+use super::coverage::Moment;
 use super::world::World;
 use crate::get;
 use anyhow::{Context, Result, bail, ensure};
@@ -33,7 +34,18 @@ pub enum Wish {
 impl Wish {
     pub const ALL: [Self; 5] = [Self::Deploy, Self::Rollback, Self::Restart, Self::Scale, Self::Env];
     /// Those that pass through a build.
-    pub const BUILDING: [Self; 2] = [Self::Deploy, Self::Env];
+    const BUILDING: [Self; 2] = [Self::Deploy, Self::Env];
+    /// Those after which something old stops.
+    const REPLACING: [Self; 4] = [Self::Deploy, Self::Rollback, Self::Restart, Self::Env];
+
+    /// The wish of a turn, of those that pass through the moment.
+    pub fn of(turn: usize, moment: Moment) -> Self {
+        match moment {
+            Moment::Building => Self::BUILDING[turn % Self::BUILDING.len()],
+            Moment::StoppingOld => Self::REPLACING[turn % Self::REPLACING.len()],
+            _ => Self::ALL[turn % Self::ALL.len()],
+        }
+    }
 }
 
 /// A wish in the form in which it is sent, and sent again when nobody can say whether it was heard.
