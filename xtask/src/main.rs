@@ -9,6 +9,7 @@ mod docs;
 mod kill_loop;
 mod packages;
 mod postgres;
+mod sim;
 mod steps;
 mod test;
 mod tidy;
@@ -29,6 +30,10 @@ Usage: cargo xtask TASK
   kill-loop [--kills N] [--seed S]
                          kill every part at every stage of a deployment, N times (150) on each database
 
+  sim [--seed S | --seeds N [--from F] | --minutes M]
+                         a whole fleet in virtual time, where everything fails: the fixed seeds, or the
+                         story of one, or random ones for some minutes
+
   postgres COMMAND...    run a command with a PostgreSQL of its own in MAINSTAY_TEST_POSTGRES_URL
 
   --require-all (or CI=true): fail instead of skipping what this machine cannot do.
@@ -46,6 +51,7 @@ fn main() -> ExitCode {
         ["docs", "--check"] => docs::run(docs::Mode::Check),
         ["deny"] => deny::run(),
         ["kill-loop", options @ ..] => kill_loop::run(options),
+        ["sim", options @ ..] => sim::run(options),
         ["postgres", command @ ..] if !command.is_empty() => test::with_postgres(command),
         [] | ["help" | "--help" | "-h"] => {
             print!("{USAGE}");
