@@ -55,16 +55,14 @@ pub async fn run(context: &Context, options: Options) -> Outcome {
 
 /// What a backup holds, for a person.
 pub fn contents(manifest: &Manifest) -> String {
-    let count = |table: &str| manifest.rows.get(table).copied().unwrap_or_default();
+    let count = |table: &str, noun: &str| {
+        let count = manifest.rows.get(table).copied().unwrap_or_default();
+        format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
+    };
+    let nouns = ["server", "stack", "service", "deployment", "event"];
+    let counted: Vec<String> = nouns.iter().map(|noun| count(&format!("{noun}s"), noun)).collect();
     let logs = if manifest.with_logs { "" } else { ", without logs" };
-    format!(
-        "{} servers, {} stacks, {} services, {} deployments, {} events{logs}",
-        count("servers"),
-        count("stacks"),
-        count("services"),
-        count("deployments"),
-        count("events")
-    )
+    format!("{}{logs}", counted.join(", "))
 }
 
 /// Rows go by, on a terminal.
