@@ -1,4 +1,4 @@
--- A server's number is a byte no longer: see docs/rfd/0006. The limit moves from the schema to the code
+-- A server's number is a byte no longer: see docs/rfd/0007. The limit moves from the schema to the code
 -- that gives numbers out. SQLite cannot change a column's check, so the table is made anew, with those
 -- that refer to it, which would otherwise be emptied when the old one goes.
 
