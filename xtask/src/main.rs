@@ -7,6 +7,7 @@
 mod deny;
 mod docs;
 mod kill_loop;
+mod load;
 mod packages;
 mod postgres;
 mod sim;
@@ -30,6 +31,10 @@ Usage: cargo xtask TASK
   kill-loop [--kills N] [--seed S]
                          kill every part at every stage of a deployment, N times (150) on each database
 
+  load [--agents N] [--minutes M] [--change-percent P] [--database URL]
+                         the control plane with N machines (1000) for M minutes (5), P percent (1) of the
+                         services changing each second: how fast, how much memory, and whether any fails
+
   sim [--seed S | --seeds N [--from F] | --minutes M]
                          a whole fleet in virtual time, where everything fails: the fixed seeds, or the
                          story of one, or random ones for some minutes
@@ -51,6 +56,7 @@ fn main() -> ExitCode {
         ["docs", "--check"] => docs::run(docs::Mode::Check),
         ["deny"] => deny::run(),
         ["kill-loop", options @ ..] => kill_loop::run(options),
+        ["load", options @ ..] => load::run(options),
         ["sim", options @ ..] => sim::run(options),
         ["postgres", command @ ..] if !command.is_empty() => test::with_postgres(command),
         [] | ["help" | "--help" | "-h"] => {

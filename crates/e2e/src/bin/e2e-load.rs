@@ -1,13 +1,19 @@
 //! `cargo xtask load`: the control plane under the load of a fleet, with a report at the end. Fails if
 //! anything was not as it should be: an error, a change that did not arrive, memory that grows.
+//!
+//! However it ends, by itself, by Ctrl-C or because its time is over, it ends the control plane that it
+//! started and removes its folder.
 
 use anyhow::{Context, Result, bail};
 use e2e::Machine;
 use e2e::fleet::{FleetOptions, run};
 use std::process::ExitCode;
 use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
 
-const USAGE: &str = "usage: e2e-load [--agents N] [--minutes M | --seconds S] [--percent P] [--database URL]";
+/// For joining, the first deployments and the last ones, beside the time for which services are changed.
+const SLACK: Duration = Duration::from_secs(15 * 60);
+const USAGE: &str = "usage: e2e-load [--agents N] [--minutes M | --seconds S] [--change-percent P] [--database URL]";
 
 fn main() -> ExitCode {
     let outcome = options(std::env::args().skip(1)).and_then(|options| {
@@ -32,7 +38,7 @@ fn options(mut arguments: impl Iterator<Item = String>) -> Result<FleetOptions> 
             "--agents" => options.agents = value.parse().context(USAGE)?,
             "--minutes" => options.duration = Duration::from_secs_f64(value.parse::<f64>().context(USAGE)? * 60.0),
             "--seconds" => options.duration = Duration::from_secs(value.parse().context(USAGE)?),
-            "--percent" => options.changes_percent = value.parse().context(USAGE)?,
+            "--change-percent" => options.changes_percent = value.parse().context(USAGE)?,
             "--database" => options.database = Some(value),
             _ => bail!("{USAGE}"),
         }
@@ -42,7 +48,15 @@ fn options(mut arguments: impl Iterator<Item = String>) -> Result<FleetOptions> 
 
 async fn load(options: &FleetOptions) -> Result<()> {
     let machine = Machine::new()?;
-    let report = run(&machine, options).await?;
+    let mut terminated = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let limit = options.duration + SLACK;
+    let report = tokio::select! {
+        outcome = tokio::time::timeout(limit, run(&machine, options)) => {
+            outcome.with_context(|| format!("it did not end within {limit:?}"))??
+        }
+        _ = tokio::signal::ctrl_c() => bail!("interrupted"),
+        _ = terminated.recv() => bail!("terminated"),
+    };
     println!("\n{report}");
     let (early, late) = report.memory_early_and_late();
     let mut wrong = Vec::new();

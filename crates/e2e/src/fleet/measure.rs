@@ -57,6 +57,8 @@ pub struct FleetReport {
     pub lasted: Duration,
     /// From the API's answer to the document in the machine's hands.
     pub delivery: Times,
+    /// From the command to the document in the machine's hands: the API's answer and the delivery.
+    pub whole: Times,
     /// Deployments whose document never came.
     pub undelivered: usize,
     /// How long the API took to answer a change.
@@ -108,12 +110,15 @@ impl Measure {
 
     pub fn report(&self, agents: usize, lasted: Duration, unfinished: Vec<String>) -> FleetReport {
         let found = self.found();
-        let mut delivery = Vec::new();
+        let (mut delivery, mut whole) = (Vec::new(), Vec::new());
         let mut undelivered = 0;
-        for (id, (answered, _)) in &found.created {
+        for (id, (answered, took)) in &found.created {
             match found.received.get(id) {
                 // The document may be there before the answer is.
-                Some(received) => delivery.push(received.saturating_duration_since(*answered)),
+                Some(received) => {
+                    delivery.push(received.saturating_duration_since(*answered));
+                    whole.push(received.saturating_duration_since(*answered - *took));
+                }
                 None => undelivered += 1,
             }
         }
@@ -121,6 +126,7 @@ impl Measure {
             agents,
             lasted,
             delivery: Times::of(delivery),
+            whole: Times::of(whole),
             undelivered,
             change: Times::of(found.created.values().map(|(_, took)| *took).collect()),
             report: Times::of(found.reports.clone()),
@@ -142,15 +148,18 @@ impl Times {
 }
 
 impl FleetReport {
-    /// Median memory of the second minute (or the second sixth of a shorter run) and of the last.
+    fn memory(&self) -> Vec<u64> {
+        self.samples.iter().filter(|sample| sample.measuring).map(|sample| sample.memory_bytes).collect()
+    }
+
+    pub fn memory_by_minute(&self) -> impl Iterator<Item = u64> {
+        self.memory().chunks(60).map(median).collect::<Vec<u64>>().into_iter()
+    }
+
+    /// Median memory of the second minute (or the second fifth of a shorter run) and of the last.
     pub fn memory_early_and_late(&self) -> (u64, u64) {
-        let during: Vec<u64> = self.samples.iter().filter(|s| s.measuring).map(|s| s.memory_bytes).collect();
+        let during = self.memory();
         let part = (during.len() / 5).clamp(1, 60);
-        let median = |samples: &[u64]| {
-            let mut sorted = samples.to_vec();
-            sorted.sort_unstable();
-            sorted.get(sorted.len() / 2).copied().unwrap_or(0)
-        };
         let early = during.get(part..(2 * part).min(during.len())).unwrap_or_default();
         (median(early), median(&during[during.len().saturating_sub(part)..]))
     }
@@ -165,6 +174,12 @@ impl FleetReport {
             _ => 0.0,
         }
     }
+}
+
+fn median(samples: &[u64]) -> u64 {
+    let mut sorted = samples.to_vec();
+    sorted.sort_unstable();
+    sorted.get(sorted.len() / 2).copied().unwrap_or(0)
 }
 
 impl fmt::Display for Times {
@@ -183,8 +198,11 @@ impl fmt::Display for FleetReport {
         writeln!(f, "{} machines, changes for {:.0} s", self.agents, self.lasted.as_secs_f64())?;
         writeln!(f, "  delivery of a change  {}", self.delivery)?;
         writeln!(f, "  answer to a change    {}", self.change)?;
+        writeln!(f, "  both together         {}", self.whole)?;
         writeln!(f, "  report of a machine   {}", self.report)?;
         writeln!(f, "  memory                {:.1} MB early, {:.1} MB at the end", mb(early), mb(late))?;
+        let minutes: Vec<String> = self.memory_by_minute().map(|bytes| format!("{:.1}", mb(bytes))).collect();
+        writeln!(f, "    median of a minute  {} MB", minutes.join(", "))?;
         writeln!(f, "  processor             {:.2} cores", self.cores())?;
         writeln!(f, "  database              {:.1} MB", mb(self.samples.last().map_or(0, |s| s.database_bytes)))?;
         writeln!(f, "  load of this machine  up to {load:.1}")?;

@@ -76,7 +76,8 @@ pub async fn run(machine: &Machine, options: &FleetOptions) -> Result<FleetRepor
 
     let begun = Instant::now();
     let services = deploy(&client, machine, options.agents).await?;
-    settle(&client, options.agents).await?;
+    let unfinished = settle(&client, options.agents).await?;
+    ensure!(unfinished.is_empty(), "before any change, deployments did not end well: {unfinished:?}");
     say(format!("{} services run after {:.1} s", services.len(), begun.elapsed().as_secs_f64()));
 
     let watching = measure::watch(server.pid(), machine.data().join("server"), measure.clone(), options.talkative);
