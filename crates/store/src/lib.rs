@@ -165,7 +165,7 @@ impl Store {
             Dialect::Sqlite => "BEGIN",
             Dialect::Postgres => "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
         };
-        Ok(self.pool.begin_with(begin).await?)
+        self.begin(&self.pool, begin).await
     }
 
     /// A transaction that is the organization's only writer until it ends.
@@ -174,7 +174,7 @@ impl Store {
             Dialect::Sqlite => "BEGIN IMMEDIATE",
             Dialect::Postgres => "BEGIN",
         };
-        let mut transaction = self.writer()?.begin_with(begin).await?;
+        let mut transaction = self.begin(self.writer()?, begin).await?;
         let touched = sqlx::query("UPDATE organizations SET writes = writes + 1 WHERE id = $1")
             .bind(organization.as_str())
             .execute(&mut *transaction)
@@ -183,6 +183,28 @@ impl Store {
             return Err(Error::not_found("organization", organization.as_str()));
         }
         Ok(transaction)
+    }
+
+    /// Begins a transaction that is ended whatever becomes of the caller.
+    ///
+    /// A caller is dropped when its client hangs up. On PostgreSQL, whoever is dropped between `BEGIN` and
+    /// its answer leaves a transaction that sqlx knows nothing of on a connection that the pool gives to
+    /// the next: what that one writes looks done and is never committed, or everything on it fails. So
+    /// `BEGIN` runs to its end in a task of its own; if nobody waits for it any more, the transaction is
+    /// dropped there and rolled back. (SQLite's driver takes care of this by itself.)
+    async fn begin(&self, pool: &AnyPool, statement: &'static str) -> Result<Transaction<'static, Any>> {
+        if self.dialect == Dialect::Sqlite {
+            return Ok(pool.begin_with(statement).await?);
+        }
+        let pool = pool.clone();
+        match tokio::spawn(async move { pool.begin_with(statement).await }).await {
+            Ok(begun) => Ok(begun?),
+            Err(stopped) => match stopped.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                // The runtime ends, and its connections with it.
+                Err(_) => Err(sqlx::Error::PoolClosed.into()),
+            },
+        }
     }
 }
 

@@ -12,6 +12,7 @@ mod deployments;
 mod desired;
 mod dump;
 mod events;
+mod giving_up;
 mod instances;
 mod isolation;
 mod joining;
