@@ -59,9 +59,14 @@ pub fn parent_of(pid: u32) -> Option<u32> {
 }
 
 /// Whether a process is over: what is left at most is an exit code that nobody has asked for. Its
-/// sockets and files are closed by then.
+/// sockets and files are closed by then, which the end of its first thread alone does not mean: the others
+/// hold them until they have ended, too.
 pub fn has_ended(pid: u32) -> bool {
-    stat(pid).is_none_or(|(state, _)| matches!(state, 'Z' | 'X'))
+    match stat(pid) {
+        None | Some(('X', _)) => true,
+        Some(('Z', _)) => std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count) <= 1,
+        Some(_) => false,
+    }
 }
 
 /// Looks ten times a second whether any instance has two processes at once.

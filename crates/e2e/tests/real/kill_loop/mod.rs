@@ -23,17 +23,20 @@ use world::{Database, World};
 
 /// A loaded machine may take its time.
 const REACHED_WITHIN: Duration = Duration::from_secs(120);
+/// Enough that every stage and every part meets a kill, also when two aims are missed; the long form is
+/// `cargo xtask kill-loop`.
+const SHORT_KILLS: u32 = 9;
 /// From so many kills on, every target must have been killed at every stage.
 const THOROUGH: u32 = 100;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn killed_at_every_stage_on_sqlite_nothing_acknowledged_is_lost_and_every_wish_is_reached() {
-    run(Database::Sqlite, &Target::ON_SQLITE, 16).await;
+    run(Database::Sqlite, &Target::ON_SQLITE, SHORT_KILLS).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn killed_at_every_stage_on_postgresql_nothing_acknowledged_is_lost_and_every_wish_is_reached() {
-    run(Database::Postgres, &Target::ON_POSTGRES, 14).await;
+    run(Database::Postgres, &Target::ON_POSTGRES, SHORT_KILLS).await;
 }
 
 fn number(variable: &str) -> Option<u64> {
@@ -58,7 +61,8 @@ async fn kill_again_and_again(world: &mut World, targets: &'static [Target], kil
     let mut findings = Findings::default();
     undisturbed(world, &mut wishes, Wish::Deploy).await?;
     let audience = world.audience();
-    for wish in Wish::ALL {
+    // For the figures of a long run, how long it takes without a kill.
+    for wish in Wish::ALL.into_iter().filter(|_| kills >= THOROUGH) {
         findings.undisturbed.push(undisturbed(world, &mut wishes, wish).await?);
     }
     let mut coverage = Coverage::new(targets);
