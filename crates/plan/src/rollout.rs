@@ -163,6 +163,9 @@ pub struct RolloutPlan {
     pub blocked: Vec<Blocked>,
     /// The next moment at which time alone changes the answer.
     pub wake_at_ms: Option<UnixMillis>,
+    /// Instances that are missing and for which there was no candidate. Whoever gave none may look for
+    /// some and plan again; if this is 0, candidates would have changed nothing.
+    pub without_server: u32,
 }
 
 /// Whether a deployment in this stage can still be cancelled: until traffic has moved.
@@ -337,7 +340,9 @@ impl<'a> Tick<'a> {
                 intent,
             });
         }
-        servers.len() as u32 == missing
+        let without = missing.saturating_sub(servers.len() as u32);
+        self.plan.without_server += without;
+        without == 0
     }
 }
 

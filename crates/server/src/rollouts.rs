@@ -36,8 +36,13 @@ pub async fn tick(state: &AppState, service_id: &ServiceId) -> Result<Outcome> {
         Err(Error::NotFound { .. }) => return Ok(Outcome::Gone),
         Err(error) => return Err(error.into()),
     };
-    let (input, instances) = read(state, &scope, &service).await?;
-    let plan = plan::rollout::plan(&input);
+    let (mut input, instances) = read(state, &scope, &service).await?;
+    let mut plan = plan::rollout::plan(&input);
+    // Looking for servers reads all of them, and hardly any tick places something.
+    if plan.without_server > 0 {
+        input.candidates = candidates(state, &scope, &service, input.deployment.as_ref()).await?;
+        plan = plan::rollout::plan(&input);
+    }
     if plan.changes.is_empty() {
         let flying = input.deployment.as_ref().is_some_and(|d| d.stage.in_flight());
         if service.removing && instances.is_empty() && !flying {
@@ -97,7 +102,6 @@ async fn read(state: &AppState, scope: &Scope, service: &Service) -> Result<(Rol
         let generation = if ahead { u64::MAX } else { head.map_or(0, |(generation, _)| generation) };
         reports.insert(server_id.clone(), Report { online: server.online, observed, generation });
     }
-    let candidates = candidates(state, scope, service, deployment.as_ref()).await?;
     let now_ms = state.steady.now_ms();
     // What machines report bears the time of day; here everything is compared by the steady clock.
     let shift_ms = now_ms - clock::now_ms();
@@ -114,7 +118,7 @@ async fn read(state: &AppState, scope: &Scope, service: &Service) -> Result<(Rol
             .map(|instance| seen(instance, reports.get(&instance.server_id), shift_ms))
             .collect(),
         preparations: preparations(&reports, &service.id),
-        candidates,
+        candidates: Vec::new(),
         now_ms,
     };
     Ok((input, instances))
@@ -173,10 +177,6 @@ async fn candidates(
     service: &Service,
     deployment: Option<&Deployment>,
 ) -> Result<Vec<Candidate>> {
-    // Past its first stage a deployment has all its instances; no more are placed before it ends.
-    if deployment.is_some_and(|d| d.stage.in_flight() && d.stage != Stage::Pending) {
-        return Ok(Vec::new());
-    }
     let store = state.store();
     let stack = store.stack_get(scope, &service.stack_id).await?;
     let projects = store.project_list(scope).await?;
