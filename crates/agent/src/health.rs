@@ -28,6 +28,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 
 /// Asks after the health of everything it is told of with [`sync`](Self::sync).
 pub struct Health<W> {
@@ -40,6 +41,25 @@ struct Entry {
     /// What is being probed now; `None` while the process is down.
     prober: Option<(Subject, AbortHandle)>,
     judge: Arc<Mutex<Judge>>,
+}
+
+/// How long a process runs. The time of its start says so when it is first seen; from then on it is
+/// counted, so that a clock that is set does not make it a newborn, or old, in the middle of its life.
+#[derive(Debug, Clone, Copy)]
+struct Age {
+    before: Duration,
+    seen: Instant,
+}
+
+impl Age {
+    fn since(started_at_ms: Option<UnixMillis>) -> Self {
+        let before_ms = started_at_ms.map_or(0, |at| u64::try_from(now_ms() - at).unwrap_or(0));
+        Self { before: Duration::from_millis(before_ms), seen: Instant::now() }
+    }
+
+    fn now(&self) -> Duration {
+        self.before + self.seen.elapsed()
+    }
 }
 
 /// A prober belongs to one run of one process with one spec.
@@ -123,16 +143,12 @@ impl<W: Workloads> Health<W> {
 
     fn spawn(&self, instance: &InstanceId, subject: &Subject, judge: Arc<Mutex<Judge>>) -> AbortHandle {
         judge.lock().unwrap_or_else(PoisonError::into_inner).reset();
-        let target = Target {
-            instance_id: instance.clone(),
-            port: subject.port,
-            started_at_ms: subject.started_at_ms.unwrap_or_else(now_ms),
-        };
+        let age = Age::since(subject.started_at_ms);
+        let target = Target { instance_id: instance.clone(), port: subject.port, age };
         let prober = probe::Prober::new(self.driver.clone(), target, subject.spec.clone());
         let spec = subject.spec.clone();
         let changes = self.changes.clone();
-        let started_at_ms = subject.started_at_ms.unwrap_or_else(now_ms);
-        tokio::spawn(ambient::inherit(ask_forever(prober, spec, started_at_ms, judge, changes))).abort_handle()
+        tokio::spawn(ambient::inherit(ask_forever(prober, spec, age, judge, changes))).abort_handle()
     }
 }
 
@@ -164,16 +180,17 @@ impl Entry {
 async fn ask_forever<W: Workloads>(
     mut prober: probe::Prober<W>,
     spec: HealthSpec,
-    started_at_ms: UnixMillis,
+    age: Age,
     judge: Arc<Mutex<Judge>>,
     changes: watch::Sender<u64>,
 ) {
     let mut asked = 0;
     loop {
+        let asked_at = age.now();
         let Outcome { result, pause } = prober.ask().await;
         let (changed, settled) = {
             let mut judge = judge.lock().unwrap_or_else(PoisonError::into_inner);
-            (judge.hear(&spec, started_at_ms, result), judge.verdict != Verdict::Unknown)
+            (judge.hear(&spec, asked_at, result), judge.verdict != Verdict::Unknown)
         };
         if changed {
             changes.send_modify(|number| *number = number.wrapping_add(1));
@@ -205,7 +222,7 @@ enum Verdict {
     Unhealthy,
 }
 
-/// Makes a verdict of answers. Pure but for the times inside the answers.
+/// Makes a verdict of answers. Pure.
 #[derive(Debug, Default)]
 struct Judge {
     verdict: Verdict,
@@ -221,11 +238,10 @@ impl Judge {
     }
 
     /// Answers whether anything that a person would see changed.
-    fn hear(&mut self, spec: &HealthSpec, started_at_ms: UnixMillis, result: ProbeResult) -> bool {
+    fn hear(&mut self, spec: &HealthSpec, age: Duration, result: ProbeResult) -> bool {
         let before = (self.verdict, self.last.as_ref().map(|last| (last.ok, last.message.clone())));
-        let grace = i64::try_from(spec.start_grace_ms).unwrap_or(i64::MAX);
         // The grace time is for starting: it is over with the first good verdict.
-        let in_grace = self.verdict == Verdict::Unknown && result.at_ms < started_at_ms.saturating_add(grace);
+        let in_grace = self.verdict == Verdict::Unknown && age < Duration::from_millis(spec.start_grace_ms);
         if result.ok {
             self.bad_in_a_row = 0;
             self.good_in_a_row = self.good_in_a_row.saturating_add(1);
@@ -266,10 +282,11 @@ mod tests {
         }
     }
 
-    fn answers(judge: &mut Judge, text: &str, at_ms: UnixMillis) -> Verdict {
+    fn answers(judge: &mut Judge, text: &str, age_ms: u64) -> Verdict {
         for ok in text.chars() {
             let message = String::new();
-            judge.hear(&spec(), 0, ProbeResult { ok: ok == '+', at_ms, duration_ms: 1, message });
+            let result = ProbeResult { ok: ok == '+', at_ms: 0, duration_ms: 1, message };
+            judge.hear(&spec(), Duration::from_millis(age_ms), result);
         }
         judge.verdict
     }
@@ -299,8 +316,8 @@ mod tests {
     fn only_what_a_person_would_see_counts_as_a_change() {
         let mut judge = Judge::default();
         let result = |at_ms| ProbeResult { ok: true, at_ms, duration_ms: 1, message: "fine".into() };
-        assert!(judge.hear(&spec(), 0, result(1)));
-        assert!(judge.hear(&spec(), 0, result(2)), "healthy now");
-        assert!(!judge.hear(&spec(), 0, result(3)));
+        assert!(judge.hear(&spec(), Duration::ZERO, result(1)));
+        assert!(judge.hear(&spec(), Duration::ZERO, result(2)), "healthy now");
+        assert!(!judge.hear(&spec(), Duration::ZERO, result(3)));
     }
 }

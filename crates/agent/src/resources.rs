@@ -1,6 +1,7 @@
 //! Use of the machine as a whole, from `/proc` and `statvfs`. What cannot be read is 0.
 
 use api::observed::Resources;
+use plan::disk::Space;
 use std::fs;
 use std::path::Path;
 
@@ -8,14 +9,15 @@ use std::path::Path;
 pub fn read(proc: &Path, data: &Path) -> Resources {
     let meminfo = fs::read_to_string(proc.join("meminfo")).unwrap_or_default();
     let loadavg = fs::read_to_string(proc.join("loadavg")).unwrap_or_default();
-    let (disk_total_bytes, disk_available_bytes) = disk(data);
+    let disk = space(data);
     Resources {
         cpu_count: cpu_count(),
         load_1m: loadavg.split_ascii_whitespace().next().and_then(|t| t.parse().ok()).unwrap_or(0.0),
         memory_total_bytes: meminfo_bytes(&meminfo, "MemTotal:"),
         memory_available_bytes: meminfo_bytes(&meminfo, "MemAvailable:"),
-        disk_total_bytes,
-        disk_available_bytes,
+        disk_total_bytes: disk.total_bytes,
+        disk_available_bytes: disk.available_bytes,
+        ..Resources::default()
     }
 }
 
@@ -29,10 +31,14 @@ pub fn meminfo_bytes(meminfo: &str, key: &str) -> u64 {
     kilobytes.unwrap_or(0) * 1024
 }
 
-fn disk(path: &Path) -> (u64, u64) {
+/// Of the disk that a path lies on, as far as an ordinary user may fill it.
+pub fn space(path: &Path) -> Space {
     match rustix::fs::statvfs(path) {
-        Ok(stat) => (stat.f_blocks * stat.f_frsize, stat.f_bavail * stat.f_frsize),
-        Err(_) => (0, 0),
+        Ok(stat) => Space {
+            total_bytes: stat.f_blocks.saturating_mul(stat.f_frsize),
+            available_bytes: stat.f_bavail.saturating_mul(stat.f_frsize),
+        },
+        Err(_) => Space::default(),
     }
 }
 

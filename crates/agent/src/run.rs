@@ -54,6 +54,8 @@ pub struct AgentOptions {
     pub mainstay_binary: PathBuf,
     /// Whether internal names may be hooked into this machine's resolver (as root).
     pub dns_hook: bool,
+    /// How much of the disk new work leaves alone; `None`: what suits its size.
+    pub disk_reserve_bytes: Option<u64>,
 }
 
 impl AgentOptions {
@@ -65,6 +67,7 @@ impl AgentOptions {
             name: None,
             mainstay_binary: mainstay_binary.into(),
             dns_hook: true,
+            disk_reserve_bytes: None,
         }
     }
 }
@@ -178,7 +181,10 @@ async fn start(
     set_aside: Option<(PathBuf, String)>,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<JoinSet<()>> {
-    let driver = ProcessDriver::open(ProcessOptions::new(directory.root(), &options.mainstay_binary));
+    let driver = ProcessDriver::open(ProcessOptions {
+        disk_reserve_bytes: options.disk_reserve_bytes,
+        ..ProcessOptions::new(directory.root(), &options.mainstay_binary)
+    });
     let workloads = Arc::new(driver.map_err(|error| anyhow::anyhow!(error.describe()))?);
     let gateway = GatewayDriver::new(directory.gateway(), options.mainstay_binary.clone());
     let gateway = Arc::new(gateway.in_control_groups(workloads.control_groups().clone()));
@@ -196,9 +202,13 @@ async fn start(
         dns,
         proc: "/proc".into(),
         data: directory.root().to_owned(),
+        disk_reserve_bytes: options.disk_reserve_bytes,
     };
     let events = started_events(&identity, set_aside);
-    ledger.outbox_append(&events, now_ms()).await.map_err(chain)?;
+    if let Err(error) = ledger.outbox_append(&events, now_ms()).await {
+        // On a full disk the machine must be looked after all the more.
+        tracing::error!(error = &error as &dyn std::error::Error, "events cannot be kept and are lost");
+    }
     assemble(&identity, ledger, machine, host, shutdown).await
 }
 

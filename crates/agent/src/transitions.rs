@@ -35,6 +35,7 @@ pub fn transitions(
             out.stacks(before);
         }
     }
+    out.disk(before.is_some_and(|before| before.resources.disk_low));
     out.events
 }
 
@@ -363,6 +364,23 @@ impl Collector<'_> {
             };
             let action = format!("desired state {}", self.after.generation);
             self.push(EventKind::DnsChanged, level, message, action);
+        }
+    }
+
+    fn disk(&mut self, was_low: bool) {
+        let resources = &self.after.resources;
+        match (was_low, resources.disk_low) {
+            (false, true) => {
+                let why = self.after.blocked.iter().find(|b| b.subject == "disk").map(|b| b.reason.clone());
+                let why = why.unwrap_or_else(|| "no room is left for anything new".into());
+                let message = format!("the disk is nearly full: {why}; what runs goes on");
+                self.push(EventKind::DiskLow, EventLevel::Warning, message, "only the reserve is left");
+            }
+            (true, false) => {
+                let message = "the disk has room again; what was held back goes on".to_owned();
+                self.push(EventKind::DiskFreed, EventLevel::Info, message, "space was freed");
+            }
+            _ => {}
         }
     }
 

@@ -33,6 +33,8 @@ pub enum ErrorCode {
     TooLarge,
     /// Too many tries; wait. 429
     TooManyRequests,
+    /// The control plane's disk is full, or nearly so. 507
+    DiskFull,
     /// Ours; details are in the control plane's log under the request id. 500
     Internal,
     /// The database or another part is not reachable now; try again. 503

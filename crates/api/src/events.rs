@@ -41,6 +41,9 @@ pub enum EventKind {
     AgentStarted,
     /// An agent that could not report for long let the oldest events go.
     EventsDropped,
+    /// Only the reserve is left on the disk of a server or, without one, of the control plane.
+    DiskLow,
+    DiskFreed,
     GatewayStarted,
     GatewayStopped,
     TokenCreated,

@@ -236,4 +236,10 @@ pub struct Resources {
     pub memory_available_bytes: u64,
     pub disk_total_bytes: u64,
     pub disk_available_bytes: u64,
+    /// How much of the disk new work leaves alone.
+    #[serde(default)]
+    pub disk_reserve_bytes: u64,
+    /// Only the reserve is left: nothing new is fetched or built until there is room again.
+    #[serde(default)]
+    pub disk_low: bool,
 }

@@ -8,7 +8,7 @@ use crate::observed::ObservedState;
 use serde::{Deserialize, Serialize};
 
 /// How many servers an organization may have: as many as there are numbers that give addresses of their own
-/// below 10.100.0.0 (mesh) and 10.200.0.0 (containers).
+/// in 10.100.0.0 and on (mesh) and 10.200.0.0 and on (containers); see docs/rfd/0007.
 pub const SERVERS_LIMIT: u16 = 14_335;
 
 /// What a machine is and can do, found out by its agent. What is missing is said in `limitations`.
@@ -60,6 +60,42 @@ pub struct ServerView {
     /// Set while the machine holds a desired state that this control plane does not know.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recovery: Option<ServerRecovery>,
+    /// By how much its clock is ahead of the control plane's (negative: behind), while that is why its
+    /// requests are refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clock_difference_ms: Option<i64>,
+}
+
+impl ServerView {
+    /// `its clock is 60 min ahead`, while that is why its requests are refused.
+    pub fn wrong_clock(&self) -> Option<String> {
+        self.clock_difference_ms.map(wrong_clock)
+    }
+}
+
+/// `its clock is 60 min ahead`: the machine's clock against the control plane's.
+pub fn wrong_clock(difference_ms: i64) -> String {
+    let seconds = difference_ms.unsigned_abs() / 1000;
+    let length = match seconds {
+        0..=119 => format!("{seconds} s"),
+        120..=7_199 => format!("{} min", (seconds + 30) / 60),
+        7_200..=172_799 => format!("{} h", (seconds + 1_800) / 3_600),
+        _ => format!("{} days", (seconds + 43_200) / 86_400),
+    };
+    format!("its clock is {length} {}", if difference_ms > 0 { "ahead" } else { "behind" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrong_clock_is_told_in_a_unit_that_a_person_would_choose() {
+        assert_eq!(wrong_clock(61_000), "its clock is 61 s ahead");
+        assert_eq!(wrong_clock(-3_599_400), "its clock is 60 min behind");
+        assert_eq!(wrong_clock(7_300_000), "its clock is 2 h ahead");
+        assert_eq!(wrong_clock(i64::MIN), "its clock is 106751991167 days behind");
+    }
 }
 
 /// Where a server stands after the control plane was restored from a backup.

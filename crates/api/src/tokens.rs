@@ -87,4 +87,7 @@ pub struct Info {
     pub database: String,
     /// Whether `file://` repositories on the control plane's machine may be deployed.
     pub local_sources: bool,
+    /// Set while the control plane's disk has no room for anything new, with what is so and where.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_low: Option<String>,
 }

@@ -14,6 +14,7 @@ mod background;
 mod commands;
 pub mod config;
 pub mod context;
+mod disks;
 mod excerpt;
 pub mod exit;
 mod gateway_port;

@@ -40,6 +40,8 @@ pub struct Wishes {
     pub name: Option<Name>,
     /// Whether internal names may be hooked into this machine's resolver.
     pub dns_hook: bool,
+    /// Free space that new work leaves alone, of the control plane and of the agent.
+    pub disk_reserve_bytes: Option<u64>,
 }
 
 pub struct System {
@@ -69,6 +71,7 @@ impl System {
             allow_local_sources: true,
             security_mode: security_mode(wishes.public),
             gateway_port: wishes.gateway_port,
+            disk_reserve_bytes: wishes.disk_reserve_bytes,
             ..ServerOptions::new(&wishes.data_dir)
         };
         let server = Server::start(options).await?;
@@ -148,6 +151,7 @@ async fn start_agent(
         token,
         name: wishes.name.clone(),
         dns_hook: wishes.dns_hook,
+        disk_reserve_bytes: wishes.disk_reserve_bytes,
         ..AgentOptions::new(directory, own_binary()?)
     };
     Ok(tokio::spawn(Agent::run(options, shutdown)))
@@ -297,4 +301,12 @@ impl Signals {
             _ = self.terminate.recv() => Asked::Terminate,
         }
     }
+}
+
+/// `2GB` to bytes; `0` is a size, too.
+pub fn parse_size(text: &str) -> Result<u64, String> {
+    if text.trim() == "0" {
+        return Ok(0);
+    }
+    manifest::parse_size_bytes(text).map_err(|reason| format!("{reason}; a size is for example 500MB or 2GB"))
 }

@@ -76,6 +76,8 @@ pub async fn begin(options: ServerOptions, address: SocketAddr, edges: Edges) ->
     let state = AppState::new(Shared {
         recoveries,
         steady: Default::default(),
+        wrong_clocks: Default::default(),
+        disk: crate::disk::DiskGuard::new(&options),
         store,
         options,
         address,

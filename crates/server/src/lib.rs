@@ -25,6 +25,7 @@ pub mod backup;
 pub mod bootstrap;
 pub mod clock;
 pub mod desired;
+mod disk;
 pub mod error;
 pub mod events;
 pub mod extract;
@@ -48,6 +49,7 @@ mod urls;
 pub mod views;
 pub mod wakeups;
 pub mod web;
+mod wrong_clocks;
 
 pub use bootstrap::Edges;
 pub use listen::ListenError;

@@ -31,6 +31,8 @@ pub struct ServerOptions {
     pub mainstay_binary: PathBuf,
     /// How often agents report; three missed reports make a server offline.
     pub poll_interval_ms: u64,
+    /// How much of the disk new work leaves alone; `None`: what suits its size.
+    pub disk_reserve_bytes: Option<u64>,
 }
 
 impl ServerOptions {
@@ -48,6 +50,7 @@ impl ServerOptions {
             dns: DnsSettings::default(),
             mainstay_binary: std::env::current_exe().unwrap_or_else(|_| PathBuf::from("mainstay")),
             poll_interval_ms: 10_000,
+            disk_reserve_bytes: None,
         }
     }
 

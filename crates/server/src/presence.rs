@@ -59,6 +59,13 @@ impl crate::state::Shared {
         self.heard_all().entry(id.clone()).or_insert(heard);
     }
 
+    /// Nothing could be written down, so nobody could report: everybody's silence counts from now on.
+    pub fn pardon(&self, now_ms: UnixMillis) {
+        for heard in self.heard_all().values_mut() {
+            heard.at_ms = heard.at_ms.max(now_ms);
+        }
+    }
+
     pub fn forget(&self, id: &ServerId) {
         self.heard_all().remove(id);
     }

@@ -119,6 +119,8 @@ async fn came_back(state: &AppState, request: &SignedRequest) -> Result<()> {
 /// Log lines: kept from where the last ones ended.
 pub async fn take_logs(state: &AppState, request: &SignedRequest, upload: LogUpload) -> Result<LogUploadAnswer> {
     let (scope, server) = (&request.scope, &request.server);
+    // They wait where they are, with a bound, and are sent again.
+    state.disk.room_for("no log lines are kept")?;
     let here = state.store().instance_list_on_server(scope, &server.id).await?;
     let mut good = Vec::new();
     let mut acknowledged = Vec::new();

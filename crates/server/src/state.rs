@@ -35,6 +35,9 @@ pub struct Shared {
     pub(crate) recoveries: crate::recovery::Recoveries,
     /// When each server was last heard, newer than the store knows.
     pub(crate) heard: Mutex<HashMap<ServerId, crate::presence::Heard>>,
+    pub(crate) disk: crate::disk::DiskGuard,
+    /// Servers that are refused because of their clock.
+    pub(crate) wrong_clocks: crate::wrong_clocks::WrongClocks,
     pub(crate) repositories: Arc<dyn crate::actions::sources::Repositories>,
     /// The longest that one poll of an agent may wait.
     pub(crate) poll_limit: std::time::Duration,

@@ -20,6 +20,11 @@ pub fn to_http(error: Error) -> HttpError {
         Error::ServersFull => {
             HttpError::conflict(error.to_string()).help("remove a server first: mainstay servers remove NAME")
         }
+        Error::Full(_) => {
+            tracing::warn!(error = format!("{:#}", anyhow::Error::from(error)), "the database's disk is full");
+            HttpError::new(ErrorCode::DiskFull, "nothing was changed: the disk of the control plane's database is full")
+                .help("free some space there, and repeat it; what runs on the servers is not touched")
+        }
         Error::Unavailable(_) => HttpError::Unavailable(error.into()),
         Error::Url
         | Error::Connect(_)

@@ -244,6 +244,7 @@ async fn one_life(
         dns: Arc::new(DnsDriver::off(Path::new("/nonexistent"), "there are no names in the simulation")),
         proc: "/nonexistent".into(),
         data: "/nonexistent".into(),
+        disk_reserve_bytes: None,
     };
     let control_plane = ControlPlane::over(wire, &identity).expect("the identity was checked when it was made");
     let host = agent::facts::Machine { root: "/nonexistent".into(), effective_user: 0 };

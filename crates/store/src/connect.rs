@@ -106,6 +106,10 @@ fn pool(options: &AnyConnectOptions, connections: u32, settings: [&'static str; 
         // A file does not hang up; to ask it first would double the time of most statements.
         .test_before_acquire(options.database_url.scheme() != "sqlite")
         .acquire_timeout(WAIT)
+        // When the disk is full, SQLite ends a transaction by itself, and the rollback that follows fails
+        // for want of one. The driver then believes for ever that it is still in it: such a connection is
+        // of no use any more.
+        .before_acquire(|connection, _| Box::pin(async move { Ok(!connection.is_in_transaction()) }))
         .after_connect(move |connection, _| {
             Box::pin(async move {
                 for sql in settings.into_iter().filter(|sql| !sql.is_empty()) {

@@ -51,7 +51,10 @@ pub enum Error {
     /// Where a dump goes to or comes from.
     #[error("the dump cannot be written or read")]
     Stream(#[source] std::io::Error),
-    /// The database is away, busy or full; trying again may help.
+    /// No room is left where the database lies; nothing was changed.
+    #[error("the disk of the database is full")]
+    Full(#[source] sqlx::Error),
+    /// The database is away or busy; trying again may help.
     #[error("the database is not available")]
     Unavailable(#[source] sqlx::Error),
     #[error("a database statement failed")]
@@ -84,6 +87,11 @@ impl Error {
 
 impl From<sqlx::Error> for Error {
     fn from(error: sqlx::Error) -> Self {
+        if let sqlx::Error::Database(inner) = &error
+            && inner.code().is_some_and(|code| is_full(&code))
+        {
+            return Self::Full(error);
+        }
         let away = match &error {
             sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed | sqlx::Error::Io(_) => {
                 true
@@ -105,6 +113,10 @@ fn may_pass(code: &str) -> bool {
     const BUSY: u32 = 5;
     const LOCKED: u32 = 6;
     const IO: u32 = 10;
-    const FULL: u32 = 13;
-    code.parse::<u32>().is_ok_and(|code| matches!(code & 0xff, BUSY | LOCKED | IO | FULL))
+    code.parse::<u32>().is_ok_and(|code| matches!(code & 0xff, BUSY | LOCKED | IO))
+}
+
+/// `disk_full` of PostgreSQL, `SQLITE_FULL` of SQLite.
+fn is_full(code: &str) -> bool {
+    code == "53100" || code == "13"
 }

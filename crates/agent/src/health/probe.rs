@@ -3,9 +3,8 @@
 //! HTTP is spoken by hand: a check needs one request line, one status line and a strict limit on
 //! everything, and no redirect, pool or body.
 
-use super::{diagnose, now_ms};
+use super::{Age, diagnose, now_ms};
 use crate::drivers::Workloads;
-use api::UnixMillis;
 use api::ids::InstanceId;
 use api::observed::ProbeResult;
 use api::services::{HealthCheck, HealthSpec};
@@ -28,7 +27,7 @@ const ANSWER_LIMIT_BYTES: u64 = 8 * 1024;
 pub struct Target {
     pub instance_id: InstanceId,
     pub port: Option<u16>,
-    pub started_at_ms: UnixMillis,
+    pub age: Age,
 }
 
 pub struct Outcome {
@@ -64,7 +63,7 @@ impl<W: Workloads> Prober<W> {
         let mut pause = None;
         let answer = match (&self.spec.check, self.target.port) {
             (HealthCheck::Process, _) => {
-                let (answer, again) = self.process(at_ms);
+                let (answer, again) = self.process();
                 pause = again;
                 answer
             }
@@ -85,8 +84,8 @@ impl<W: Workloads> Prober<W> {
         Outcome { result: ProbeResult { ok, at_ms, duration_ms, message }, pause }
     }
 
-    fn process(&self, now_ms: UnixMillis) -> (Result<String, Failure>, Option<Duration>) {
-        let age = Duration::from_millis(u64::try_from(now_ms - self.target.started_at_ms).unwrap_or(0));
+    fn process(&self) -> (Result<String, Failure>, Option<Duration>) {
+        let age = self.target.age.now();
         if age >= ALIVE_AFTER {
             return (Ok("the process is alive".into()), None);
         }

@@ -81,6 +81,7 @@ pub struct Look {
 impl<W: Workloads, G: Gateway> Reconciler<W, G> {
     pub(super) async fn look(&mut self) -> Look {
         let at_ms = now_ms();
+        self.disk.look();
         let desired = self.desired.clone();
         let mut instances = match self.machine.workloads.list().await {
             Ok(instances) => instances,
@@ -212,13 +213,11 @@ impl<W: Workloads, G: Gateway> Reconciler<W, G> {
     }
 
     pub(super) fn resources(&mut self) -> Resources {
-        if let Some((at, resources)) = &self.resources_at
-            && at.elapsed() < RESOURCES_EVERY
-        {
-            return resources.clone();
-        }
-        let resources = resources::read(&self.machine.proc, &self.machine.data);
-        self.resources_at = Some((Instant::now(), resources.clone()));
+        let known = self.resources_at.take().filter(|(at, _)| at.elapsed() < RESOURCES_EVERY);
+        let (at, mut resources) =
+            known.unwrap_or_else(|| (Instant::now(), resources::read(&self.machine.proc, &self.machine.data)));
+        self.disk.add_to(&mut resources);
+        self.resources_at = Some((at, resources.clone()));
         resources
     }
 }

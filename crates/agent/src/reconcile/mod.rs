@@ -22,6 +22,7 @@
 //! events; every look is published to the reporter.
 
 mod apply;
+mod disk;
 mod failures;
 mod lately;
 mod look;
@@ -41,6 +42,7 @@ use crate::transitions::transitions;
 use api::desired::DesiredState;
 use api::ids::{EventId, InstanceId, ServerId, ServiceId};
 use api::observed::{AgentObserved, AgentState, Blocked, InstanceState, ObservedState};
+use disk::DiskWatch;
 use failures::Failures;
 use lately::Lately;
 use look::Look;
@@ -74,6 +76,8 @@ pub struct Machine<W, G> {
     /// Where the use of the machine is read, and whose disk counts.
     pub proc: PathBuf,
     pub data: PathBuf,
+    /// How much of that disk new work leaves alone; `None`: what suits its size.
+    pub disk_reserve_bytes: Option<u64>,
 }
 
 /// What the loop tells the other tasks.
@@ -103,6 +107,7 @@ pub struct Reconciler<W, G> {
     garbage: Option<tokio::task::JoinHandle<()>>,
     garbage_at: Option<Instant>,
     lately: Lately,
+    disk: DiskWatch,
     resources_at: Option<(Instant, api::observed::Resources)>,
 }
 
@@ -116,6 +121,7 @@ impl<W: Workloads, G: Gateway> Reconciler<W, G> {
         outputs: Outputs,
     ) -> Self {
         let failures = Failures::load(ledger.clone()).await;
+        let disk = DiskWatch::new(&machine.data, machine.disk_reserve_bytes);
         Self {
             machine,
             server_id,
@@ -134,6 +140,7 @@ impl<W: Workloads, G: Gateway> Reconciler<W, G> {
             garbage: None,
             garbage_at: Some(Instant::now()),
             lately: Lately::default(),
+            disk,
             resources_at: None,
         }
     }
@@ -277,6 +284,10 @@ impl<W: Workloads, G: Gateway> Reconciler<W, G> {
                 });
                 continue;
             }
+            if let Some(blocked) = self.waits_for_room(&change) {
+                plan.blocked.push(blocked);
+                continue;
+            }
             match &change {
                 Change::RemoveInstance { instance_id } if self.log_is_on_its_way(look, instance_id).await => {
                     plan.blocked.push(Blocked {
@@ -295,6 +306,14 @@ impl<W: Workloads, G: Gateway> Reconciler<W, G> {
             }
         }
         (None, plan)
+    }
+
+    /// Fetching and building fill the disk; nothing else that a plan holds does.
+    fn waits_for_room(&self, change: &Change) -> Option<Blocked> {
+        let Change::Prepare { service_id, .. } = change else { return None };
+        let services = self.desired.iter().flat_map(|desired| desired.services());
+        let name = services.map(|(_, s)| s).find(|s| &s.service_id == service_id).map(|s| s.name.as_str());
+        self.disk.holds_back(name.unwrap_or(service_id.short()))
     }
 
     fn fell_over(&self, instance_id: &InstanceId) -> bool {
@@ -323,6 +342,7 @@ impl<W: Workloads, G: Gateway> Reconciler<W, G> {
         if let Some(problem) = accepted.unkept {
             blocked.push(Blocked { subject: "ledger".into(), reason: problem, retry_at_ms: None });
         }
+        blocked.extend(self.disk.problem());
         let observed = self.observed(look, blocked, state, accepted.refused);
         let known: Vec<&DesiredState> = self.desired.iter().chain(self.former.iter()).map(|d| &**d).collect();
         let mut fresh_id = || EventId::from_uuid(ambient::fresh_id());

@@ -70,6 +70,7 @@ impl World {
             dns: Arc::new(DnsDriver::new(paths, self.directory.path(), true)),
             proc: "/proc".into(),
             data: self.directory.path().to_owned(),
+            disk_reserve_bytes: Some(0),
         };
         let host = facts::Machine { root: self.directory.path().to_owned(), effective_user: 0 };
         let tasks = agent::assemble(&self.identity, ledger, machine, &host, &shutdown).await.unwrap();

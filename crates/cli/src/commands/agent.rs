@@ -26,6 +26,9 @@ pub struct Options {
     /// Leave this machine's name resolution alone (`<service>.svc.internal` then works only through the gateway)
     #[arg(long, env = "MAINSTAY_NO_DNS", value_parser = clap::builder::FalseyValueParser::new())]
     pub no_dns: bool,
+    /// Free space that new work leaves alone, such as 2GB [default: 5 % of the disk, 256MB to 2GB]
+    #[arg(long, value_name = "SIZE", env = "MAINSTAY_DISK_RESERVE", value_parser = system::parse_size)]
+    pub disk_reserve: Option<u64>,
     #[command(subcommand)]
     action: Option<Action>,
 }
@@ -56,7 +59,8 @@ pub async fn run(context: &Context, options: Options) -> Outcome {
     match options.action {
         None => {
             let agent_options = agent_options(context, options.join, options.name)?;
-            work(context, AgentOptions { dns_hook: !options.no_dns, ..agent_options }).await
+            let (dns_hook, disk_reserve_bytes) = (!options.no_dns, options.disk_reserve);
+            work(context, AgentOptions { dns_hook, disk_reserve_bytes, ..agent_options }).await
         }
         Some(Action::Install { join, name, no_dns }) => install(context, join, name, !no_dns).await,
         Some(Action::Uninstall { keep_services }) => uninstall(context, keep_services).await,

@@ -25,6 +25,12 @@ pub struct Options {
     /// Port of the gateways [default: 80 where the agent is root, else 8080]
     #[arg(long, value_name = "PORT")]
     pub gateway_port: Option<u16>,
+    /// How often agents report; one that missed three reports is shown as offline
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = poll_interval)]
+    pub poll_interval: u64,
+    /// Free space that new work leaves alone, such as 2GB [default: 5 % of the disk, 256MB to 2GB]
+    #[arg(long, value_name = "SIZE", env = "MAINSTAY_DISK_RESERVE", value_parser = system::parse_size)]
+    pub disk_reserve: Option<u64>,
     /// Allow file:// repositories of this machine as source
     #[arg(long)]
     pub allow_local_sources: bool,
@@ -40,6 +46,8 @@ pub async fn run(context: &Context, options: Options) -> Outcome {
         gateway_port: options.gateway_port,
         allow_local_sources: options.allow_local_sources,
         security_mode: system::security_mode(options.public),
+        poll_interval_ms: options.poll_interval,
+        disk_reserve_bytes: options.disk_reserve,
         ..ServerOptions::new(&data_dir)
     };
     let server = Server::start(settings).await?;
@@ -58,4 +66,13 @@ pub async fn run(context: &Context, options: Options) -> Outcome {
     server.shutdown().await;
     drop(claim);
     Ok(Exit::Ok)
+}
+
+/// What agents accept, too.
+fn poll_interval(text: &str) -> Result<u64, String> {
+    let interval_ms = crate::times::parse_length(text)?;
+    if (500..=600_000).contains(&interval_ms) {
+        return Ok(interval_ms);
+    }
+    Err("it has to be from 500ms to 10m".into())
 }

@@ -2,6 +2,7 @@
 
 use crate::address::unknown_name;
 use crate::context::Context;
+use crate::disks;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::printer::{Printer, Text, Tone};
 use crate::times::{ago, now_ms};
@@ -56,6 +57,10 @@ pub async fn run(context: &Context, options: Options) -> Outcome {
         Action::List => {
             let servers = client.servers().await?;
             context.printer.either(&servers, |servers, printer| list(servers, printer));
+            if !context.printer.json() {
+                disks::warn_of_servers(&servers, &context.printer);
+                disks::warn_of_control_plane(&client, &context.printer).await;
+            }
         }
         Action::Show { machine } => {
             let server = find(&client, &machine).await?;
@@ -190,9 +195,12 @@ fn condition(server: &ServerView) -> Text {
             RecoveryState::Unheard => Text("online, not compared yet".into(), Tone::Warning),
         };
     }
-    match server.condition {
-        ServerCondition::Online => Text("online".into(), Tone::Good),
-        ServerCondition::Offline => Text("offline".into(), Tone::Bad),
+    let wrong_clock = server.wrong_clock();
+    match (server.condition, &wrong_clock) {
+        (ServerCondition::Online, None) => Text("online".into(), Tone::Good),
+        (ServerCondition::Online, Some(wrong)) => Text(format!("online, but {wrong}"), Tone::Warning),
+        (ServerCondition::Offline, None) => Text("offline".into(), Tone::Bad),
+        (ServerCondition::Offline, Some(wrong)) => Text(format!("offline: {wrong}"), Tone::Bad),
     }
 }
 
@@ -215,6 +223,10 @@ fn list(servers: &[ServerView], printer: &Printer) {
         ]
     });
     printer.table(&["server", "condition", "seen", "instances", "system", "cpu × memory", "agent"], rows);
+    if servers.iter().any(|server| server.clock_difference_ms.is_some()) {
+        printer.warning("requests of a server are refused while its clock and the control plane's differ by more than a minute; what runs on it goes on");
+        printer.hint("Set the clock that is wrong, best by NTP (systemd-timesyncd, chrony): the server is back some seconds later.");
+    }
     if servers.iter().any(|server| is_ahead(server).is_some()) {
         printer.warning("this control plane was set back, probably restored from a backup; servers that are ahead go on with what they have and get nothing new");
         printer.hint("See what would change, and agree: mainstay servers accept-restore");

@@ -4,7 +4,7 @@ use crate::context::Context;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::printer::{Printer, Text, Tone};
 use crate::times::{ago, length, now_ms};
-use crate::{address, report, words};
+use crate::{address, disks, report, words};
 use api::deployments::{Deployment, Stage};
 use api::services::{InstanceView, ServiceView};
 use api::stacks::StackView;
@@ -23,6 +23,10 @@ pub async fn run(context: &Context, options: Options) -> Outcome {
     let Some(what) = options.what else {
         let stacks = client.stacks().await?;
         context.printer.either(&stacks, |stacks, printer| show_all(stacks, printer));
+        if !context.printer.json() {
+            disks::warn_of_servers(&client.servers().await?, &context.printer);
+            disks::warn_of_control_plane(&client, &context.printer).await;
+        }
         return Ok(Exit::Ok);
     };
     let stacks = client.stacks().await?;

@@ -64,6 +64,9 @@ pub struct Options {
     /// Leave this machine's name resolution alone (`<service>.svc.internal` then works only through the gateway)
     #[arg(long, env = "MAINSTAY_NO_DNS", value_parser = clap::builder::FalseyValueParser::new())]
     pub no_dns: bool,
+    /// Free space that new work leaves alone, such as 2GB [default: 5 % of the disk, 256MB to 2GB]
+    #[arg(long, value_name = "SIZE", env = "MAINSTAY_DISK_RESERVE", value_parser = system::parse_size)]
+    pub disk_reserve: Option<u64>,
     /// Give up waiting after this time; the deployment itself goes on
     #[arg(long, value_name = "TIME", default_value = "30m", value_parser = crate::times::parse_length)]
     pub timeout: u64,
@@ -113,6 +116,7 @@ fn wishes(options: &Options, data_dir: &Path) -> Wishes {
         gateway_port: options.gateway_port,
         name: options.name.clone(),
         dns_hook: !options.no_dns,
+        disk_reserve_bytes: options.disk_reserve,
     }
 }
 
@@ -282,6 +286,7 @@ async fn detached(context: &Context, options: &Options, data_dir: &Path, target:
     arguments.extend(options.name.iter().flat_map(|name| ["--name".to_owned(), name.to_string()]));
     arguments.extend(options.public.then(|| "--public".to_owned()));
     arguments.extend(options.no_dns.then(|| "--no-dns".to_owned()));
+    arguments.extend(options.disk_reserve.map(|bytes| format!("--disk-reserve={bytes}B")));
     let mut child = background::spawn(&system::own_binary()?, &arguments, options.database.as_deref(), &log)?;
     let running = wait_for(&mut child, data_dir, &log).await?;
     system::remember(context, &running.address, data_dir);

@@ -25,6 +25,7 @@ const TRIES: u32 = 4;
 
 pub async fn deploy(state: &AppState, caller: &Caller, request: &DeployRequest) -> Result<DeployAnswer> {
     let scope = caller.scope();
+    state.disk.room_for("nothing was deployed")?;
     let prepared = prepare(state, scope, &request.plan).await?;
     refuse_unknown_services(&prepared, &request.services)?;
     for _ in 0..TRIES {

@@ -88,6 +88,7 @@ pub async fn patch(
     patch: &EnvPatch,
 ) -> Result<Option<Deployment>> {
     check(patch)?;
+    state.disk.room_for("no variable was changed")?;
     let scope = caller.scope();
     let _deciding = state.deciding.lock().await;
     let (stack, service) = find_service(state, scope, stack, name).await?;

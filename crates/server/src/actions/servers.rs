@@ -63,6 +63,7 @@ pub async fn remove(state: &AppState, caller: &Caller, key: &str) -> Result<()> 
     let affected = state.store().instance_list_on_server(caller.scope(), &server.id).await?;
     state.store().server_delete(caller.scope(), &server.id).await?;
     state.forget(&server.id);
+    state.wrong_clocks.forget(&server.id);
     state.recoveries.forget(state, caller.scope(), &server.id).await?;
     state.wakeups().server_removed(&server.id);
     let message = format!("the server {} was removed; it had {} instances", server.name, affected.len());

@@ -176,7 +176,16 @@ async fn ask(
     })?;
     let found = answered.map_err(|error| {
         let field = if matches!(error, git::GitError::NoSuchReference { .. }) { "branch" } else { "git" };
-        Problem { field, message: error.to_string(), help: None }
+        let (message, help) = match &error {
+            // The control plane's own trouble: its disk is full, a folder is not there.
+            git::GitError::Io { source, .. } => {
+                let help =
+                    "the control plane's own machine is the reason, not the repository; see whether its disk is full";
+                (format!("{error} on the control plane's machine: {source}"), Some(help.into()))
+            }
+            _ => (error.to_string(), None),
+        };
+        Problem { field, message, help }
     })?;
     Ok(Resolved { commit: found.commit, subject: found.subject.unwrap_or_default(), reference: found.reference })
 }

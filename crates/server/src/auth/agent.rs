@@ -2,8 +2,9 @@
 //!
 //! The signature is checked over the raw body before anything looks into it: what an attacker can
 //! reach without a machine's secret is a hash function and one read of the store. The order is
-//! headers, clock, identity, body and signature, and the nonce last, so that nobody can burn the
-//! nonces of another machine or fill the table.
+//! headers, identity, body and signature, clock, and the nonce last, so that nobody can burn the
+//! nonces of another machine or fill the table, and so that a machine whose clock is all that is wrong
+//! can be told from one that is switched off ([`crate::wrong_clocks`]).
 
 use crate::clock;
 use crate::error::HttpError;
@@ -41,11 +42,8 @@ impl FromRequest<AppState> for SignedRequest {
         let (mut parts, body) = request.into_parts();
         let CurrentRequest(request_id) = CurrentRequest::from_request_parts(&mut parts, state).await?;
         let (server_id, signature) = read_headers(&parts.headers).map_err(refuse)?;
+        // Of the moment at which it came: the body may take its time.
         let now_ms = clock::now_ms();
-        let difference_ms = signature.timestamp_ms.saturating_sub(now_ms);
-        if difference_ms.saturating_abs() > wire::CLOCK_WINDOW_MS {
-            return Err(refuse(SignatureError::Clock { difference_ms }));
-        }
         let body = read_body(body).await?;
         let Some((organization, server)) = state.store().server_authenticate(&server_id).await? else {
             return Err(HttpError::new(
@@ -64,7 +62,12 @@ impl FromRequest<AppState> for SignedRequest {
             query: parts.uri.query().unwrap_or_default(),
             body: &body,
         };
-        signer.verify(&signed, &signature, now_ms).map_err(refuse)?;
+        signer.verify(&signed, &signature, signature.timestamp_ms).map_err(refuse)?;
+        let difference_ms = signature.timestamp_ms.saturating_sub(now_ms);
+        if difference_ms.saturating_abs() > wire::CLOCK_WINDOW_MS {
+            state.wrong_clocks.note(&server_id, difference_ms);
+            return Err(refuse(SignatureError::Clock { difference_ms }));
+        }
         let keep_until_ms = signature.timestamp_ms + wire::NONCE_LIFETIME_MS;
         if !state.store().nonce_claim(&server_id, &signature.nonce, keep_until_ms).await? {
             return Err(HttpError::new(
@@ -72,6 +75,7 @@ impl FromRequest<AppState> for SignedRequest {
                 "this request was made before: its nonce is used up",
             ));
         }
+        state.wrong_clocks.forget(&server_id);
         let actor = Actor::Agent { server: server.name.to_string() };
         Ok(Self { server, scope: Scope { organization, actor }, request_id, body })
     }

@@ -17,5 +17,6 @@ pub async fn show(State(state): State<AppState>, caller: Caller) -> Result<Json<
         actor: caller.actor().label(),
         database: state.store().dialect_name().into(),
         local_sources: state.options().allow_local_sources,
+        disk_low: state.disk.problem(),
     }))
 }

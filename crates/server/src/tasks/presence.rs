@@ -4,6 +4,7 @@ use crate::error::Result;
 use crate::state::{AppState, event};
 use api::cause::Cause;
 use api::events::{EventKind, EventLevel};
+use api::servers::wrong_clock;
 use std::time::Duration;
 
 /// Three missed reports, and a little for the way.
@@ -21,6 +22,7 @@ pub async fn run(state: AppState) {
         }
         if let Err(error) = look(&state).await {
             let _ = error.to_answer();
+            state.pardon(state.steady.now_ms());
         }
     }
 }
@@ -41,12 +43,25 @@ pub async fn look(state: &AppState) -> Result<()> {
             Err(error) => return Err(error.into()),
         };
         let seconds = (now_ms - last_ms) / 1000;
-        let message = format!(
-            "the server {} has not reported for {seconds} s; what runs on it may well go on running",
-            server.name
-        );
+        let name = &server.name;
+        let (message, cause) = match state.wrong_clocks.difference_ms(&server_id) {
+            Some(difference_ms) => {
+                let wrong = wrong_clock(difference_ms);
+                let message = format!(
+                    "the server {name} cannot report since {seconds} s: {wrong}, so its requests are refused; \
+                     what runs on it goes on. Set its clock, or this control plane's, whichever is wrong (NTP)"
+                );
+                (message, wrong)
+            }
+            None => {
+                let message = format!(
+                    "the server {name} has not reported for {seconds} s; what runs on it may well go on running"
+                );
+                (message, "no report".to_owned())
+            }
+        };
         let mut offline =
-            event(EventKind::ServerOffline, EventLevel::Warning, message, Cause::system("presence", "no report"));
+            event(EventKind::ServerOffline, EventLevel::Warning, message, Cause::system("presence", cause));
         offline.server_id = Some(server.id.clone());
         crate::events::record(state, &scope, vec![offline]).await?;
         for instance in state.store().instance_list_on_server(&scope, &server.id).await? {

@@ -108,6 +108,7 @@ async fn server_view(state: &AppState, scope: &Scope, server: Server) -> Result<
     let desired_generation = head.map_or(0, |(generation, _)| generation);
     let recovery = crate::recovery::view(state, scope, &server.id, desired_generation).await?;
     Ok(ServerView {
+        clock_difference_ms: state.wrong_clocks.difference_ms(&server.id),
         id: server.id,
         name: server.name,
         index: server.index,

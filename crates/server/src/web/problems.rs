@@ -12,6 +12,7 @@ pub fn problem_page(error: &ApiError, frame: &Frame) -> Markup {
         ErrorCode::StalePlan => "The plan no longer holds",
         ErrorCode::Conflict => "That is not possible now",
         ErrorCode::TooManyRequests => "Too many tries",
+        ErrorCode::DiskFull => "There is no room on the disk",
         ErrorCode::Unavailable => "Not reachable for the moment",
         ErrorCode::Internal | ErrorCode::Other => "Something broke on our side",
         _ => "That did not work",

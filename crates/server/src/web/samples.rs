@@ -230,6 +230,7 @@ pub fn server(condition: ServerCondition) -> ServerView {
         last_seen_at_ms: Some(NOW_MS - 3_000),
         desired_generation: 42,
         recovery: None,
+        clock_difference_ms: None,
         observed: Some(ObservedState {
             server_id: id,
             generation: 41,
@@ -255,7 +256,7 @@ pub fn server(condition: ServerCondition) -> ServerView {
                 memory_total_bytes: 8 << 30,
                 memory_available_bytes: 5 << 30,
                 disk_total_bytes: 100 << 30,
-                disk_available_bytes: 9 << 30,
+                disk_available_bytes: 9 << 30, disk_reserve_bytes: 1 << 30, disk_low: false,
             },
         }),
     }

@@ -52,7 +52,7 @@ fn row(server: &ServerView, frame: &Frame) -> Markup {
     html! {
         tr {
             th scope="row" data-label="Server" { a.name href=(server_path(&server.name)) { (server.name) } p.soft { (server.facts.operating_system) } }
-            td data-label="Condition" { (words::badge(tone, word)) @if let Some(seen) = server.last_seen_at_ms { p.soft { "seen " (times::relative(seen, frame.now_ms)) } } }
+            td data-label="Condition" { (words::badge(tone, word)) @if let Some(seen) = server.last_seen_at_ms { p.soft { "seen " (times::relative(seen, frame.now_ms)) } } @if let Some(wrong) = server.wrong_clock() { p.soft { (wrong) } } }
             td data-label="State" { (converged(server)) }
             td data-label="Instances" { @match &server.observed { Some(observed) => (observed.instances.len()), None => "–" } }
             td data-label="Memory" { @match &server.observed { Some(observed) => (memory_text(observed)), None => "–" } }
@@ -140,7 +140,9 @@ impl ServerPage {
                 @if let Some(recovery) = self.server.recovery.as_ref().filter(|r| r.state == RecoveryState::Ahead) {
                     p.note { "This control plane was set back, probably restored from a backup: the machine holds generation " (recovery.held_generation) ", and only " (recovery.generation) " is known here. What runs on it goes on, and it gets nothing new until you agree. " code { "mainstay servers accept-restore " (self.server.name) } " shows what would change, and asks." }
                 }
-                @if self.server.condition == ServerCondition::Offline {
+                @if let Some(wrong) = self.server.wrong_clock() {
+                    p.note { "Its requests are refused, because " (wrong) " of the control plane's by more than a minute. Its services go on as they were. Set the clock that is wrong, best by NTP: it is back some seconds later." }
+                } @else if self.server.condition == ServerCondition::Offline {
                     p.note { "Its services go on as they were: they do not need this control plane. On the machine, see whether the agent runs and reaches " code { (frame.address) } "." }
                 }
             }

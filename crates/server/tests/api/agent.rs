@@ -98,7 +98,13 @@ async fn a_request_is_refused_when_it_is_repeated_altered_moved_or_from_another_
     for off in [-61_000, 61_000] {
         let late = identity.signed(Method::POST, path, body.clone(), now_ms() + off);
         assert!(code(late).await.1.contains("clock"));
+        assert_eq!(servers(&world).await[0].clock_difference_ms.map(|ms| ms / 2_000), Some(off / 2_000));
+        assert_eq!(code(identity.signed(Method::POST, path, body.clone(), now_ms())).await.0, 200);
+        assert_eq!(servers(&world).await[0].clock_difference_ms, None, "it came through");
     }
+    let forged = identity.signed(Method::POST, path, body.clone(), now_ms() + 3_600_000).body("{}");
+    assert!(code(forged).await.1.contains("body"));
+    assert_eq!(servers(&world).await[0].clock_difference_ms, None, "only its own signature tells of its clock");
     let twice = identity.signed(Method::POST, path, body.clone(), now_ms());
     let twice = twice.header("x-mainstay-server", "srv_00000000000000000000000000000009");
     assert!(code(twice).await.1.contains("x-mainstay-server"));

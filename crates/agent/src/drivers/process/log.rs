@@ -21,6 +21,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::layout::{now_ms, private_directory};
+use plan::disk::{is_low, reserve_bytes};
 
 /// A longer line is cut into pieces.
 pub const LINE_LIMIT_BYTES: usize = 16 * 1024;
@@ -128,7 +129,11 @@ impl LogWriter {
         self.start = start;
         self.length = 0;
         let all = segments(&self.directory)?;
-        for old in &all[..all.len().saturating_sub(self.limits.segments)] {
+        // On a disk that fills up, logs are the first to give way.
+        let space = crate::resources::space(&self.directory);
+        let low = is_low(space, reserve_bytes(space.total_bytes, None), false);
+        let keep = if low { self.limits.segments.min(2) } else { self.limits.segments };
+        for old in &all[..all.len().saturating_sub(keep)] {
             std::fs::remove_file(segment_path(&self.directory, *old))?;
         }
         Ok(())

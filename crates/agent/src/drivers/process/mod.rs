@@ -70,6 +70,8 @@ pub struct ProcessOptions {
     pub log_limits: LogLimits,
     /// Each single call of git may take this long.
     pub git_timeout: Duration,
+    /// A build is not begun while less than this is free; `None`: what suits the size of the disk.
+    pub disk_reserve_bytes: Option<u64>,
 }
 
 impl ProcessOptions {
@@ -83,6 +85,7 @@ impl ProcessOptions {
             control_groups: true,
             log_limits: LogLimits::default(),
             git_timeout: Duration::from_secs(600),
+            disk_reserve_bytes: None,
         }
     }
 }

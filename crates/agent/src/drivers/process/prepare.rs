@@ -17,7 +17,7 @@ use super::layout::{
     write_json,
 };
 use super::log::{self, LogLimits, LogWriter};
-use super::problem::{DISK_NEEDED_BYTES, Problem, describe};
+use super::problem::{Problem, describe};
 use super::sources;
 use super::surroundings;
 use crate::drivers::{PrepareError, PrepareRequest};
@@ -43,6 +43,7 @@ pub struct Preparations {
     cgroups: Cgroups,
     log_limits: LogLimits,
     git_timeout: Duration,
+    disk_reserve_bytes: Option<u64>,
     builds: Semaphore,
     services: Mutex<BTreeMap<ServiceId, Arc<tokio::sync::Mutex<()>>>>,
     /// One turn per build: services of one repository may share it.
@@ -66,6 +67,7 @@ impl Preparations {
             cgroups,
             log_limits: options.log_limits,
             git_timeout: options.git_timeout,
+            disk_reserve_bytes: options.disk_reserve_bytes,
             builds: Semaphore::new(options.concurrent_builds.max(1)),
             services: Mutex::default(),
             keys: Mutex::default(),
@@ -444,14 +446,15 @@ impl<'a> Work<'a> {
         sealed.await.unwrap_or_else(|error| Err(std::io::Error::other(error))).map_err(failed)
     }
 
+    /// The loop asks for nothing while there is no room; much may have happened since it looked.
     fn check_space(&self) -> Result<(), Problem> {
         let root = self.owner.layout.root();
-        let Ok(space) = rustix::fs::statvfs(root) else { return Ok(()) };
-        let available = space.f_bavail.saturating_mul(space.f_frsize);
-        if available >= DISK_NEEDED_BYTES {
+        let space = crate::resources::space(root);
+        let reserve_bytes = plan::disk::reserve_bytes(space.total_bytes, self.owner.disk_reserve_bytes);
+        if !plan::disk::is_low(space, reserve_bytes, false) {
             return Ok(());
         }
-        Err(Problem::DiskFull { available_mb: available / 1024 / 1024, path: root.to_owned() })
+        Err(Problem::DiskFull(plan::disk::why_low(space.total_bytes, reserve_bytes, &root.display().to_string())))
     }
 
     /// The end of a preparation that did not succeed, also told in its log.

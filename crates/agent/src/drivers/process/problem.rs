@@ -6,9 +6,6 @@ use super::sources::CheckOutError;
 use git::GitError;
 use std::path::PathBuf;
 
-/// A build is not begun with less space than this.
-pub const DISK_NEEDED_BYTES: u64 = 500 * 1024 * 1024;
-
 /// What went wrong, on the way to a [`PrepareError`].
 #[derive(Debug, thiserror::Error)]
 pub enum Problem {
@@ -18,8 +15,8 @@ pub enum Problem {
     CheckOut(#[from] CheckOutError),
     #[error(transparent)]
     Build(#[from] BuildError),
-    #[error("only {available_mb} MB are free under {}, and a build needs at least {} MB; free some space and deploy again", path.display(), DISK_NEEDED_BYTES / 1024 / 1024)]
-    DiskFull { available_mb: u64, path: PathBuf },
+    #[error("{0}; free some of it, and it goes on by itself")]
+    DiskFull(String),
     #[error("could not {operation} {}", path.display())]
     Io {
         operation: &'static str,
@@ -36,7 +33,7 @@ impl Problem {
         match self {
             Self::Git(error) => error.retryable(),
             Self::CheckOut(error) => error.retryable(),
-            Self::DiskFull { .. } | Self::Io { .. } => true,
+            Self::DiskFull(_) | Self::Io { .. } => true,
             Self::Build(_) | Self::Refused(_) => false,
         }
     }

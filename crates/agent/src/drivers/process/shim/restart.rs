@@ -1,6 +1,6 @@
-//! When to start again a process that ended: pure arithmetic over the times of its ends.
+//! When to start again a process that ended: pure arithmetic over the times of its ends. They are lengths
+//! of time since some moment, not times of day: a clock that is set says nothing about a process.
 
-use api::UnixMillis;
 use api::services::RestartSpec;
 use std::collections::VecDeque;
 
@@ -14,7 +14,7 @@ pub struct Verdict {
 /// Remembers the ends within the window, no more.
 #[derive(Debug, Default)]
 pub struct RestartPolicy {
-    ends: VecDeque<UnixMillis>,
+    ends: VecDeque<i64>,
 }
 
 /// More ends than this within one window change nothing any more.
@@ -24,7 +24,7 @@ impl RestartPolicy {
     /// The process ended at `now_ms`. The wait doubles with each end inside the window and begins
     /// anew when a whole window passed without one. `spread` from 0 to 1 lengthens it by up to a
     /// tenth, so that services which fell together do not come back together.
-    pub fn ended(&mut self, spec: &RestartSpec, now_ms: UnixMillis, spread: f64) -> Verdict {
+    pub fn ended(&mut self, spec: &RestartSpec, now_ms: i64, spread: f64) -> Verdict {
         self.ends.push_back(now_ms);
         let window = i64::try_from(spec.crash_loop_window_ms).unwrap_or(i64::MAX);
         let oldest = now_ms.saturating_sub(window);
@@ -43,7 +43,7 @@ impl RestartPolicy {
     }
 
     /// Whether enough time passed since the last end to call it well again.
-    pub fn recovered(&self, spec: &RestartSpec, now_ms: UnixMillis) -> bool {
+    pub fn recovered(&self, spec: &RestartSpec, now_ms: i64) -> bool {
         let window = i64::try_from(spec.crash_loop_window_ms).unwrap_or(i64::MAX);
         self.ends.back().is_none_or(|end| now_ms.saturating_sub(*end) > window)
     }

@@ -40,6 +40,7 @@ pub struct Supervisor {
     control: Control,
     child: Option<Running>,
     policy: RestartPolicy,
+    begun: Instant,
     /// When to start again.
     start_at: Option<Instant>,
     stop: Option<Stopping>,
@@ -104,6 +105,7 @@ impl Supervisor {
             control,
             child: None,
             policy: RestartPolicy::default(),
+            begun: Instant::now(),
             start_at: None,
             stop: None,
             chld,
@@ -175,6 +177,11 @@ impl Supervisor {
         }
     }
 
+    /// Since this supervisor began, whatever the clock is set to.
+    fn passed_ms(&self) -> i64 {
+        i64::try_from(self.begun.elapsed().as_millis()).unwrap_or(i64::MAX)
+    }
+
     /// What is due by time and state.
     fn turn(&mut self) {
         if self.stop.is_some() {
@@ -183,7 +190,7 @@ impl Supervisor {
             self.start_at = None;
             self.status.restarts = self.status.restarts.saturating_add(1);
             self.start();
-        } else if self.status.crash_looping && self.policy.recovered(&self.spec.restart, now_ms()) {
+        } else if self.status.crash_looping && self.policy.recovered(&self.spec.restart, self.passed_ms()) {
             self.status.crash_looping = false;
             self.publish();
         }
@@ -206,7 +213,7 @@ impl Supervisor {
             Err(problem) => {
                 self.log.note(&problem);
                 self.status.problem = Some(problem);
-                self.schedule(ExitStatus { code: None, signal: None, out_of_memory: false, at_ms: now_ms() });
+                self.schedule();
             }
         }
     }
@@ -267,7 +274,7 @@ impl Supervisor {
         self.kill_everything();
         self.close_output();
         self.log.note(&exit.describe());
-        self.schedule(exit);
+        self.schedule();
     }
 
     /// Everything of the process is gone; what it printed last is still in the pipes.
@@ -279,8 +286,8 @@ impl Supervisor {
     }
 
     /// Wait for the next start.
-    fn schedule(&mut self, exit: ExitStatus) {
-        let verdict = self.policy.ended(&self.spec.restart, exit.at_ms, fastrand::f64());
+    fn schedule(&mut self) {
+        let verdict = self.policy.ended(&self.spec.restart, self.passed_ms(), fastrand::f64());
         let wait = Duration::from_millis(verdict.wait_ms);
         self.start_at = Some(Instant::now() + wait);
         self.status.phase = Phase::Waiting;
