@@ -143,7 +143,7 @@ impl Tick<'_> {
             let runs = other.server_exists && other.intent == InstanceIntent::Run;
             let leaves = match other.traffic {
                 Traffic::Draining => true,
-                Traffic::Out => other.server_online && !self.may_return_to(deployment, other),
+                Traffic::Out => other.server_online && !other.routed && !self.may_return_to(deployment, other),
                 Traffic::Active => self.successors(deployment, index).is_some_and(|successors| {
                     let since_ms = successors.iter().map(|&i| self.instances[i].traffic_changed_at_ms).max();
                     since_ms.is_some_and(|since_ms| self.input.now_ms < since_ms + ROUTES_WITHIN_MS)
@@ -172,10 +172,7 @@ impl Tick<'_> {
             return None;
         }
         let targets = self.targets(deployment);
-        let serves = |i: &usize| {
-            let other = &self.instances[*i];
-            other.traffic == Traffic::Active && &other.revision_id == current && !targets.contains(i)
-        };
+        let serves = |i: &usize| self.serves(*i) && &self.instances[*i].revision_id == current && !targets.contains(i);
         let mut successors: Vec<usize> = (0..self.instances.len()).filter(serves).collect();
         if &instance.revision_id != current {
             return Some(successors);
@@ -414,7 +411,7 @@ impl Tick<'_> {
     fn awaited_target(&self, deployment: &Deployment) -> Option<usize> {
         let targets = self.targets(deployment);
         let awaited = targets.iter().copied().find(|&i| !self.takes_requests(i));
-        let serves = |i: &usize| self.instances[*i].traffic == Traffic::Active && self.instances[*i].healthy();
+        let serves = |i: &usize| self.serves(*i) && self.instances[*i].healthy();
         let alone = !targets.iter().any(serves) && self.others(deployment).iter().any(serves);
         awaited.or_else(|| targets.first().copied().filter(|_| alone))
     }
@@ -435,7 +432,7 @@ impl Tick<'_> {
     /// removed: what served before them may still be there.
     fn has_lost_its_targets(&mut self, deployment: &Deployment) -> bool {
         let targets = self.targets(deployment);
-        if deployment.replicas == 0 || targets.iter().any(|&i| self.instances[i].traffic == Traffic::Active) {
+        if deployment.replicas == 0 || targets.iter().any(|&i| self.serves(i)) {
             return false;
         }
         let message = "the servers of its instances were removed".into();

@@ -32,8 +32,12 @@ impl Tick<'_> {
             // Those of the same release that are kept are no worse.
             let surplus = Some(&instance.revision_id) == self.input.current_revision_id.as_ref() && !instance.healthy();
             if served || surplus || instance.traffic != Traffic::Active || !instance.server_exists {
+                let asked = !served && !surplus && instance.routed && instance.intent == InstanceIntent::Run;
                 let warm = self.is_warm(index);
-                self.retire(index, warm);
+                self.retire(index, warm || asked);
+                if asked {
+                    self.block("the gateway has not acknowledged the new routes yet");
+                }
             } else {
                 self.block("another release serves until the current one is healthy and gets its requests");
             }
@@ -42,9 +46,15 @@ impl Tick<'_> {
 
     /// Whether one of these is healthy, and each that is gets its requests.
     pub(super) fn is_served_by(&self, kept: &[usize]) -> bool {
-        let well = |&&i: &&usize| self.instances[i].traffic == Traffic::Active && self.instances[i].healthy();
+        let well = |&&i: &&usize| self.serves(i) && self.instances[i].healthy();
         let mut healthy = kept.iter().filter(well).peekable();
         healthy.peek().is_some() && healthy.all(|&i| self.takes_requests(i))
+    }
+
+    /// Whether it is to have traffic and to go on running.
+    pub(super) fn serves(&self, index: usize) -> bool {
+        let instance = &self.instances[index];
+        instance.traffic == Traffic::Active && instance.intent == InstanceIntent::Run
     }
 
     fn wanted(&self) -> u32 {
@@ -244,10 +254,11 @@ impl Tick<'_> {
                 targets.iter().copied().partition(|&i| self.instances[i].server_id == server);
             let awaited = elsewhere.into_iter().filter(|&i| !self.takes_requests(i)).count();
             let stays = leaving.len().saturating_sub(here.len()).min(awaited);
-            // Healthy ones are worth keeping.
+            // Healthy ones are worth keeping, and those of which nothing is known: they may serve.
             leaving.sort_by_key(|&i| !self.instances[i].healthy());
             for (position, index) in leaving.into_iter().enumerate() {
-                if position >= stays || !self.instances[index].healthy() {
+                let instance = &self.instances[index];
+                if position >= stays || !(instance.healthy() || instance.unknown()) {
                     self.set_traffic(index, Traffic::Draining);
                 }
             }

@@ -13,6 +13,7 @@ mod host_worlds;
 mod machine;
 mod rollout_properties;
 mod rollout_stories;
+mod rollout_worlds;
 mod samples;
 mod stack_script;
 mod words;

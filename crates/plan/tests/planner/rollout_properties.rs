@@ -1,204 +1,14 @@
 //! What one tick of a rollout never does and always does, whatever the rows and reports say.
 
-use crate::host_worlds::{intent, port, state, traffic};
-use crate::samples::{self, cases, id};
-use api::cause::Cause;
-use api::deployments::{Deployment, DeploymentKind, Stage, StageEntry};
+use crate::rollout_worlds::{NOW_MS, fixed, flying, gone, handing_over, healthy, input, shuffled};
+use crate::samples::cases;
+use api::deployments::{DeploymentKind, Stage};
 use api::desired::{InstanceIntent, Traffic};
 use api::ids::InstanceId;
-use api::observed::{ExitStatus, InstanceState, PreparationState};
 use api::services::{PortSpec, RolloutSpec, ServiceIntent};
-use plan::placement::Candidate;
-use plan::rollout::{RolloutChange, RolloutInput, RolloutInstance, RolloutPlan, RolloutRevision};
+use plan::rollout::{RolloutChange, RolloutInput, RolloutInstance, RolloutPlan};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
-
-const NOW_MS: i64 = 1_000_000;
-const REVISIONS: u64 = 3;
-const SERVERS: u64 = 3;
-const LIMIT: usize = 7;
-
-fn kind() -> impl Strategy<Value = DeploymentKind> {
-    use DeploymentKind::*;
-    prop_oneof![3 => Just(Deploy), 1 => Just(Rollback), 1 => Just(Restart), 1 => Just(Scale), 1 => Just(Start), 1 => Just(Stop)]
-}
-
-fn stage() -> impl Strategy<Value = Stage> {
-    prop_oneof![
-        3 => prop::sample::select(&Stage::PATH[..]),
-        1 => prop::sample::select(vec![
-            Stage::Failed, Stage::RolledBack, Stage::Stopped, Stage::Cancelled, Stage::Superseded, Stage::Unknown,
-        ])
-    ]
-}
-
-fn deployment() -> impl Strategy<Value = Deployment> {
-    let times = (0..200_000_i64, -60_000..60_000_i64, -60_000..60_000_i64);
-    (kind(), 1..=REVISIONS, prop::option::of(1..=REVISIONS), 0..4_u32, stage(), times).prop_map(
-        |(kind, revision, previous, replicas, stage, (age_ms, bake_ms, warm_ms))| Deployment {
-            id: id("dep", 9),
-            stack_id: id("stk", 1),
-            service_id: id("svc", 1),
-            service: "web".parse().unwrap(),
-            kind,
-            revision_id: id("rev", revision),
-            revision_number: revision,
-            commit: "0".repeat(40).parse().unwrap(),
-            commit_subject: String::new(),
-            previous_revision_id: previous.map(|number| id("rev", number)),
-            replicas: if kind == DeploymentKind::Stop { 0 } else { replicas },
-            stage,
-            stages: vec![StageEntry { stage, at_ms: NOW_MS - age_ms }],
-            cause: Cause::system("test", "deploy"),
-            failure: None,
-            created_at_ms: NOW_MS - age_ms,
-            ended_at_ms: None,
-            bake_until_ms: (stage == Stage::Running).then_some(NOW_MS + bake_ms),
-            warm_until_ms: (stage == Stage::Running).then_some(NOW_MS + warm_ms),
-        },
-    )
-}
-
-fn instance(number: u64) -> impl Strategy<Value = RolloutInstance> {
-    let row = (1..=REVISIONS, prop_oneof![Just(1_u64), Just(9)], 1..=SERVERS, 0..3_u32, intent(), traffic());
-    let seen = prop::option::weighted(0.8, (state(), 0..6_u32, prop::option::of(-100_000..0_i64)));
-    let gateway = (any::<bool>(), prop_oneof![2 => Just(0_u64), 1 => 1..4_u64], prop::bool::weighted(0.1));
-    (row, seen, gateway, 0..60_000_i64, any::<bool>()).prop_map(
-        move |(
-            (revision, deployment, server, ordinal, intent, traffic),
-            seen,
-            (routed, open, problem),
-            age_ms,
-            caught_up,
-        )| {
-            let observed = seen.map(|(state, restarts, exit)| {
-                let mut observed = samples::seen(number, 1, revision, state);
-                observed.restarts = restarts;
-                observed.crash_looping = restarts >= 5;
-                observed.last_exit = exit.map(|ago_ms| ExitStatus {
-                    code: Some(1),
-                    signal: None,
-                    out_of_memory: false,
-                    at_ms: NOW_MS + ago_ms,
-                });
-                observed
-            });
-            RolloutInstance {
-                id: id("ins", number),
-                revision_id: id("rev", revision),
-                deployment_id: id("dep", deployment),
-                server_id: id("srv", server),
-                ordinal,
-                intent,
-                traffic,
-                traffic_changed_at_ms: NOW_MS - age_ms,
-                observed,
-                caught_up,
-                server_exists: true,
-                server_online: true,
-                routed,
-                open_requests: open,
-                gateway_problem: problem.then(|| "port 80 is in use".to_owned()),
-            }
-        },
-    )
-}
-
-/// Whether a server exists and reports.
-fn servers() -> impl Strategy<Value = Vec<(bool, bool)>> {
-    prop::collection::vec((prop::bool::weighted(0.9), prop::bool::weighted(0.8)), SERVERS as usize)
-}
-
-fn input() -> impl Strategy<Value = RolloutInput> {
-    let instances = (1..=LIMIT as u64).map(instance).collect::<Vec<_>>();
-    let instances = (instances, 0..=LIMIT).prop_map(|(mut instances, count)| {
-        instances.truncate(count);
-        instances
-    });
-    let releases = prop::collection::vec(
-        prop_oneof![Just(PreparationState::Working), Just(PreparationState::Ready), Just(PreparationState::Failed)],
-        (SERVERS * REVISIONS) as usize,
-    );
-    let service = (
-        prop_oneof![4 => Just(ServiceIntent::Run), 1 => Just(ServiceIntent::Stop)],
-        1..4_u32,
-        prop::option::weighted(0.8, 1..=REVISIONS),
-        prop::option::of(1..=REVISIONS),
-    );
-    let ports = prop::collection::vec(port(), REVISIONS as usize);
-    (service, prop::option::weighted(0.9, deployment()), instances, releases, servers(), ports).prop_map(build)
-}
-
-type ServiceRow = (ServiceIntent, u32, Option<u64>, Option<u64>);
-type Parts =
-    (ServiceRow, Option<Deployment>, Vec<RolloutInstance>, Vec<PreparationState>, Vec<(bool, bool)>, Vec<PortSpec>);
-
-fn build((service, deployment, mut instances, releases, servers, ports): Parts) -> RolloutInput {
-    let (intent, replicas, current, previous) = service;
-    for instance in &mut instances {
-        let (exists, online) = servers[samples::number(instance.server_id.as_str()) as usize - 1];
-        instance.server_exists = exists;
-        instance.server_online = exists && online;
-        if !instance.server_online {
-            // As the control plane reads it: a server that does not report says nothing.
-            instance.observed = None;
-            instance.caught_up = false;
-            instance.routed = false;
-            instance.open_requests = 0;
-            instance.gateway_problem = None;
-        }
-    }
-    // Two instances of one service cannot share a port, and the API does not let anybody ask for it.
-    let several = ports.iter().all(|port| !matches!(port, PortSpec::Fixed { .. }));
-    let at_most = |replicas: u32| if several { replicas } else { replicas.min(1) };
-    let replicas = at_most(replicas);
-    let deployment = deployment.map(|deployment| Deployment { replicas: at_most(deployment.replicas), ..deployment });
-    let preparations = releases.iter().enumerate().map(|(index, state)| {
-        let (server, revision) = (index as u64 / REVISIONS + 1, index as u64 % REVISIONS + 1);
-        (id("srv", server), samples::prepared(1, revision, *state))
-    });
-    let takes = servers.iter().enumerate().filter(|(_, (exists, online))| *exists && *online);
-    RolloutInput {
-        service: "web".parse().unwrap(),
-        intent,
-        replicas,
-        current_revision_id: current.map(|number| id("rev", number)),
-        previous_revision_id: previous.map(|number| id("rev", number)),
-        deployment,
-        revisions: (1..=REVISIONS)
-            .map(|number| RolloutRevision {
-                id: id("rev", number),
-                number,
-                port: ports[number as usize - 1].clone(),
-                rollout: RolloutSpec::default(),
-            })
-            .collect(),
-        preparations: preparations.collect(),
-        candidates: takes
-            .map(|(index, _)| Candidate {
-                server_id: id("srv", index as u64 + 1),
-                index: index as _,
-                of_service: 0,
-                of_all: 0,
-            })
-            .collect(),
-        instances,
-        now_ms: NOW_MS,
-    }
-}
-
-fn shuffled(input: RolloutInput) -> impl Strategy<Value = (RolloutInput, RolloutInput)> {
-    (
-        Just(input.instances.clone()).prop_shuffle(),
-        Just(input.revisions.clone()).prop_shuffle(),
-        Just(input.preparations.clone()).prop_shuffle(),
-        Just(input.candidates.clone()).prop_shuffle(),
-    )
-        .prop_map(move |(instances, revisions, preparations, candidates)| {
-            let other = RolloutInput { instances, revisions, preparations, candidates, ..input.clone() };
-            (input.clone(), other)
-        })
-}
 
 /// The rows after the changes, created ones apart.
 fn after(input: &RolloutInput, plan: &RolloutPlan) -> BTreeMap<InstanceId, RolloutInstance> {
@@ -224,26 +34,6 @@ fn after(input: &RolloutInput, plan: &RolloutPlan) -> BTreeMap<InstanceId, Rollo
     rows
 }
 
-fn healthy(instance: &RolloutInstance) -> bool {
-    instance.server_exists && instance.observed.as_ref().is_some_and(|o| o.state == InstanceState::Healthy)
-}
-
-fn gone(instance: &RolloutInstance) -> bool {
-    let ended = |state| matches!(state, InstanceState::Absent | InstanceState::Exited);
-    !instance.server_exists || instance.observed.as_ref().map_or(instance.caught_up, |o| ended(o.state))
-}
-
-fn flying(input: &RolloutInput) -> Option<&Deployment> {
-    input.deployment.as_ref().filter(|deployment| deployment.stage.in_flight())
-}
-
-fn fixed(input: &RolloutInput, revision: &api::ids::RevisionId) -> Option<u16> {
-    match input.revisions.iter().find(|known| &known.id == revision)?.port {
-        PortSpec::Fixed { port } => Some(port),
-        _ => None,
-    }
-}
-
 /// Whether a release is taken back in this tick.
 fn goes_back(plan: &RolloutPlan) -> bool {
     let ended =
@@ -260,7 +50,9 @@ proptest! {
     }
 
     #[test]
-    fn only_an_instance_that_is_out_of_traffic_is_stopped_and_only_one_that_is_gone_is_forgotten(input in input()) {
+    fn only_an_instance_that_is_out_of_traffic_is_stopped_and_only_one_that_is_gone_is_forgotten(
+        input in prop_oneof![input(), handing_over()]
+    ) {
         let plan = plan::rollout::plan(&input);
         let rows = after(&input, &plan);
         for before in &input.instances {
@@ -295,7 +87,9 @@ proptest! {
     }
 
     #[test]
-    fn traffic_is_taken_only_when_somebody_healthy_has_it_afterwards(input in input()) {
+    fn traffic_is_taken_only_when_somebody_healthy_has_it_afterwards(
+        input in prop_oneof![input(), handing_over()]
+    ) {
         let plan = plan::rollout::plan(&input);
         let rows = after(&input, &plan);
         let serves = |instance: &&RolloutInstance| {
@@ -413,7 +207,9 @@ proptest! {
     }
 
     #[test]
-    fn a_deployment_moves_only_forward_only_while_in_flight_and_ends_once(input in input()) {
+    fn a_deployment_moves_only_forward_only_while_in_flight_and_ends_once(
+        input in prop_oneof![input(), handing_over()]
+    ) {
         let plan = plan::rollout::plan(&input);
         let mut stage = input.deployment.as_ref().map(|d| d.stage);
         for change in &plan.changes {
@@ -432,7 +228,9 @@ proptest! {
     }
 
     #[test]
-    fn the_old_leave_traffic_only_after_every_gateway_has_acknowledged_the_new(input in input()) {
+    fn the_old_leave_traffic_only_after_every_gateway_has_acknowledged_the_new(
+        input in prop_oneof![input(), handing_over()]
+    ) {
         let Some(deployment) = flying(&input) else { return Ok(()) };
         let plan = plan::rollout::plan(&input);
         let entered_at_ms = deployment.stages[0].at_ms;
@@ -464,7 +262,9 @@ proptest! {
             "left while gateways still send requests to the old: {:?}", plan.changes
         );
         let current = input.current_revision_id.as_ref();
-        for before in input.instances.iter().filter(|i| !own(i) && i.server_exists) {
+        // An active instance that is to be stopped is no state that the planner brings about.
+        let old = |i: &&RolloutInstance| !own(i) && i.server_exists && i.intent == InstanceIntent::Run;
+        for before in input.instances.iter().filter(old) {
             let current_serves = input.instances.iter().any(|i| {
                 Some(&i.revision_id) == current && i.traffic == Traffic::Active && healthy(i) && (i.routed || !listens(i))
             });
@@ -488,7 +288,9 @@ proptest! {
     }
 
     #[test]
-    fn a_service_in_flight_that_does_not_move_says_what_it_waits_for(input in input()) {
+    fn a_service_in_flight_that_does_not_move_says_what_it_waits_for(
+        input in prop_oneof![input(), handing_over()]
+    ) {
         let plan = plan::rollout::plan(&input);
         if plan.changes.is_empty() && flying(&input).is_some() {
             prop_assert!(!plan.blocked.is_empty());
@@ -512,7 +314,8 @@ proptest! {
         let current = |i: &&RolloutInstance| Some(&i.revision_id) == input.current_revision_id.as_ref();
         let serves = |i: &&RolloutInstance| i.traffic == Traffic::Active && i.intent == InstanceIntent::Run && healthy(i);
         let serving = input.instances.iter().filter(current).filter(serves).count();
-        let warm = input.instances.iter().filter(|i| !current(i) && i.traffic == Traffic::Out && i.intent == InstanceIntent::Run).count();
+        let warm = |i: &&RolloutInstance| i.traffic == Traffic::Out && i.intent == InstanceIntent::Run && !i.routed;
+        let warm = input.instances.iter().filter(|i| !current(i)).filter(warm).count();
         let as_wanted = serving == wanted && serving + warm == input.instances.len();
         prop_assert!(as_wanted || !plan.blocked.is_empty(), "{serving} of {wanted} serve, {warm} are warm: {:?}", input.instances);
         prop_assert!(warm == 0 || plan.wake_at_ms.is_some(), "a warm release stays for ever");
