@@ -13,6 +13,9 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// For joining, the first deployments and the last ones, beside the time for which services are changed.
 const SLACK: Duration = Duration::from_secs(15 * 60);
+/// Far more than a delivery takes, and far less than the 25 s after which a machine that nobody woke
+/// comes to ask by itself.
+const DELIVERY_LIMIT: Duration = Duration::from_secs(10);
 const USAGE: &str = "usage: e2e-load [--agents N] [--minutes M | --seconds S] [--change-percent P] [--database URL]";
 
 fn main() -> ExitCode {
@@ -65,6 +68,9 @@ async fn load(options: &FleetOptions) -> Result<()> {
     }
     if report.undelivered > 0 {
         wrong.push(format!("{} changes never arrived", report.undelivered));
+    }
+    if report.delivery.p99 > DELIVERY_LIMIT {
+        wrong.push(format!("one change in a hundred took longer than {:.1?} to arrive", report.delivery.p99));
     }
     if !report.unfinished.is_empty() {
         wrong.push(format!("{} deployments did not end well", report.unfinished.len()));
