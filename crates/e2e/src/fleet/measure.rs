@@ -1,6 +1,7 @@
 //! What a run of the fleet found out.
 
-use api::ids::DeploymentId;
+use api::deployments::Deployment;
+use api::ids::{DeploymentId, ServiceId};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -20,13 +21,21 @@ pub struct Measure {
 
 #[derive(Debug, Default)]
 struct Found {
-    /// When the API had answered, and how long it had taken.
-    created: BTreeMap<DeploymentId, (Instant, Duration)>,
+    created: BTreeMap<DeploymentId, Created>,
     received: BTreeMap<DeploymentId, Instant>,
     reports: Vec<Duration>,
     errors: Vec<String>,
     errors_count: u64,
     samples: Vec<Sample>,
+}
+
+#[derive(Debug)]
+struct Created {
+    service: ServiceId,
+    /// When the API had answered.
+    answered: Instant,
+    /// How long that had taken.
+    took: Duration,
 }
 
 /// The control plane at one moment.
@@ -59,7 +68,7 @@ pub struct FleetReport {
     pub delivery: Times,
     /// From the command to the document in the machine's hands: the API's answer and the delivery.
     pub whole: Times,
-    /// Deployments whose document never came.
+    /// Deployments whose document never came, nor a later one of the same service, which supersedes it.
     pub undelivered: usize,
     /// How long the API took to answer a change.
     pub change: Times,
@@ -87,9 +96,10 @@ impl Measure {
     }
 
     /// The API has just answered a request that was begun at `asked`.
-    pub fn deployment_created(&self, id: &DeploymentId, asked: Instant) {
-        let now = Instant::now();
-        self.found().created.insert(id.clone(), (now, now - asked));
+    pub fn deployment_created(&self, deployment: &Deployment, asked: Instant) {
+        let answered = Instant::now();
+        let created = Created { service: deployment.service_id.clone(), answered, took: answered - asked };
+        self.found().created.insert(deployment.id.clone(), created);
     }
 
     pub fn deployment_received(&self, id: &DeploymentId, at: Instant) {
@@ -112,13 +122,20 @@ impl Measure {
         let found = self.found();
         let (mut delivery, mut whole) = (Vec::new(), Vec::new());
         let mut undelivered = 0;
-        for (id, (answered, took)) in &found.created {
+        let overtaken = |service: &ServiceId, answered: Instant| {
+            let later = |(id, other): (&DeploymentId, &Created)| {
+                &other.service == service && other.answered > answered && found.received.contains_key(id)
+            };
+            found.created.iter().any(later)
+        };
+        for (id, Created { service, answered, took }) in &found.created {
             match found.received.get(id) {
                 // The document may be there before the answer is.
                 Some(received) => {
                     delivery.push(received.saturating_duration_since(*answered));
                     whole.push(received.saturating_duration_since(*answered - *took));
                 }
+                None if overtaken(service, *answered) => {}
                 None => undelivered += 1,
             }
         }
@@ -128,7 +145,7 @@ impl Measure {
             delivery: Times::of(delivery),
             whole: Times::of(whole),
             undelivered,
-            change: Times::of(found.created.values().map(|(_, took)| *took).collect()),
+            change: Times::of(found.created.values().map(|created| created.took).collect()),
             report: Times::of(found.reports.clone()),
             errors_count: found.errors_count,
             errors: found.errors.clone(),

@@ -216,7 +216,7 @@ async fn change(client: &Client, services: &[(String, String)], options: &FleetO
             let variables = BTreeMap::from([("LOAD".to_owned(), Some(Secret::new(number.to_string())))]);
             let asked = Instant::now();
             match client.env_patch(&stack, &service, &EnvPatch { variables, deploy: true }).await {
-                Ok(Some(deployment)) => measure.deployment_created(&deployment.id, asked),
+                Ok(Some(deployment)) => measure.deployment_created(&deployment, asked),
                 Ok(None) => measure.error("a change", "no deployment was begun".into()),
                 Err(error) => measure.error("a change", error.to_string()),
             }
