@@ -162,7 +162,7 @@ impl World {
         for machine in &self.machines {
             let Some(id) = machine.server_id() else { continue };
             let (name, newest) = (machine.name, seen.generations.get(&id).copied().unwrap_or(0));
-            if machine.disk.highest_generation() != newest {
+            if machine.disk.highest_generation() < newest {
                 return Some(format!("{name} keeps generation {} of {newest}", machine.disk.highest_generation()));
             }
             let waiting = machine.disk.waiting_events().len();
@@ -196,9 +196,8 @@ impl World {
             let services = config.services.into_iter().filter(|s| s.name.as_str() == service);
             services.flat_map(|s| s.upstreams).filter(|u| !u.draining).map(|u| u.instance_id).collect()
         };
-        let well = |machine: &Machine| {
-            routed(machine).iter().filter(|id| self.referee.is_well(self, machine, id)).count()
-        };
+        let well =
+            |machine: &Machine| routed(machine).iter().filter(|id| self.referee.is_well(self, machine, id)).count();
         self.machines.iter().map(|machine| well(machine)).sum()
     }
 

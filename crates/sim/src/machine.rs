@@ -12,7 +12,7 @@ use agent::control_plane::ControlPlane;
 use agent::drivers::dns::DnsDriver;
 use agent::drivers::fake::{FakeDriver, FakeGateway, FakeMachine};
 use agent::health::Health;
-use agent::identity::{self, Identity};
+use agent::identity::{self, Identity, RegisterError};
 use agent::ledger::{Ledger, MemoryDisk, MemoryLedger};
 use agent::transport::{Incoming, Outgoing};
 use api::desired::{DesiredState, InstanceIntent};
@@ -157,9 +157,7 @@ impl Machine {
         let before = self.highest_seen.fetch_max(now, Ordering::SeqCst);
         if now < before {
             let name = self.name;
-            world.story.never(format_args!(
-                "the generation accepted by {name} falls from {before} to {now}"
-            ));
+            world.story.never(format_args!("the generation accepted by {name} falls from {before} to {now}"));
         }
     }
 }
@@ -271,6 +269,7 @@ async fn join(world: &World, machine: &Machine, wire: &Arc<Wire>) -> bool {
         return true;
     }
     let Some(token) = locked(&machine.tokens).first().cloned() else { return false };
+    let tried = token.clone();
     let facts = agent::facts::detect(
         &agent::facts::Machine { root: "/nonexistent".into(), effective_user: 0 },
         Default::default(),
@@ -286,10 +285,9 @@ async fn join(world: &World, machine: &Machine, wire: &Arc<Wire>) -> bool {
         }
         Err(error) => {
             world.story.tell(machine.name, format_args!("cannot join: {error}"));
-            use agent::identity::RegisterError;
-            if matches!(error, RegisterError::TokenUsed | RegisterError::TokenUnknown { .. } | RegisterError::TokenExpired) {
-                let mut tokens = locked(&machine.tokens);
-                tokens.remove(0);
+            use RegisterError::{TokenExpired, TokenUnknown, TokenUsed};
+            if matches!(error, TokenUsed | TokenUnknown { .. } | TokenExpired) {
+                locked(&machine.tokens).retain(|known| known.expose() != tried.expose());
             }
             false
         }

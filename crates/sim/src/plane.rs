@@ -26,7 +26,6 @@ use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::mpsc::{Sender, TryRecvError, channel};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 use tokio::runtime::Runtime;
 use tokio::time::Instant;
 use tower::ServiceExt;
@@ -271,5 +270,10 @@ impl Plane {
 
 pub fn options(directory: &Path) -> ServerOptions {
     let dns = api::gateway::DnsSettings { enabled: false, ..Default::default() };
-    ServerOptions { allow_local_sources: true, poll_interval_ms: POLL_INTERVAL_MS, dns, ..ServerOptions::new(directory) }
+    ServerOptions {
+        allow_local_sources: true,
+        poll_interval_ms: POLL_INTERVAL_MS,
+        dns,
+        ..ServerOptions::new(directory)
+    }
 }

@@ -185,7 +185,9 @@ impl World {
             return;
         }
         let living = self.machines.iter().map(|machine| machine.workloads.log_lines(source)).find(|l| !l.is_empty());
-        let Some(printed) = living.or_else(|| locked(&self.referee.promises.past_logs).get(source).cloned()) else { return };
+        let Some(printed) = living.or_else(|| locked(&self.referee.promises.past_logs).get(source).cloned()) else {
+            return;
+        };
         let what = self.referee.name_of(instance_id);
         let mut offset = 0;
         for (position, line) in printed.iter().enumerate() {

@@ -153,10 +153,7 @@ impl Referee {
         let routed = config.services.iter().flat_map(|s| &s.upstreams).any(|u| &u.instance_id == id && !u.draining);
         if routed && self.is_well(world, machine, id) {
             let what = self.name_of(id);
-            world.story.never(format_args!(
-                "{} stops {what} while its gateway still sends it requests",
-                machine.name
-            ));
+            world.story.never(format_args!("{} stops {what} while its gateway still sends it requests", machine.name));
         }
     }
 

@@ -249,10 +249,10 @@ async fn calm(world: &World, limit: Duration, when: &str) {
 async fn storm(world: &Arc<World>, people: &mut People, chance: &mut Chance) {
     *locked(&world.weather) = Weather::of(chance);
     world.story.tell("weather", format_args!("{:?}", world.weather()));
-    let steps = chance.number(4..14);
+    let steps = chance.number(3..9);
     let week_at = if chance.happens(40) { chance.number(1..steps) } else { u64::MAX };
     for step in 0..steps {
-        tokio::time::sleep(chance.ms(200..6_000)).await;
+        tokio::time::sleep(chance.ms(100..4_000)).await;
         if world.story.violation().is_some() {
             return;
         }
@@ -266,7 +266,7 @@ async fn storm(world: &Arc<World>, people: &mut People, chance: &mut Chance) {
         // The rows are looked at now and then; each look costs a little.
         drop(world.look_at_books());
     }
-    tokio::time::sleep(chance.ms(0..8_000)).await;
+    tokio::time::sleep(chance.ms(0..4_000)).await;
 }
 
 /// Something breaks.
