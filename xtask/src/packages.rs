@@ -24,10 +24,11 @@ const fn extra(package: &'static str, programs: &'static [&'static str], without
     Need { package, programs, without, is_extra: true }
 }
 
-static NEEDS: [Need; 8] = [
+static NEEDS: [Need; 9] = [
     need("git", &["git"], "everything that clones"),
     need("openssh-client", &["ssh-keygen"], "deploy keys"),
     need("curl", &["curl"], "the commands of the README"),
+    need("faketime", &["faketime"], "clocks that jump"),
     need("util-linux", &["setpriv"], "PostgreSQL as its own user"),
     need("postgresql", &["initdb"], "the store on PostgreSQL"),
     extra("chromium", &["chromium"], "the dashboard in a real browser"),

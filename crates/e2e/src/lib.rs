@@ -4,6 +4,7 @@
 //! folder. What a test started is found again by that folder in the command lines of processes, and
 //! ended when the test ends, also when it fails. Only loopback is ever talked to.
 
+mod clock;
 pub mod fleet;
 mod followers;
 mod load;
@@ -11,14 +12,17 @@ mod machine;
 mod postgres;
 mod processes;
 mod repository;
+mod small_disk;
 mod visitors;
 
+pub use clock::Clock;
 pub use followers::{Follower, all_records};
 pub use load::{Load, LoadReport};
 pub use machine::{Answer, Machine, Part, kill};
 pub use postgres::Postgres;
 pub use processes::{CopyWatch, has_ended, instances_of, parent_of};
 pub use repository::Repository;
+pub use small_disk::SmallDisk;
 pub use visitors::{Answered, Judgement, Outage, Outcome, Visit, Visitors, judge};
 
 use std::path::PathBuf;
@@ -61,4 +65,15 @@ pub fn free_low_port() -> u16 {
 pub fn free_port() -> u16 {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
     listener.local_addr().expect("a bound socket has an address").port()
+}
+
+/// What this machine cannot do for a test: said, and a failure where everything is required
+/// (`cargo xtask test --require-all`, or CI).
+pub fn skip(test: &str, reason: &str) {
+    let is_set = |name| std::env::var(name).is_ok_and(|value| !matches!(value.as_str(), "" | "0" | "false"));
+    assert!(
+        !is_set("MAINSTAY_REQUIRE_ALL") && !is_set("CI"),
+        "{test} cannot run, and everything is required: {reason}"
+    );
+    eprintln!("skipped: {test}: {reason}");
 }

@@ -1,16 +1,21 @@
 //! A machine for one test: directories, ports, and the commands that are run on it.
 
-use crate::Repository;
+use crate::{Repository, SmallDisk};
 use anyhow::{Context, Result};
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub struct Machine {
+    disks: Vec<Arc<SmallDisk>>,
     folder: tempfile::TempDir,
     pub control_port: u16,
     pub gateway_port: u16,
+    /// Set for every process that is started from now on.
+    pub environment: BTreeMap<&'static str, String>,
 }
 
 /// What a command printed and how it ended.
@@ -49,7 +54,13 @@ impl Answer {
 impl Machine {
     pub fn new() -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("mainstay-e2e-").tempdir().context("make a folder")?;
-        Ok(Self { folder, control_port: crate::free_port(), gateway_port: crate::free_port() })
+        Ok(Self {
+            disks: Vec::new(),
+            folder,
+            control_port: crate::free_port(),
+            gateway_port: crate::free_port(),
+            environment: BTreeMap::new(),
+        })
     }
 
     pub fn folder(&self) -> &Path {
@@ -58,6 +69,13 @@ impl Machine {
 
     pub fn data(&self) -> PathBuf {
         self.folder().join("data")
+    }
+
+    /// A disk of its own under that name in the machine's folder, until the machine is gone.
+    pub fn small_disk(&mut self, name: &str, megabytes: u64) -> Result<Arc<SmallDisk>> {
+        let disk = Arc::new(SmallDisk::mount(self.folder().join(name), megabytes)?);
+        self.disks.push(disk.clone());
+        Ok(disk)
     }
 
     pub fn repository(&self, name: &str) -> Result<Repository> {
@@ -84,6 +102,7 @@ impl Machine {
             .env("MAINSTAY_NO_DNS", "1")
             .env("NO_COLOR", "1")
             .env("MAINSTAY_DATA_DIR", self.data())
+            .envs(&self.environment)
             .current_dir(self.folder())
             .stdin(Stdio::null());
         command

@@ -6,8 +6,10 @@ use std::time::Duration;
 
 mod backup;
 mod bad_input;
+mod clock_jumps;
 mod commands;
 mod crashes;
+mod disk_full;
 mod fleet;
 mod joining;
 mod kill_loop;
