@@ -3,7 +3,6 @@
 use super::private;
 use super::{Acceptance, GenerationError, Ledger, LedgerError, Opened, SCHEMA_VERSION};
 use api::desired::SignedDesiredState;
-use sqlx::Connection;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -77,10 +76,6 @@ impl FileLedger {
         let pool = SqlitePoolOptions::new()
             .max_connections(1)
             .acquire_timeout(Duration::from_secs(30))
-            // When the disk is full, SQLite ends a transaction by itself, and the rollback that follows fails
-            // for want of one. The driver then believes for ever that it is still in it: such a connection
-            // is of no use any more.
-            .before_acquire(|connection, _| Box::pin(async move { Ok(!connection.is_in_transaction()) }))
             .connect_with(options)
             .await
             .map_err(judge)?;
