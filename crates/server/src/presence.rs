@@ -59,6 +59,13 @@ impl crate::state::Shared {
         self.heard_all().entry(id.clone()).or_insert(heard);
     }
 
+    /// A server asked, and what it asked could not be written down.
+    pub fn excuse(&self, id: &ServerId, now_ms: UnixMillis) {
+        if let Some(heard) = self.heard_all().get_mut(id) {
+            heard.at_ms = heard.at_ms.max(now_ms);
+        }
+    }
+
     /// Nothing could be written down, so nobody could report: everybody's silence counts from now on.
     pub fn pardon(&self, now_ms: UnixMillis) {
         for heard in self.heard_all().values_mut() {

@@ -69,7 +69,9 @@ impl FromRequest<AppState> for SignedRequest {
             return Err(refuse(SignatureError::Clock { difference_ms }));
         }
         let keep_until_ms = signature.timestamp_ms + wire::NONCE_LIFETIME_MS;
-        if !state.store().nonce_claim(&server_id, &signature.nonce, keep_until_ms).await? {
+        let claimed = state.store().nonce_claim(&server_id, &signature.nonce, keep_until_ms).await;
+        // That it cannot be written down is our trouble; the machine is there.
+        if !claimed.inspect_err(|_| state.excuse(&server_id, state.steady.now_ms()))? {
             return Err(HttpError::new(
                 ErrorCode::SignatureRefused,
                 "this request was made before: its nonce is used up",
