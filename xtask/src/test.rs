@@ -59,6 +59,9 @@ fn tests(steps: &mut Steps, require_all: bool) {
     });
     let mut command = in_workspace("test");
     command.arg("--no-fail-fast");
+    if require_all {
+        command.env("MAINSTAY_REQUIRE_ALL", "1");
+    }
     match &postgres {
         Some(postgres) => {
             command.env("MAINSTAY_TEST_POSTGRES_URL", postgres.url()).env("MAINSTAY_REQUIRE_POSTGRES", "1");

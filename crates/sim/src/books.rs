@@ -16,8 +16,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use store::{Instance, Scope, Service};
 
+/// A server as the control plane sees it: id, name, whether it is online, the newest generation for it, and
+/// what it last reported.
+type ServerRow = (ServerId, String, bool, u64, Option<Arc<ObservedState>>);
+
 pub struct Books {
-    pub servers: Vec<(ServerId, String, bool, u64, Option<Arc<ObservedState>>)>,
+    pub servers: Vec<ServerRow>,
     pub services: Vec<Service>,
     pub deployments: Vec<Deployment>,
     pub instances: Vec<Instance>,
