@@ -104,7 +104,7 @@ async fn a_backup_made_while_much_is_written_is_restored_elsewhere_and_agents_of
         .run(&["restore", "--check", &file.to_string_lossy()])
         .ok()
         .says("is whole")
-        .says("1 servers, 1 stacks, 1 services");
+        .says("1 server, 1 stack, 1 service");
     let file = back_up(&machine, "second.backup");
     writing.abort();
     let running = machine.run(&["restore", &file.to_string_lossy(), "--replace"]);
