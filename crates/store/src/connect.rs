@@ -84,7 +84,7 @@ pub async fn open(url: &str, migrate: Migrate) -> Result<Pools> {
     }
     let options: AnyConnectOptions = url.parse().map_err(Error::connect)?;
     if dialect == Dialect::Sqlite {
-        prepare_file(&options, migrate)?;
+        damage::refuse_damaged(&prepare_file(&options, migrate)?).await?;
     }
     bring_up_to_date(dialect, &options, migrate).await?;
     Ok(match dialect {
@@ -124,22 +124,14 @@ fn pool(options: &AnyConnectOptions, connections: u32, settings: [&'static str; 
 async fn bring_up_to_date(dialect: Dialect, options: &AnyConnectOptions, migrate: Migrate) -> Result<()> {
     let connecting = tokio::time::timeout(WAIT, AnyConnection::connect_with(options));
     let mut connection = match connecting.await {
-        Ok(connected) => connected.map_err(damage::damaged)?,
+        Ok(connected) => connected.map_err(Error::connect)?,
         Err(_) => return Err(Error::Connect(format!("no answer within {} s", WAIT.as_secs()).into())),
     };
     let settings = match dialect {
         Dialect::Sqlite => SQLITE_SETTINGS,
         Dialect::Postgres => POSTGRES_MIGRATION_SETTINGS,
     };
-    match dialect {
-        Dialect::Sqlite => {
-            connection.execute(settings).await.map_err(damage::damaged)?;
-            damage::refuse_damaged(&mut connection).await?;
-        }
-        Dialect::Postgres => {
-            connection.execute(settings).await.map_err(Error::connect)?;
-        }
-    }
+    connection.execute(settings).await.map_err(Error::connect)?;
     let migrator = match migrate {
         Migrate::ToNewest => migrations::migrator(),
         Migrate::UpTo(version) => migrations::migrator_up_to(version),
@@ -161,7 +153,7 @@ fn migrate_error(error: MigrateError) -> Error {
 
 /// Makes the file if it may be made, readable by its owner alone: it holds secrets. SQLite gives the
 /// files that it puts beside it the same mode.
-fn prepare_file(options: &AnyConnectOptions, migrate: Migrate) -> Result<()> {
+fn prepare_file(options: &AnyConnectOptions, migrate: Migrate) -> Result<PathBuf> {
     let url = &options.database_url;
     let parsed: SqliteConnectOptions = url.as_str().parse().map_err(Error::connect)?;
     let path = parsed.get_filename();
@@ -182,7 +174,7 @@ fn prepare_file(options: &AnyConnectOptions, migrate: Migrate) -> Result<()> {
         name.push(suffix);
         make_private(&PathBuf::from(name))?;
     }
-    Ok(())
+    Ok(path.to_owned())
 }
 
 fn make_private(path: &Path) -> Result<()> {
