@@ -34,17 +34,19 @@ use tokio::time::Instant;
 pub struct Health<W> {
     driver: Arc<W>,
     entries: Mutex<BTreeMap<InstanceId, Entry>>,
+    synced_at: Mutex<Option<Instant>>,
     changes: watch::Sender<u64>,
 }
 
 struct Entry {
     /// What is being probed now; `None` while the process is down.
-    prober: Option<(Subject, AbortHandle)>,
+    prober: Option<(Subject, Age, AbortHandle)>,
     judge: Arc<Mutex<Judge>>,
 }
 
-/// How long a process runs. The time of its start says so when it is first seen; from then on it is
-/// counted, so that a clock that is set does not make it a newborn, or old, in the middle of its life.
+/// How long a process runs. The time of its start says so when it is first seen, and the former look at the
+/// machine says how long at most; from then on it is counted. So a clock that is set does not make it a
+/// newborn, or old, in the middle of its life.
 #[derive(Debug, Clone, Copy)]
 struct Age {
     before: Duration,
@@ -52,9 +54,9 @@ struct Age {
 }
 
 impl Age {
-    fn since(started_at_ms: Option<UnixMillis>) -> Self {
+    fn since(started_at_ms: Option<UnixMillis>, at_most: Duration) -> Self {
         let before_ms = started_at_ms.map_or(0, |at| u64::try_from(now_ms() - at).unwrap_or(0));
-        Self { before: Duration::from_millis(before_ms), seen: Instant::now() }
+        Self { before: Duration::from_millis(before_ms).min(at_most), seen: Instant::now() }
     }
 
     fn now(&self) -> Duration {
@@ -71,9 +73,15 @@ struct Subject {
     spec: HealthSpec,
 }
 
+impl Subject {
+    fn is_process(&self, pid: Option<u32>, started_at_ms: Option<UnixMillis>) -> bool {
+        self.pid == pid && self.started_at_ms == started_at_ms
+    }
+}
+
 impl<W: Workloads> Health<W> {
     pub fn new(driver: Arc<W>) -> Self {
-        Self { driver, entries: Mutex::default(), changes: watch::Sender::new(0) }
+        Self { driver, entries: Mutex::default(), synced_at: Mutex::default(), changes: watch::Sender::new(0) }
     }
 
     /// A number that changes whenever [`merge`](Self::merge) may say something else.
@@ -84,6 +92,9 @@ impl<W: Workloads> Health<W> {
     /// Probe exactly these: instances as the driver lists them, and how each is to be checked.
     /// Instances without a spec (nobody wants them any more) are left alone. Call it after each look.
     pub fn sync(&self, instances: &[InstanceObserved], specs: &BTreeMap<InstanceId, HealthSpec>) {
+        let before = self.synced_at.lock().unwrap_or_else(PoisonError::into_inner).replace(Instant::now());
+        // What did not run at the look before has begun since.
+        let at_most = before.map_or(Duration::MAX, |before| before.elapsed());
         let mut entries = self.entries();
         entries.retain(|id, entry| {
             let stays = specs.contains_key(id) && instances.iter().any(|instance| &instance.instance_id == id);
@@ -102,9 +113,11 @@ impl<W: Workloads> Health<W> {
             };
             let running = instance.state == InstanceState::Running;
             let entry = entries.entry(instance.instance_id.clone()).or_insert_with(Entry::new);
-            if running && entry.prober.as_ref().is_none_or(|(now, _)| now != &subject) {
+            if running && entry.prober.as_ref().is_none_or(|(now, ..)| now != &subject) {
+                let age = entry.age_of(&subject).unwrap_or_else(|| Age::since(subject.started_at_ms, at_most));
                 entry.stop();
-                entry.begin(self.spawn(&instance.instance_id, &subject, entry.judge.clone()), subject);
+                let handle = self.spawn(&instance.instance_id, &subject, age, entry.judge.clone());
+                entry.prober = Some((subject, age, handle));
             } else if !running {
                 entry.stop();
             }
@@ -118,9 +131,10 @@ impl<W: Workloads> Health<W> {
             let Some(entry) = entries.get(&instance.instance_id) else { continue };
             let judge = entry.judge.lock().unwrap_or_else(PoisonError::into_inner);
             instance.last_probe = judge.last.clone();
-            let current = entry.prober.as_ref().is_some_and(|(subject, _)| {
-                subject.pid == instance.pid && subject.started_at_ms == instance.started_at_ms
-            });
+            let current = entry
+                .prober
+                .as_ref()
+                .is_some_and(|(subject, ..)| subject.is_process(instance.pid, instance.started_at_ms));
             if instance.state != InstanceState::Running || !current {
                 continue;
             }
@@ -141,9 +155,8 @@ impl<W: Workloads> Health<W> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn spawn(&self, instance: &InstanceId, subject: &Subject, judge: Arc<Mutex<Judge>>) -> AbortHandle {
+    fn spawn(&self, instance: &InstanceId, subject: &Subject, age: Age, judge: Arc<Mutex<Judge>>) -> AbortHandle {
         judge.lock().unwrap_or_else(PoisonError::into_inner).reset();
-        let age = Age::since(subject.started_at_ms);
         let target = Target { instance_id: instance.clone(), port: subject.port, age };
         let prober = probe::Prober::new(self.driver.clone(), target, subject.spec.clone());
         let spec = subject.spec.clone();
@@ -165,13 +178,15 @@ impl Entry {
         Self { prober: None, judge: Arc::default() }
     }
 
-    fn begin(&mut self, handle: AbortHandle, subject: Subject) {
-        self.prober = Some((subject, handle));
+    /// If it is this process that is probed, with whatever spec.
+    fn age_of(&self, subject: &Subject) -> Option<Age> {
+        let probed = self.prober.as_ref().filter(|(now, ..)| now.is_process(subject.pid, subject.started_at_ms));
+        probed.map(|(_, age, _)| *age)
     }
 
     /// The last answer stays: it is what a failed deployment shows.
     fn stop(&mut self) {
-        if let Some((_, handle)) = self.prober.take() {
+        if let Some((.., handle)) = self.prober.take() {
             handle.abort();
         }
     }
@@ -289,6 +304,14 @@ mod tests {
             judge.hear(&spec(), Duration::from_millis(age_ms), result);
         }
         judge.verdict
+    }
+
+    #[test]
+    fn a_process_that_was_not_there_at_the_former_look_is_no_older_than_that_whatever_the_clock_says() {
+        let an_hour_ago = Some(now_ms() - 3_600_000);
+        assert!(Age::since(an_hour_ago, Duration::MAX).now() >= Duration::from_secs(3_600), "adopted, it is old");
+        let begun_since = Age::since(an_hour_ago, Duration::from_secs(2)).now();
+        assert!(begun_since < Duration::from_secs(60), "{begun_since:?}");
     }
 
     #[test]

@@ -99,14 +99,7 @@ async fn the_clock_of_a_machine_jumps_by_an_hour_to_and_fro_amid_deployments_and
     for kind in ["server_offline", "gateway_stopped", "config_refused"] {
         assert!(of_kind(&events, kind).is_empty(), "{:#?}", of_kind(&events, kind));
     }
-    // A start that is slow is not lost health; see docs/reliability.md, "Clocks".
-    let starting =
-        |e: &&serde_json::Value| e["message"].as_str().is_some_and(|m| m.contains("listens on no other port yet"));
-    let unwell: Vec<_> = of_kind(&events, "health_changed")
-        .into_iter()
-        .filter(|e| e["level"] != "info")
-        .filter(|e| !starting(e))
-        .collect();
+    let unwell: Vec<_> = of_kind(&events, "health_changed").into_iter().filter(|e| e["level"] != "info").collect();
     assert!(unwell.is_empty(), "{unwell:#?}");
     assert_eq!(machine.status("worker")["condition"], "running");
 }
