@@ -7,7 +7,7 @@
 
 use crate::clock::now_ms;
 use crate::identity::Identity;
-use crate::transport::{Http, Incoming, Outgoing, Transport, TransportError};
+use crate::transport::{Http, Incoming, Outgoing, Transport, TransportError, send_within};
 use api::agent::{StatusAnswer, StatusReport};
 use api::desired::SignedDesiredState;
 use api::error::{ApiError, ErrorCode};
@@ -184,8 +184,6 @@ impl ControlPlane {
     /// `None` for 304 and 204.
     async fn send(&self, call: &Call) -> Result<Option<Bytes>, ControlPlaneError> {
         let operation = call.operation;
-        let unreachable =
-            |reason: String| ControlPlaneError::Unreachable { operation, url: self.url().to_owned(), reason };
         let mut url = self.base.clone();
         url.set_path(&format!("{}{}", self.base.path().trim_end_matches('/'), call.path));
         url.set_query((!call.query.is_empty()).then_some(call.query.as_str()));
@@ -209,13 +207,13 @@ impl ControlPlane {
             headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         }
         let request = Outgoing { method: call.method.clone(), url, headers, body: call.body.clone() };
-        let answered = tokio::time::timeout(call.timeout, self.transport.send(request)).await;
-        let Incoming { status, headers, body } = match answered {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(TransportError::Unreachable(reason))) => return Err(unreachable(reason)),
-            Ok(Err(error)) => return Err(ControlPlaneError::Answer { operation, reason: error.to_string() }),
-            Err(_) => return Err(unreachable("it did not answer in time".into())),
-        };
+        let answered = send_within(&*self.transport, request, call.timeout).await;
+        let Incoming { status, headers, body } = answered.map_err(|error| match error {
+            TransportError::Unreachable(reason) => {
+                ControlPlaneError::Unreachable { operation, url: self.url().to_owned(), reason }
+            }
+            error @ TransportError::TooLarge => ControlPlaneError::Answer { operation, reason: error.to_string() },
+        })?;
         match status {
             StatusCode::NOT_MODIFIED | StatusCode::NO_CONTENT => Ok(None),
             status if status.is_success() => Ok(Some(body)),

@@ -5,7 +5,7 @@
 //! last: a token that is refused changes nothing on disk, and one that was taken is followed by one
 //! write whose possibility was checked before.
 
-use crate::transport::{Http, Outgoing, Transport, TransportError};
+use crate::transport::{Http, Outgoing, Transport, TransportError, send_within};
 use api::UnixMillis;
 use api::agent::{RegisterAnswer, RegisterRequest};
 use api::error::{ApiError, ErrorCode};
@@ -176,7 +176,6 @@ async fn post_registration(
     url: &str,
     request: &RegisterRequest,
 ) -> Result<RegisterAnswer, RegisterError> {
-    let unreachable = |reason: String| RegisterError::Unreachable { url: url.to_owned(), reason };
     let address = format!("{url}/api/v1/agent/register");
     let address = reqwest::Url::parse(&address)
         .map_err(|error| RegisterError::Url { url: url.to_owned(), reason: error.to_string() })?;
@@ -184,12 +183,11 @@ async fn post_registration(
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     let body = serde_json::to_vec(request).expect("nouns of the api serialize to JSON").into();
     let outgoing = Outgoing { method: Method::POST, url: address, headers, body };
-    let answer = match tokio::time::timeout(REGISTER_TIMEOUT, transport.send(outgoing)).await {
-        Ok(Ok(answer)) => answer,
-        Ok(Err(TransportError::Unreachable(reason))) => return Err(unreachable(reason)),
-        Ok(Err(error)) => return Err(RegisterError::Answer { url: url.to_owned(), reason: error.to_string() }),
-        Err(_) => return Err(unreachable("it did not answer in time".into())),
-    };
+    let answered = send_within(transport, outgoing, REGISTER_TIMEOUT).await;
+    let answer = answered.map_err(|error| match error {
+        TransportError::Unreachable(reason) => RegisterError::Unreachable { url: url.to_owned(), reason },
+        error @ TransportError::TooLarge => RegisterError::Answer { url: url.to_owned(), reason: error.to_string() },
+    })?;
     let (status, body) = (answer.status, answer.body);
     if status.is_success() {
         return serde_json::from_slice(&body)

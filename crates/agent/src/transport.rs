@@ -8,6 +8,7 @@ use crate::control_plane::{http_client, plain_reason};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::{HeaderMap, Method, StatusCode};
+use std::time::Duration;
 
 const ANSWER_LIMIT_BYTES: usize = 32 * 1024 * 1024;
 
@@ -38,9 +39,20 @@ pub enum TransportError {
     TooLarge,
 }
 
-/// A network. Callers bound the time: a request may never be answered.
+/// A network. A request may never be answered, so it is sent by [`send_within`].
 pub trait Transport: Send + Sync + 'static {
     fn send(&self, request: Outgoing) -> BoxFuture<'_, Result<Incoming, TransportError>>;
+}
+
+/// Sends, and waits so long for the answer. A network that says nothing is one that does not reach.
+pub async fn send_within(
+    transport: &dyn Transport,
+    request: Outgoing,
+    limit: Duration,
+) -> Result<Incoming, TransportError> {
+    tokio::time::timeout(limit, transport.send(request))
+        .await
+        .unwrap_or_else(|_| Err(TransportError::Unreachable("it did not answer in time".into())))
 }
 
 /// The real one.
