@@ -33,13 +33,8 @@ pub fn meminfo_bytes(meminfo: &str, key: &str) -> u64 {
 
 /// Of the disk that a path lies on, as far as an ordinary user may fill it.
 pub fn space(path: &Path) -> Space {
-    match rustix::fs::statvfs(path) {
-        Ok(stat) => Space {
-            total_bytes: stat.f_blocks.saturating_mul(stat.f_frsize),
-            available_bytes: stat.f_bavail.saturating_mul(stat.f_frsize),
-        },
-        Err(_) => Space::default(),
-    }
+    let counted = rustix::fs::statvfs(path);
+    counted.map_or_else(|_| Space::default(), |stat| Space::of_blocks(stat.f_blocks, stat.f_bavail, stat.f_frsize))
 }
 
 #[cfg(test)]

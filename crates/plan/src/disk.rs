@@ -18,6 +18,13 @@ pub struct Space {
     pub available_bytes: u64,
 }
 
+impl Space {
+    /// As file systems count: in blocks, of which some are free for everybody.
+    pub fn of_blocks(total: u64, available: u64, block_bytes: u64) -> Self {
+        Self { total_bytes: total.saturating_mul(block_bytes), available_bytes: available.saturating_mul(block_bytes) }
+    }
+}
+
 /// How much is left alone: what was wished, or 5 % between 256 MB and 2 GB, but never more than an eighth
 /// of the disk.
 pub fn reserve_bytes(total_bytes: u64, wished_bytes: Option<u64>) -> u64 {

@@ -48,13 +48,8 @@ impl DiskGuard {
 }
 
 fn space(path: &Path) -> Space {
-    match rustix::fs::statvfs(path) {
-        Ok(stat) => Space {
-            total_bytes: stat.f_blocks.saturating_mul(stat.f_frsize),
-            available_bytes: stat.f_bavail.saturating_mul(stat.f_frsize),
-        },
-        Err(_) => Space::default(),
-    }
+    let counted = rustix::fs::statvfs(path);
+    counted.map_or_else(|_| Space::default(), |stat| Space::of_blocks(stat.f_blocks, stat.f_bavail, stat.f_frsize))
 }
 
 #[cfg(test)]
