@@ -1,114 +1,33 @@
-//! Small desired and observed states for this crate's tests.
+//! Small desired and observed states for the tests inside of this crate: everything of number `n` belongs
+//! to service number `n`.
+
+mod nouns;
 
 use api::desired::*;
 use api::observed::*;
 use api::services::*;
-use std::collections::BTreeMap;
-
-pub fn id<T: std::str::FromStr>(prefix: &str, number: u64) -> T
-where
-    T::Err: std::fmt::Debug,
-{
-    format!("{prefix}_{number:032x}").parse().unwrap()
-}
+pub use nouns::id;
 
 pub fn desired(services: Vec<ServiceDesired>) -> DesiredState {
-    DesiredState {
-        server_id: id("srv", 1),
-        server_name: "local".parse().unwrap(),
-        generation: 7,
-        issued_at_ms: 0,
-        poll_interval_ms: 10_000,
-        security_mode: SecurityMode::Closed,
-        gateway: Default::default(),
-        dns: Default::default(),
-        stacks: vec![StackDesired {
-            stack_id: id("stk", 1),
-            project_id: id("prj", 1),
-            name: "shop".parse().unwrap(),
-            version: 1,
-            hash: String::new(),
-            services,
-        }],
-    }
+    nouns::desired(7, services)
 }
 
 /// Service number `n` is called `service-n` and has the revision of the same number.
 pub fn service(number: u64, instances: Vec<InstanceDesired>) -> ServiceDesired {
     ServiceDesired {
-        service_id: id("svc", number),
-        name: format!("service-{number}").parse().unwrap(),
         routes: vec![RouteSpec { host: None, path: format!("/{number}").parse().unwrap(), strip_prefix: false }],
-        revisions: vec![RevisionDesired {
-            revision_id: id("rev", number),
-            number,
-            deployment_id: id("dep", number),
-            source: ResolvedSource {
-                git: "https://example.com/a.git".parse().unwrap(),
-                commit: "0".repeat(40).parse().unwrap(),
-                reference: None,
-                directory: String::new(),
-                submodules: false,
-                credential: None,
-            },
-            build: None,
-            build_key: String::new(),
-            run: RunSpec::Command { command: "run".into() },
-            env: BTreeMap::new(),
-            port: PortSpec::Injected,
-            health: HealthSpec::with(HealthCheck::Tcp),
-            limits: Limits::default(),
-            restart: RestartSpec::default(),
-            stop: StopSpec::default(),
-        }],
+        revisions: vec![nouns::revision(number, PortSpec::Injected)],
         instances,
+        ..nouns::service(number, &format!("service-{number}"))
     }
 }
 
-pub fn instance(number: u64, revision: u64, intent: InstanceIntent, traffic: Traffic) -> InstanceDesired {
-    InstanceDesired {
-        instance_id: id("ins", number),
-        revision_id: id("rev", revision),
-        deployment_id: id("dep", revision),
-        ordinal: number as u32,
-        intent,
-        traffic,
-    }
-}
+pub use nouns::wanted as instance;
 
 pub fn seen(number: u64, revision: u64, state: InstanceState) -> InstanceObserved {
-    InstanceObserved {
-        instance_id: id("ins", number),
-        service_id: id("svc", revision),
-        revision_id: id("rev", revision),
-        state,
-        pid: Some(100),
-        port: Some(20_000 + number as u16),
-        started_at_ms: None,
-        restarts: 0,
-        crash_looping: false,
-        stopping: false,
-        last_exit: None,
-        last_probe: None,
-        problem: None,
-        log_tail: vec![],
-        memory_bytes: None,
-        cpu_ms: None,
-    }
+    nouns::seen(number, revision, revision, state)
 }
 
 pub fn prepared(revision: u64, state: PreparationState) -> PreparationObserved {
-    PreparationObserved {
-        service_id: id("svc", revision),
-        revision_id: id("rev", revision),
-        deployment_id: id("dep", revision),
-        state,
-        step: PreparationStep::Build,
-        started_at_ms: None,
-        ended_at_ms: None,
-        error: (state == PreparationState::Failed).then(|| "the build command exited with code 1".into()),
-        retryable: false,
-        attempts: 1,
-        log_tail: vec![],
-    }
+    nouns::prepared(revision, revision, state)
 }
