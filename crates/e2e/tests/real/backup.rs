@@ -1,7 +1,8 @@
 //! Backups are checked by really restoring them: elsewhere, over what is there, from yesterday.
 
+use crate::parts::{Parts, answers, joined, parts, servers};
 use crate::{Load, SHORT, answering, get, start_agent, start_server, version_is, word_after};
-use e2e::{Machine, Part, Repository, eventually};
+use e2e::{Machine, Repository, eventually};
 use serde_json::Value;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -9,53 +10,6 @@ use std::time::Duration;
 
 /// Old instances go as soon as they may, so that the end of a replacement is seen soon.
 const QUICK: &str = "[services.web.rollout]\nwarm = \"0s\"\nbake = \"0s\"\n";
-
-struct Parts {
-    machine: Machine,
-    repository: Repository,
-    server: Part,
-    agent: Part,
-}
-
-async fn parts() -> Parts {
-    let machine = Machine::new().unwrap();
-    let repository = machine.repository("shop").unwrap();
-    repository.write_app("v1", QUICK).unwrap();
-    repository.commit("first").unwrap();
-    let server = start_server(&machine, &[]);
-    answers(&machine).await;
-    let agent = joined(&machine, "data", "agent.log", "one").await;
-    machine.run_in(&repository.path, &["deploy"]).ok();
-    version_is(&machine, "v1").await;
-    Parts { machine, repository, server, agent }
-}
-
-async fn answers(machine: &Machine) {
-    let health = format!("{}/healthz", machine.control_url());
-    eventually("the control plane answers", SHORT, || get(&health)).await;
-}
-
-/// An agent that joins, once it is online.
-async fn joined(machine: &Machine, folder: &str, log: &str, name: &str) -> Part {
-    let created = machine.run(&["--json", "tokens", "create", "--name", name]).ok().json();
-    let token = created["token"].as_str().unwrap().to_owned();
-    let (data, url) = (machine.folder().join(folder), machine.control_url());
-    let before = servers(machine).as_array().map_or(0, Vec::len);
-    let data = data.to_string_lossy();
-    let agent = machine.start(log, &["--data-dir", &data, "agent", "--join", &url, "--token", &token]);
-    eventually("the server is online", SHORT, || async {
-        let servers = servers(machine);
-        let servers = servers.as_array()?;
-        (servers.len() > before && servers.iter().all(|s| s["condition"] == "online")).then_some(())
-    })
-    .await;
-    agent
-}
-
-fn servers(machine: &Machine) -> Value {
-    let answer = machine.run(&["--json", "servers"]);
-    if answer.code == 0 { answer.json() } else { Value::Null }
-}
 
 fn back_up(machine: &Machine, name: &str) -> PathBuf {
     let file = machine.folder().join(name);
@@ -85,7 +39,7 @@ async fn recovery_is(machine: &Machine, state: &str) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_backup_made_while_much_is_written_is_restored_elsewhere_and_agents_of_before_work_on() {
-    let Parts { machine, repository, mut server, agent: _agent } = parts().await;
+    let Parts { machine, repository, mut server, agent: _agent } = parts(QUICK).await;
     let load = Load::start(&machine.gateway_url(), 2);
     // Writes all the while: events of a service that is scaled up and down, and log lines.
     let url = format!("{}/log/a-line", machine.gateway_url());
@@ -169,7 +123,7 @@ impl<'a> WithToken<'a> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn restored_from_yesterday_what_runs_goes_on_until_one_command_replaces_it_without_a_gap() {
-    let Parts { machine, repository, mut server, agent: _agent } = parts().await;
+    let Parts { machine, repository, mut server, agent: _agent } = parts(QUICK).await;
     let yesterday = back_up(&machine, "yesterday.backup");
     deploy(&machine, &repository, "v2").await;
     let new_service = format!(
@@ -250,7 +204,7 @@ async fn restored_from_yesterday_what_runs_goes_on_until_one_command_replaces_it
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_joined_after_the_backup_is_refused_with_the_way_back_in_and_serves_on() {
-    let Parts { machine, repository: _repository, mut server, agent: _agent } = parts().await;
+    let Parts { machine, repository: _repository, mut server, agent: _agent } = parts(QUICK).await;
     let yesterday = back_up(&machine, "yesterday.backup");
     let _second = joined(&machine, "second", "second.log", "two").await;
     server.crash();
@@ -303,7 +257,7 @@ async fn a_control_plane_moves_from_sqlite_to_postgresql_and_back_with_its_agent
         eprintln!("PostgreSQL is not installed: moving between the databases was not tried");
         return;
     };
-    let Parts { machine, repository, mut server, agent: _agent } = parts().await;
+    let Parts { machine, repository, mut server, agent: _agent } = parts(QUICK).await;
     let file = back_up(&machine, "sqlite.backup");
     server.crash();
     let url = postgres.url();
@@ -330,7 +284,7 @@ async fn a_control_plane_moves_from_sqlite_to_postgresql_and_back_with_its_agent
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_agent_that_is_restarted_while_it_is_ahead_still_refuses_and_still_serves() {
-    let Parts { machine, repository, mut server, mut agent } = parts().await;
+    let Parts { machine, repository, mut server, mut agent } = parts(QUICK).await;
     let yesterday = back_up(&machine, "yesterday.backup");
     deploy(&machine, &repository, "v2").await;
     server.crash();

@@ -1,42 +1,13 @@
 //! SIGKILL at bad moments, with everything still served and put right afterwards.
 
+use crate::parts::{Parts, parts};
 use crate::{Load, SHORT, answering, get, start_agent, start_server, version_is, word_after};
-use e2e::{Machine, Part, Repository, eventually, kill};
+use e2e::{eventually, kill};
 use std::time::Duration;
-
-/// Control plane and agent as two processes, so that each can crash alone.
-struct Parts {
-    machine: Machine,
-    repository: Repository,
-    server: Part,
-    agent: Part,
-}
-
-async fn parts() -> Parts {
-    let machine = Machine::new().unwrap();
-    let repository = machine.repository("shop").unwrap();
-    repository.write_app("v1", "").unwrap();
-    repository.commit("first").unwrap();
-    let server = start_server(&machine, &[]);
-    let health = format!("{}/healthz", machine.control_url());
-    eventually("the control plane answers", SHORT, || get(&health)).await;
-    let created = machine.run(&["--json", "tokens", "create", "--name", "one"]).ok().json();
-    let token = created["token"].as_str().unwrap().to_owned();
-    let url = machine.control_url();
-    let agent = machine.start("agent.log", &["agent", "--join", &url, "--token", &token]);
-    eventually("the server is online", SHORT, || async {
-        let servers = machine.run(&["--json", "servers"]).json();
-        (servers[0]["condition"] == "online").then_some(())
-    })
-    .await;
-    machine.run_in(&repository.path, &["deploy"]).ok();
-    version_is(&machine, "v1").await;
-    Parts { machine, repository, server, agent }
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_agent_leaves_services_alone_and_adopts_them_when_it_is_back() {
-    let Parts { machine, repository, server: _server, mut agent } = parts().await;
+    let Parts { machine, repository, server: _server, mut agent } = parts("").await;
     let before = word_after(&answering(&machine).await, "pid");
     let load = Load::start(&machine.gateway_url(), 4);
     agent.crash();
@@ -54,7 +25,7 @@ async fn a_killed_agent_leaves_services_alone_and_adopts_them_when_it_is_back() 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_agent_killed_again_and_again_during_deployments_converges_without_a_second_copy() {
-    let Parts { machine, repository, server: _server, mut agent } = parts().await;
+    let Parts { machine, repository, server: _server, mut agent } = parts("").await;
     let load = Load::start(&machine.gateway_url(), 4);
     for round in 2..8u64 {
         repository.write_app(&format!("v{round}"), "[services.web.rollout]\nwarm = \"0s\"\nbake = \"0s\"\n").unwrap();
@@ -76,7 +47,7 @@ async fn an_agent_killed_again_and_again_during_deployments_converges_without_a_
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn with_the_control_plane_gone_an_agent_restarts_and_keeps_everything_running_from_its_ledger() {
-    let Parts { machine, repository: _repository, mut server, mut agent } = parts().await;
+    let Parts { machine, repository: _repository, mut server, mut agent } = parts("").await;
     server.crash();
     agent.crash();
     let before = word_after(&answering(&machine).await, "pid");
@@ -97,7 +68,7 @@ async fn with_the_control_plane_gone_an_agent_restarts_and_keeps_everything_runn
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_control_plane_goes_on_with_the_deployment_when_it_is_back() {
-    let Parts { machine, repository, mut server, agent: _agent } = parts().await;
+    let Parts { machine, repository, mut server, agent: _agent } = parts("").await;
     repository.write_app("v2", "").unwrap();
     repository.commit("second").unwrap();
     machine.run_in(&repository.path, &["deploy", "--no-wait"]).ok();
@@ -114,7 +85,7 @@ async fn a_killed_control_plane_goes_on_with_the_deployment_when_it_is_back() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_gateway_is_back_by_itself() {
-    let Parts { machine, repository: _repository, server: _server, agent: _agent } = parts().await;
+    let Parts { machine, repository: _repository, server: _server, agent: _agent } = parts("").await;
     let gateways = machine.pids_of(&["gateway --directory"]);
     assert_eq!(gateways.len(), 1, "{:#?}", machine.processes());
     kill(gateways[0]);
