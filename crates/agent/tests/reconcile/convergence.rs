@@ -1,6 +1,6 @@
 //! From a document to a machine that is as it says.
 
-use crate::world::{Service, World, document, live, rendered};
+use crate::world::{Service, World, document, live, rarely_polled, rendered};
 use agent::drivers::Workloads;
 use agent::drivers::fake::{FakeDriver, Verb};
 use api::events::EventKind;
@@ -28,18 +28,14 @@ async fn a_document_becomes_running_services_routes_and_names() {
 }
 
 #[tokio::test]
-async fn news_reach_the_machine_in_milliseconds() {
+async fn news_reach_the_machine_without_waiting_for_its_next_look() {
     let world = World::new().await;
     let agent = world.agent().await;
-    world.apply(&document(1, &[Service::new("web", 1)])).await;
+    world.apply(&rarely_polled(document(1, &[Service::new("web", 1)]))).await;
     let quick = Service { check: "true", build: None, ..Service::new("api", 2) };
-    let begun = Instant::now();
-    world.control_plane.publish(&document(2, &[Service::new("web", 1), quick.clone()]));
+    world.control_plane.publish(&rarely_polled(document(2, &[Service::new("web", 1), quick.clone()])));
     let started = quick.instance_id(1);
     world.seen("the new instance", |o| o.instances.iter().any(|i| i.instance_id.as_str() == started)).await;
-    let took = begun.elapsed();
-    println!("from publishing to the report of a started instance: {took:?}");
-    assert!(took < Duration::from_millis(900), "it took {took:?}, as if it had waited for the next poll");
     agent.stop().await;
 }
 
@@ -129,11 +125,9 @@ async fn an_instance_whose_supervisor_was_killed_is_started_again() {
 async fn a_gateway_that_died_gets_its_routes_again_at_once() {
     let world = World::new().await;
     let agent = world.agent().await;
-    world.apply(&document(1, &[Service::new("web", 1)])).await;
-    let begun = Instant::now();
+    world.apply(&rarely_polled(document(1, &[Service::new("web", 1)]))).await;
     world.gateway.die();
     world.seen("the routes again", |o| o.gateway.running && o.gateway.pid == Some(2)).await;
-    assert!(begun.elapsed() < Duration::from_millis(900), "it took {:?}", begun.elapsed());
     let kinds: Vec<EventKind> = world.control_plane.events().iter().map(|e| e.kind).collect();
     assert!(kinds.iter().filter(|k| **k == EventKind::GatewayStarted).count() >= 2, "{kinds:?}");
     agent.stop().await;

@@ -1,6 +1,6 @@
 //! Logs arrive whole, once, and go on where they stopped.
 
-use crate::world::{Service, World, document};
+use crate::world::{Service, World, document, rarely_polled};
 use std::time::{Duration, Instant};
 
 async fn arrived(world: &World, key: &str, last: &str) -> Vec<String> {
@@ -45,20 +45,17 @@ async fn a_log_goes_on_at_the_acknowledged_offset_after_a_kill_and_an_outage() {
 }
 
 #[tokio::test]
-async fn a_line_is_on_its_way_within_a_fraction_of_a_second() {
+async fn a_line_is_on_its_way_without_waiting_for_the_next_look_at_the_machine() {
     let world = World::new().await;
     let agent = world.agent().await;
     let web = Service::new("web", 1);
-    world.apply(&document(1, std::slice::from_ref(&web))).await;
+    world.apply(&rarely_polled(document(1, std::slice::from_ref(&web)))).await;
     let id = web.instance_id(1).parse().unwrap();
     let key = format!("run:{id}");
     world.machine.print(&id, "warm");
     arrived(&world, &key, "warm").await;
-    let begun = Instant::now();
     world.machine.print(&id, "now");
     arrived(&world, &key, "now").await;
-    println!("from printing to the control plane: {:?}", begun.elapsed());
-    assert!(begun.elapsed() < Duration::from_millis(600), "{:?}", begun.elapsed());
     agent.stop().await;
 }
 

@@ -215,3 +215,8 @@ pub fn document(generation: u64, services: &[Service]) -> DesiredState {
     }))
     .unwrap()
 }
+
+/// The same for a machine that looks only once in ten minutes by itself: what it does sooner, something told it.
+pub fn rarely_polled(document: DesiredState) -> DesiredState {
+    DesiredState { poll_interval_ms: 600_000, ..document }
+}

@@ -71,17 +71,16 @@ fn http() -> HealthCheck {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_that_answers_is_healthy_soon_after_it_listens() {
     let host = ProcessHost::new();
-    let watched = Watched::start(&host, &format!("{HELPER} serve-after 600"), http(), |_| {}).await;
+    let mut watched = Watched::start(&host, &format!("{HELPER} serve-after 600"), http(), |_| {}).await;
+    // One that is well is asked once in an hour; one that is starting must not wait for that.
+    watched.spec.interval_ms = 3_600_000;
     let mut changes = watched.health.changes();
     watched.look().await;
     let before = watched.look().await;
     assert_eq!(before.state, InstanceState::Running, "not known yet");
     let port = before.port.unwrap();
     eventually("it listens", async || crate::machine::get(port, "/").await.is_some()).await;
-    let listening = Instant::now();
     let seen = watched.until("healthy", |i| i.state == InstanceState::Healthy).await;
-    println!("noticed {:?} after it listened", listening.elapsed());
-    assert!(listening.elapsed() < Duration::from_secs(1), "{:?}", listening.elapsed());
     let probe = seen.last_probe.unwrap();
     assert_eq!(probe.message, format!("GET http://127.0.0.1:{port}/health answered 200"));
     assert!(changes.has_changed().unwrap());

@@ -1,6 +1,7 @@
 //! A machine that exists only on the wire: it registers, signs, waits for desired states, verifies
 //! them, pretends to have done what they say, and reports. How it pretends is the test's to choose.
 
+use crate::harness::PATIENCE;
 use api::agent::{RegisterAnswer, RegisterRequest, StatusAnswer, StatusReport};
 use api::desired::{DesiredState, InstanceIntent, SignedDesiredState, Traffic};
 use api::events::Event;
@@ -14,7 +15,7 @@ use api::servers::ServerFacts;
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use wire::request::{HEADER_CONTENT, HEADER_NONCE, HEADER_SERVER, HEADER_SIGNATURE, HEADER_TIMESTAMP, RequestParts};
 use wire::{RequestSigner, VerifyingKey};
@@ -178,6 +179,19 @@ impl FakeAgent {
     /// The last desired state that it got.
     pub fn desired(&self) -> DesiredState {
         self.seen.lock().unwrap().clone().expect("a desired state has arrived")
+    }
+
+    /// Once the news that make it so have arrived: what the control plane decided takes its way.
+    pub async fn desired_until(&self, good: impl Fn(&DesiredState) -> bool) -> DesiredState {
+        let began = Instant::now();
+        loop {
+            let desired = self.desired();
+            if good(&desired) {
+                return desired;
+            }
+            assert!(began.elapsed() < PATIENCE, "still waiting: {desired:#?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 }
 

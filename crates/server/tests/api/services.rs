@@ -2,6 +2,7 @@
 
 use crate::harness::World;
 use api::deployments::{Deployment, DeploymentKind, Stage};
+use api::desired::DesiredState;
 use api::services::{Revision, ServiceCondition, ServiceIntent};
 use serde_json::json;
 
@@ -23,9 +24,10 @@ async fn a_stopped_service_has_no_instances_until_it_is_started_again() {
     world.wait_for(&stop, Stage::Stopped).await;
     let view = world.service_until("shop", "web", |v| v.instances.is_empty()).await;
     assert_eq!((view.intent, view.condition), (ServiceIntent::Stop, ServiceCondition::Stopped));
-    let shown = agent.desired().stacks[0].services[0].clone();
+    let empty = |s: &DesiredState| s.stacks.iter().all(|s| s.services.iter().all(|s| s.instances.is_empty()));
+    let desired = agent.desired_until(empty).await;
+    let shown = &desired.stacks[0].services[0];
     assert_eq!(shown.routes.len(), 1, "its route leads to a page that says that it is stopped");
-    assert!(agent.desired().stacks.iter().all(|s| s.services.iter().all(|s| s.instances.is_empty())));
     world.post(&format!("{WEB}/stop"), json!({})).await.error(409);
 
     let start: Deployment = world.post(&format!("{WEB}/start"), json!({})).await.json();

@@ -9,6 +9,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 use store::{Error, Store};
 
+/// Less than the store waits for a database that says nothing.
+const AT_ONCE: Duration = Duration::from_secs(9);
+
 on_every_database![
     opening_again_changes_nothing,
     opening_at_once_from_several_places_works,
@@ -125,7 +128,7 @@ async fn a_file_that_is_no_database_is_named_as_such_at_once() {
     let error = Store::open_sqlite(&file).await.unwrap_err();
     assert!(matches!(error, Error::Damaged { .. }), "{error:?}");
     assert!(said(&error).contains("file is not a database"), "{}", said(&error));
-    assert!(started.elapsed() < Duration::from_secs(3));
+    assert!(started.elapsed() < AT_ONCE);
     assert!(std::fs::read_to_string(&file).unwrap().starts_with("This is a letter"), "it is left as it was");
 }
 
@@ -155,7 +158,7 @@ async fn a_postgres_that_is_not_there_is_said_at_once_without_its_password() {
     assert!(matches!(error, Error::Connect(_)), "{error:?}");
     assert!(said(&error).contains("refused"), "{}", said(&error));
     assert!(!format!("{error:?}").contains("hunter2"));
-    assert!(started.elapsed() < Duration::from_secs(3));
+    assert!(started.elapsed() < AT_ONCE);
 }
 
 /// The settings are of each connection, so the store's own are looked at: what it commits is
