@@ -5,6 +5,7 @@
 //! ended when the test ends, also when it fails. Only loopback is ever talked to.
 
 mod clock;
+mod connection;
 pub mod fleet;
 mod followers;
 mod load;

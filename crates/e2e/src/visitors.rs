@@ -2,10 +2,11 @@
 //! it failed.
 //!
 //! Half of them keep their connection, as browsers do; the others come anew each time. Their rate is
-//! bounded, because the machine that a test runs on has other work. What they saw is judged afterwards
-//! by [`judge`], which knows when a gateway was killed: a request that was on its way through it, or
+//! bounded, because the machine that a test runs on has other work. None asks twice. What they saw is judged
+//! afterwards by [`judge`], which knows when a gateway was killed: a request on a connection to it, or one
 //! that found nobody listening until the next one did, is excused, and no other failure is.
 
+use crate::connection::{Connection, Reply};
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,6 +23,8 @@ const SLOW_PATH: &str = "slow/150";
 pub struct Visit {
     pub sent: Instant,
     pub ended: Instant,
+    /// Since when its connection may exist: the same as `sent`, or earlier if it was kept.
+    pub connected: Instant,
     pub outcome: Outcome,
 }
 
@@ -30,8 +33,17 @@ pub enum Outcome {
     Answered(Answered),
     /// Nobody listened.
     NotConnected(String),
-    /// Anything else: a connection that broke, another status than 200, an answer that is not the app's.
+    /// The connection ended, or time was over, before the answer was whole.
     Broken(String),
+    /// A whole answer, but another status than 200 or not the app's.
+    Wrong(String),
+}
+
+impl Visit {
+    /// One that ends now.
+    fn new(sent: Instant, connected: Instant, outcome: Outcome) -> Self {
+        Self { sent, ended: Instant::now(), connected, outcome }
+    }
 }
 
 /// What the tests' app says of itself.
@@ -79,52 +91,48 @@ impl Visitors {
 }
 
 async fn visit_on_and_on(url: String, keeps_alive: bool, pause: Duration, stop: Arc<AtomicBool>) -> Vec<Visit> {
-    let client = reqwest::Client::builder()
-        .no_proxy()
-        .timeout(PATIENCE)
-        .pool_max_idle_per_host(if keeps_alive { 1 } else { 0 })
-        .build()
-        .expect("a client can be built");
+    let address = url.trim_start_matches("http://");
+    let mut kept = None;
     let mut visits = Vec::new();
     for number in 0.. {
         if stop.load(Ordering::Relaxed) {
             break;
         }
         let path = if number % SLOW_EVERY == 0 { SLOW_PATH } else { "" };
-        let sent = Instant::now();
-        let outcome = visit(&client, &format!("{url}/{path}")).await;
-        visits.push(Visit { sent, ended: Instant::now(), outcome });
+        visits.push(visit(address, path, &mut kept, keeps_alive).await);
         tokio::time::sleep(pause).await;
     }
     visits
 }
 
-async fn visit(client: &reqwest::Client, url: &str) -> Outcome {
-    let response = match client.get(url).send().await {
-        Ok(response) => response,
-        Err(error) if error.is_connect() => return Outcome::NotConnected(chain(&error)),
-        Err(error) => return Outcome::Broken(chain(&error)),
-    };
-    let status = response.status();
-    match response.text().await {
-        Ok(body) if status == 200 => match Answered::parse(&body) {
-            Some(answered) => Outcome::Answered(answered),
-            None => Outcome::Broken(format!("not the app's answer: {body}")),
+/// One request, over the kept connection if there is one and it still stands.
+async fn visit(address: &str, path: &str, kept: &mut Option<Connection>, keeps_alive: bool) -> Visit {
+    let sent = Instant::now();
+    let mut connection = match kept.take().filter(|connection| !connection.is_over()) {
+        Some(connection) => connection,
+        None => match tokio::time::timeout(PATIENCE, Connection::open(address)).await {
+            Ok(Ok(connection)) => connection,
+            Ok(Err(error)) => return Visit::new(sent, sent, Outcome::NotConnected(error.to_string())),
+            Err(_) => return Visit::new(sent, sent, Outcome::Broken(format!("not connected within {PATIENCE:?}"))),
         },
-        Ok(body) => Outcome::Broken(format!("{status}: {}", body.chars().take(300).collect::<String>())),
-        Err(error) => Outcome::Broken(chain(&error)),
+    };
+    let connected = connection.begun();
+    let reply = connection.get(path, !keeps_alive, PATIENCE).await;
+    if keeps_alive && reply.as_ref().is_ok_and(|reply| !reply.closes) {
+        *kept = Some(connection);
     }
+    Visit::new(sent, connected, outcome(reply))
 }
 
-/// An error with its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(&format!(": {cause}"));
-        source = cause.source();
+fn outcome(reply: anyhow::Result<Reply>) -> Outcome {
+    match reply {
+        Ok(reply) if reply.status == 200 => match Answered::parse(&reply.body) {
+            Some(answered) => Outcome::Answered(answered),
+            None => Outcome::Wrong(format!("not the app's answer: {}", reply.body)),
+        },
+        Ok(reply) => Outcome::Wrong(format!("{}: {}", reply.status, reply.body)),
+        Err(error) => Outcome::Broken(format!("{error:#}")),
     }
-    text
 }
 
 /// One death of a gateway.
@@ -141,9 +149,10 @@ pub struct Outage {
 }
 
 impl Outage {
-    /// Whether the request was open at any moment of the gateway's dying.
+    /// Whether the request went over a connection to this very gateway and had not ended when it was killed:
+    /// no other listened before this one was gone, and a connection does not outlive its gateway.
     fn cut(&self, visit: &Visit) -> bool {
-        visit.sent <= self.gone && visit.ended >= self.killed
+        visit.connected <= self.gone && visit.ended >= self.killed
     }
 
     /// Whether the request came while nobody listened.
@@ -156,7 +165,7 @@ impl Outage {
 pub struct Judgement {
     pub sent: u64,
     pub answered: u64,
-    /// Open in a gateway at the moment it was killed.
+    /// On a connection to a gateway that was killed before they had an answer.
     pub excused_in_flight: u64,
     /// Came when no gateway listened.
     pub excused_not_connected: u64,
@@ -187,9 +196,14 @@ pub fn judge(visits: &[Visit], outages: &[Outage], begun: Instant) -> Judgement 
                 judgement.excused_not_connected += 1;
             }
             Outcome::Broken(_) if outages.iter().any(|outage| outage.cut(visit)) => judgement.excused_in_flight += 1,
-            Outcome::NotConnected(problem) | Outcome::Broken(problem) => {
-                let (from, to) = (visit.sent - begun, visit.ended - begun);
-                complain(format!("from {from:.3?} to {to:.3?}: {problem}"));
+            Outcome::NotConnected(problem) | Outcome::Broken(problem) | Outcome::Wrong(problem) => {
+                let [connected, sent, ended] = [visit.connected, visit.sent, visit.ended].map(|at| at - begun);
+                let last = outages.iter().rev().find(|outage| outage.killed <= visit.ended);
+                let last = last.map(|outage| [outage.killed, outage.gone, outage.accepting].map(|at| at - begun));
+                complain(format!(
+                    "connected {connected:.4?}, sent {sent:.4?}, ended {ended:.4?}: {problem}; the last gateway before \
+                     was killed, was gone, and the next listened: {last:.4?}"
+                ));
             }
         }
     }
@@ -224,8 +238,12 @@ mod tests {
     use super::*;
 
     fn visit(begun: Instant, from_ms: u64, to_ms: u64, outcome: Outcome) -> Visit {
+        kept(begun, from_ms, from_ms, to_ms, outcome)
+    }
+
+    fn kept(begun: Instant, connected_ms: u64, from_ms: u64, to_ms: u64, outcome: Outcome) -> Visit {
         let at = |ms| begun + Duration::from_millis(ms);
-        Visit { sent: at(from_ms), ended: at(to_ms), outcome }
+        Visit { sent: at(from_ms), ended: at(to_ms), connected: at(connected_ms), outcome }
     }
 
     fn answer(pid: u32, count: u64) -> Outcome {
@@ -239,18 +257,26 @@ mod tests {
         let outage = Outage { killed: at(100), gone: at(110), accepting: at(200), answering: at(205) };
         let broken = || Outcome::Broken("x".into());
         let refused = || Outcome::NotConnected("x".into());
-        let visits = [
-            visit(begun, 0, 99, broken()),
+        let excused = [
             visit(begun, 90, 120, broken()),
-            visit(begun, 120, 130, broken()),
+            // On a connection to the killed gateway, sent before the visitor could know.
+            kept(begun, 20, 111, 112, broken()),
             visit(begun, 120, 130, refused()),
-            visit(begun, 201, 202, refused()),
-            visit(begun, 300, 301, answer(1, 1)),
         ];
-        let judgement = judge(&visits, &[outage], begun);
-        assert_eq!((judgement.sent, judgement.answered), (6, 1));
-        assert_eq!((judgement.excused_in_flight, judgement.excused_not_connected), (1, 1));
-        assert_eq!(judgement.lost.len(), 3, "{judgement:#?}");
+        let judgement = judge(&excused, &[outage], begun);
+        assert_eq!((judgement.excused_in_flight, judgement.excused_not_connected), (2, 1));
+        assert_eq!(judgement.lost, Vec::<String>::new());
+        let lost = [
+            visit(begun, 0, 99, broken()),
+            kept(begun, 0, 90, 99, broken()),
+            visit(begun, 120, 130, broken()),
+            kept(begun, 201, 290, 291, broken()),
+            visit(begun, 201, 202, refused()),
+            visit(begun, 90, 120, Outcome::Wrong("502".into())),
+        ];
+        let judgement = judge(&lost, &[outage], begun);
+        assert_eq!((judgement.sent, judgement.answered), (6, 0));
+        assert_eq!(judgement.lost.len(), 6, "{judgement:#?}");
     }
 
     #[test]

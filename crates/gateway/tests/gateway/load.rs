@@ -153,3 +153,48 @@ async fn a_request_that_is_open_during_a_hand_over_is_answered_by_the_old_gatewa
     assert_eq!(open.await.unwrap(), "web");
     tokio::time::timeout(PATIENCE, &mut old.task).await.unwrap().unwrap().unwrap();
 }
+
+/// A resting connection may bring one more request at any moment. Closed at the hand-over, it would lose
+/// those that are on their way just then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_kept_connection_brings_its_next_request_to_the_old_gateway_whenever_that_is_and_then_ends() {
+    const CONNECTIONS: usize = 400;
+    let backend = Backend::start("web").await;
+    // Nobody's pause is taken for the end of a connection, however loaded the machine is.
+    let limits = Limits { handover_idle_time: PATIENCE, ..Limits::default() };
+    let mut old = TestGateway::start_with(Config::simple(&backend), limits.clone()).await;
+    let address = old.address().await;
+    for _ in 0..3 {
+        let mut clients = JoinSet::new();
+        let (rest, told) = (Arc::new(tokio::sync::Barrier::new(CONNECTIONS + 1)), Arc::<AtomicBool>::default());
+        for number in 0..CONNECTIONS {
+            let (rest, told) = (rest.clone(), told.clone());
+            clients.spawn(async move {
+                let mut connection = Http1::connect(address).await.unwrap();
+                connection.get("a", "/").await.unwrap();
+                rest.wait().await;
+                // Spread over the hand-over; the last of them come when it is surely over.
+                loop {
+                    tokio::time::sleep(Duration::from_millis(fastrand::u64(..100))).await;
+                    let over = told.load(Ordering::SeqCst);
+                    let post = number.is_multiple_of(2);
+                    let asked = request(if post { "POST" } else { "GET" }, "a", "/count", if post { "1" } else { "" });
+                    let answer = whole(connection.send(asked).await.unwrap()).await.unwrap();
+                    assert_eq!(answer.status, 200, "{}", answer.text);
+                    match answer.headers.get("connection").map(|value| value.as_bytes()) {
+                        Some(b"close") => return,
+                        other => assert!(!over, "a connection of the gateway before is kept: {other:?}"),
+                    }
+                }
+            });
+        }
+        rest.wait().await;
+        let new = TestGateway::run(old.directory.clone(), limits.clone(), true).await;
+        let first = tokio::time::timeout(PATIENCE, clients.join_next()).await.expect("a connection is told to end");
+        first.unwrap().unwrap();
+        told.store(true, Ordering::SeqCst);
+        clients.join_all().await;
+        tokio::time::timeout(PATIENCE, &mut old.task).await.expect("the old gateway ends").unwrap().unwrap();
+        old = new;
+    }
+}
