@@ -225,9 +225,7 @@ impl Collector<'_> {
         for was in &before.instances {
             let gone = !self.after.instances.iter().any(|now| now.instance_id == was.instance_id);
             if gone && is_alive(was.state) {
-                let message =
-                    format!("{}: instance {} stopped", self.names.service(&was.service_id), was.instance_id.short());
-                self.of_instance(was, EventKind::InstanceStopped, EventLevel::Info, message, "no longer wanted");
+                self.stopped(was);
             }
         }
     }
@@ -247,7 +245,7 @@ impl Collector<'_> {
     fn changed(&mut self, was: &InstanceObserved, now: &InstanceObserved) {
         self.exits(was.restarts, now);
         if now.crash_looping && !was.crash_looping {
-            let exit = now.last_exit.as_ref().map_or_else(|| "ended".into(), |e| e.describe());
+            let exit = now.last_end();
             let name = self.names.service(&now.service_id);
             let message = format!(
                 "{name}: instance {} is crash-looping: its process {exit} {} times",
@@ -261,11 +259,7 @@ impl Collector<'_> {
             (InstanceState::Exited | InstanceState::Absent, state) if is_alive(state) => {
                 self.started(now, "it was not running")
             }
-            (former, InstanceState::Exited) if is_alive(former) && (was.stopping || now.stopping) => {
-                let message =
-                    format!("{}: instance {} stopped", self.names.service(&now.service_id), now.instance_id.short());
-                self.of_instance(now, EventKind::InstanceStopped, EventLevel::Info, message, "no longer wanted");
-            }
+            (former, InstanceState::Exited) if is_alive(former) && (was.stopping || now.stopping) => self.stopped(now),
             (former, InstanceState::Exited) if is_alive(former) => self.ended(now),
             _ => {}
         }
@@ -284,7 +278,7 @@ impl Collector<'_> {
         if now.restarts <= restarts_before {
             return;
         }
-        let exit = now.last_exit.as_ref().map_or_else(|| "ended".into(), |e| e.describe());
+        let exit = now.last_end();
         let times = match now.restarts - restarts_before {
             1 => String::new(),
             n => format!(" ({n} times)"),
@@ -296,8 +290,18 @@ impl Collector<'_> {
         self.of_instance(now, EventKind::InstanceExited, EventLevel::Warning, message, action);
     }
 
+    fn stopped(&mut self, instance: &InstanceObserved) {
+        let name = self.names.service(&instance.service_id);
+        let message = format!("{name}: instance {} stopped", instance.instance_id.short());
+        self.of_instance(instance, EventKind::InstanceStopped, EventLevel::Info, message, "no longer wanted");
+    }
+
     fn ended(&mut self, now: &InstanceObserved) {
-        let exit = now.last_exit.as_ref().map_or_else(|| "ended".into(), |e| e.describe());
+        // A process that ends at once when it is asked to is not always seen while it stops.
+        if now.was_put_down() {
+            return self.stopped(now);
+        }
+        let exit = now.last_end();
         let message = format!(
             "{}: the process of instance {} {exit}",
             self.names.service(&now.service_id),

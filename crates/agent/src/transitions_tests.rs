@@ -153,6 +153,21 @@ fn an_instance_that_was_asked_to_stop_stopped_and_did_not_crash() {
 }
 
 #[test]
+fn a_process_that_ends_at_once_when_it_is_asked_to_stopped_and_was_not_killed() {
+    let before = seen(1_000, vec![instance(InstanceState::Healthy)], vec![]);
+    let exit = ExitStatus { code: None, signal: Some(15), out_of_memory: false, at_ms: 1_500 };
+    let ended = InstanceObserved { last_exit: Some(exit), ..instance(InstanceState::Exited) };
+    let put_down = seen(2_000, vec![ended.clone()], vec![]);
+    check(&before, &put_down, &[(EventKind::InstanceStopped, "stopped")]);
+    assert_eq!(events(Some(&before), &put_down)[0].level, EventLevel::Info);
+    // Nobody asked for this one.
+    let killed = InstanceObserved { problem: Some("its supervisor was killed".into()), ..ended };
+    let killed = seen(2_000, vec![killed], vec![]);
+    check(&before, &killed, &[(EventKind::InstanceExited, "was killed by signal 15")]);
+    assert_eq!(events(Some(&before), &killed)[0].level, EventLevel::Error);
+}
+
+#[test]
 fn health_lost_carries_the_last_probe() {
     let probe = ProbeResult { ok: false, at_ms: 0, duration_ms: 1, message: "GET /health answered 500".into() };
     let unhealthy = InstanceObserved { last_probe: Some(probe), ..instance(InstanceState::Unhealthy) };

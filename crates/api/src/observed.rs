@@ -171,6 +171,24 @@ pub struct InstanceObserved {
     pub cpu_ms: Option<u64>,
 }
 
+impl InstanceObserved {
+    /// Whether it ended because it was asked to, and not by itself: whatever ends otherwise is started again
+    /// by its supervisor, or has a problem.
+    pub fn was_put_down(&self) -> bool {
+        self.state == InstanceState::Exited && self.problem.is_none() && !self.crash_looping
+    }
+
+    /// How its process ended last, to be said after its name: `exited with code 1`; `stopped`, by whatever signal,
+    /// if it was asked to.
+    pub fn last_end(&self) -> String {
+        match &self.last_exit {
+            _ if self.was_put_down() => "stopped".into(),
+            Some(exit) => exit.describe(),
+            None => "ended".into(),
+        }
+    }
+}
+
 /// What has to be done before a revision can be started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -55,7 +55,7 @@ async fn an_instance_goes_from_start_to_running_to_stopped_to_absent<M: Machine>
     assert!(seen.pid.is_some() && seen.started_at_ms.is_some() && seen.port.is_some());
     driver.stop(&id, GRACE).await.unwrap();
     let seen = until(&driver, &id, "exited", |i| i.state == InstanceState::Exited).await;
-    assert!(seen.last_exit.is_some() && seen.problem.is_none(), "{seen:?}");
+    assert!(seen.last_exit.is_some() && seen.was_put_down(), "{seen:?}");
     driver.remove(&id).await.unwrap();
     assert_eq!(observed(&driver, &id).await, None);
 }

@@ -128,11 +128,8 @@ fn instance_row(instance: &InstanceView) -> Vec<Text> {
     let port = observed.and_then(|o| o.port).map_or("-".to_owned(), |port| port.to_string());
     let restarts = observed.map_or("-".to_owned(), |o| o.restarts.to_string());
     let probe = observed.and_then(|o| {
-        let exit = o
-            .last_exit
-            .as_ref()
-            .filter(|_| o.last_probe.as_ref().is_none_or(|probe| !probe.ok))
-            .map(|exit| exit.describe());
+        let exit =
+            o.last_exit.as_ref().filter(|_| o.last_probe.as_ref().is_none_or(|probe| !probe.ok)).map(|_| o.last_end());
         exit.or_else(|| o.last_probe.as_ref().map(|probe| probe.message.clone()))
     });
     vec![

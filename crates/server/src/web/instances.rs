@@ -74,7 +74,7 @@ fn more(observed: &InstanceObserved, frame: &Frame) -> Markup {
     html! {
         @if let Some(problem) = &observed.problem { p.reason { (words::prose(problem)) } }
         @if let Some(probe) = &observed.last_probe { p.soft { "Last check: " (probe_text(probe, frame)) } }
-        @if let Some(exit) = &observed.last_exit { p.soft { "Before that it " (exit.describe()) " " (times::relative(exit.at_ms, frame.now_ms)) "." } }
+        @if let Some(exit) = &observed.last_exit { p.soft { "Before that it " (observed.last_end()) " " (times::relative(exit.at_ms, frame.now_ms)) "." } }
         @if observed.problem.is_some() && !observed.log_tail.is_empty() { (plain_tail(&observed.log_tail)) }
     }
 }
