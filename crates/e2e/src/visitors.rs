@@ -18,6 +18,10 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Every so many requests one takes a while, so that some are open at every moment.
 const SLOW_EVERY: u64 = 4;
 const SLOW_PATH: &str = "slow/150";
+/// What some ask for every time. So an instance that is to stop has something to finish first, and the stage
+/// in which it does lasts long enough to be met.
+const SLOWEST_PATH: &str = "slow/2000";
+const SLOWEST_OF_EACH_KIND: usize = 1;
 
 #[derive(Debug, Clone)]
 pub struct Visit {
@@ -73,9 +77,11 @@ impl Visitors {
     /// As many visitors of each kind, each pausing between two requests.
     pub fn start(url: &str, of_each_kind: usize, pause: Duration) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
-        let visitors = (0..of_each_kind * 2)
-            .map(|number| tokio::spawn(visit_on_and_on(url.to_owned(), number % 2 == 0, pause, stop.clone())))
-            .collect();
+        let visitor = |number: usize| {
+            let habits = Habits { keeps_alive: number % 2 == 0, slowest: number < SLOWEST_OF_EACH_KIND * 2, pause };
+            tokio::spawn(visit_on_and_on(url.to_owned(), habits, stop.clone()))
+        };
+        let visitors = (0..of_each_kind * 2).map(visitor).collect();
         Self { stop, visitors }
     }
 
@@ -90,7 +96,14 @@ impl Visitors {
     }
 }
 
-async fn visit_on_and_on(url: String, keeps_alive: bool, pause: Duration, stop: Arc<AtomicBool>) -> Vec<Visit> {
+#[derive(Debug, Clone, Copy)]
+struct Habits {
+    keeps_alive: bool,
+    slowest: bool,
+    pause: Duration,
+}
+
+async fn visit_on_and_on(url: String, habits: Habits, stop: Arc<AtomicBool>) -> Vec<Visit> {
     let address = url.trim_start_matches("http://");
     let mut kept = None;
     let mut visits = Vec::new();
@@ -98,9 +111,13 @@ async fn visit_on_and_on(url: String, keeps_alive: bool, pause: Duration, stop: 
         if stop.load(Ordering::Relaxed) {
             break;
         }
-        let path = if number % SLOW_EVERY == 0 { SLOW_PATH } else { "" };
-        visits.push(visit(address, path, &mut kept, keeps_alive).await);
-        tokio::time::sleep(pause).await;
+        let path = match habits.slowest {
+            true => SLOWEST_PATH,
+            false if number % SLOW_EVERY == 0 => SLOW_PATH,
+            false => "",
+        };
+        visits.push(visit(address, path, &mut kept, habits.keeps_alive).await);
+        tokio::time::sleep(habits.pause).await;
     }
     visits
 }

@@ -47,6 +47,7 @@ impl Findings {
                 Err(error) => self.complaints.push(format!("{noun}: {error:#}")),
             }
         }
+        self.complaints.extend(called_crashes(&audience.events.seen()));
         match numbered_lines(&audience.logs.seen()) {
             Ok(count) => self.numbered = count,
             Err(error) => self.complaints.push(format!("{error:#}")),
@@ -137,6 +138,12 @@ async fn settled(address: &str, token: &str, noun: &str, follower: &Follower) ->
     }
     follower.check(&kept)?;
     Ok(kept.len())
+}
+
+/// Ends that were asked for and are told as crashes: the tests' app ends at once on SIGTERM, and nobody else sends it.
+fn called_crashes(events: &[Value]) -> Vec<String> {
+    let told = events.iter().filter_map(|event| event["message"].as_str());
+    told.filter(|message| message.contains("signal 15")).map(|message| format!("an event says: {message}")).collect()
 }
 
 /// Each process numbers its lines from one on: none is missing, doubled, garbled or out of order.

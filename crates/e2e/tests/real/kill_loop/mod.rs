@@ -30,13 +30,11 @@ const SHORT_KILLS: u32 = 9;
 const THOROUGH: u32 = 100;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-#[ignore = "run by cargo xtask kill-loop; see docs/reliability.md for what is open"]
 async fn killed_at_every_stage_on_sqlite_nothing_acknowledged_is_lost_and_every_wish_is_reached() {
     run(Database::Sqlite, &Target::ON_SQLITE, SHORT_KILLS).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-#[ignore = "run by cargo xtask kill-loop; see docs/reliability.md for what is open"]
 async fn killed_at_every_stage_on_postgresql_nothing_acknowledged_is_lost_and_every_wish_is_reached() {
     run(Database::Postgres, &Target::ON_POSTGRES, SHORT_KILLS).await;
 }

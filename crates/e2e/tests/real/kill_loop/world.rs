@@ -75,7 +75,7 @@ impl World {
     pub fn audience(&self) -> Audience {
         let url = self.machine.control_url();
         Audience {
-            visitors: Visitors::start(&self.machine.gateway_url(), 3, Duration::from_millis(20)),
+            visitors: Visitors::start(&self.machine.gateway_url(), 4, Duration::from_millis(20)),
             events: Follower::start(&url, &self.token, "events"),
             logs: Follower::start(&url, &self.token, "logs"),
             copies: CopyWatch::start(self.machine.folder()),
