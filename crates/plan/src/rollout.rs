@@ -20,6 +20,9 @@
 //! cancelling and superseding need no code of their own to clean up: they end the deployment and
 //! settling does the rest.
 //!
+//! Never are more to run than are wanted and as many again: what of earlier releases is in the way of
+//! the next one leaves first (`room`).
+//!
 //! A fixed port cannot be shared, so there the order turns: targets are prepared first, the others
 //! stopped, then the targets started. That is the only case with a gap, and `plan` says so.
 //!
@@ -27,6 +30,7 @@
 //! them, because a second copy is worse than a late one; failover has its own rules.
 
 mod advance;
+mod room;
 mod settle;
 
 use crate::placement::Candidate;

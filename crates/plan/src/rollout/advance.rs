@@ -4,7 +4,6 @@
 use super::{InstanceIntent, RolloutChange, RolloutInstance, Tick, Traffic};
 use api::deployments::{Deployment, DeploymentFailure, DeploymentKind, Stage, StageEntry};
 use api::observed::{InstanceState, PreparationObserved, PreparationState};
-use std::cmp::Reverse;
 
 /// A process that ended this often before it was ever healthy is not waited for any longer.
 const RESTARTS_BEFORE_FAILURE: u32 = 3;
@@ -13,9 +12,7 @@ const PREPARATION_ATTEMPTS: u32 = 3;
 /// How long a server that does not report is waited for while it prepares: builds take their time.
 const PREPARED_WITHIN_MS: i64 = 3_600_000;
 /// How long gateways may take to acknowledge new routes.
-const ROUTES_WITHIN_MS: i64 = 60_000;
-/// When to look again whether earlier releases have left, if no report says so first.
-const CROWD_LOOK_AGAIN_MS: i64 = 5_000;
+pub(super) const ROUTES_WITHIN_MS: i64 = 60_000;
 
 /// What one stage found.
 enum Step {
@@ -72,7 +69,7 @@ impl Tick<'_> {
     }
 
     /// The instances that this deployment wants, at most as many as its replicas.
-    fn targets(&self, deployment: &Deployment) -> Vec<usize> {
+    pub(super) fn targets(&self, deployment: &Deployment) -> Vec<usize> {
         let mut targets: Vec<usize> = (0..self.instances.len())
             .filter(|&i| {
                 let instance = &self.instances[i];
@@ -97,94 +94,9 @@ impl Tick<'_> {
         instance.traffic != Traffic::Candidate
     }
 
-    fn others(&self, deployment: &Deployment) -> Vec<usize> {
+    pub(super) fn others(&self, deployment: &Deployment) -> Vec<usize> {
         let targets = self.targets(deployment);
         (0..self.instances.len()).filter(|&i| !targets.contains(&i) && !self.is_deleted(i)).collect()
-    }
-
-    /// Candidates of a deployment that this one superseded never served: they go at once. So does
-    /// what stayed warm for a way back that no longer leads there, before the new release comes
-    /// beside it: otherwise deployments in a row would pile up.
-    fn discard_superseded(&mut self, deployment: &Deployment) {
-        for index in self.others(deployment) {
-            let leaving = matches!(self.instances[index].traffic, Traffic::Candidate | Traffic::Draining);
-            let stopped = self.instances[index].intent == InstanceIntent::Stop;
-            let useless = self.is_useless(deployment, index) || self.has_been_replaced(deployment, index);
-            if leaving || stopped || useless || !self.instances[index].server_exists {
-                self.retire(index, false);
-            }
-        }
-    }
-
-    /// Whether an instance is started, without traffic, and of no release that traffic may go back to.
-    fn is_useless(&self, deployment: &Deployment, index: usize) -> bool {
-        let instance = &self.instances[index];
-        let switched = (Stage::RoutesUpdating..Stage::Running).contains(&deployment.stage);
-        if switched || instance.traffic != Traffic::Out || !instance.caught_up || instance.routed {
-            return false;
-        }
-        instance.revision_id == deployment.revision_id || !self.may_return_to(deployment, instance)
-    }
-
-    /// Whether traffic may go back to an instance that has none: it is of the release that serves or
-    /// served, and nobody of that release serves beside it.
-    fn may_return_to(&self, deployment: &Deployment, instance: &RolloutInstance) -> bool {
-        let serves = |other: &RolloutInstance| other.traffic == Traffic::Active && other.healthy();
-        [&self.input.current_revision_id, &deployment.previous_revision_id]
-            .contains(&&Some(instance.revision_id.clone()))
-            && !self.instances.iter().any(|other| other.revision_id == instance.revision_id && serves(other))
-    }
-
-    /// Whether so much of earlier releases is still leaving that a new one beside it would be too
-    /// much for the machines: at most what serves and what is to serve run together.
-    fn is_crowded(&self, deployment: &Deployment) -> bool {
-        self.others(deployment).into_iter().any(|index| {
-            let other = &self.instances[index];
-            let runs = other.server_exists && other.intent == InstanceIntent::Run;
-            let leaves = match other.traffic {
-                Traffic::Draining => true,
-                Traffic::Out => other.server_online && !other.routed && !self.may_return_to(deployment, other),
-                Traffic::Active => self.successors(deployment, index).is_some_and(|successors| {
-                    let since_ms = successors.iter().map(|&i| self.instances[i].traffic_changed_at_ms).max();
-                    since_ms.is_some_and(|since_ms| self.input.now_ms < since_ms + ROUTES_WITHIN_MS)
-                }),
-                Traffic::Candidate => false,
-            };
-            runs && leaves
-        })
-    }
-
-    /// Whether an instance serves beside those that replaced it: a deployment that was superseded in
-    /// the middle of handing over left it so.
-    fn has_been_replaced(&self, deployment: &Deployment, index: usize) -> bool {
-        self.successors(deployment, index).is_some_and(|successors| self.is_served_by(&successors))
-    }
-
-    /// Who takes over from an active instance that neither this deployment nor the current release
-    /// needs, if so: as many of the current release as are wanted, or whoever there is of it instead
-    /// of another release.
-    fn successors(&self, deployment: &Deployment, index: usize) -> Option<Vec<usize>> {
-        let instance = &self.instances[index];
-        let current = self.input.current_revision_id.as_ref()?;
-        let restart = deployment.kind == DeploymentKind::Restart;
-        let ours = [current, &instance.revision_id].contains(&&deployment.revision_id) && !restart;
-        if instance.traffic != Traffic::Active || ours {
-            return None;
-        }
-        let targets = self.targets(deployment);
-        let serves = |i: &usize| self.serves(*i) && &self.instances[*i].revision_id == current && !targets.contains(i);
-        let mut successors: Vec<usize> = (0..self.instances.len()).filter(serves).collect();
-        if &instance.revision_id != current {
-            return Some(successors);
-        }
-        successors.sort_by_key(|&i| {
-            let other = &self.instances[i];
-            (!other.healthy(), !self.takes_requests(i), Reverse(other.traffic_changed_at_ms), i)
-        });
-        let wanted = self.input.replicas.max(deployment.replicas) as usize;
-        let enough = successors.get(wanted.saturating_sub(1)).is_some_and(|&i| self.instances[i].healthy());
-        successors.truncate(wanted);
-        (enough && !successors.contains(&index)).then_some(successors)
     }
 
     fn fixed_port(&self, deployment: &Deployment) -> bool {
@@ -200,7 +112,7 @@ impl Tick<'_> {
         let taken: Vec<u32> = targets.iter().map(|&i| self.instances[i].ordinal).collect();
         // A target may be prepared but not started while others hold its port or its room.
         let holds_port = self.fixed_port(deployment) && !self.others(deployment).is_empty();
-        let waits = holds_port || self.is_crowded(deployment);
+        let waits = holds_port || !self.has_room(deployment);
         let intent = if waits { InstanceIntent::Stop } else { InstanceIntent::Run };
         if !self.create(missing, &deployment.revision_id, &deployment.id, &taken, intent) {
             self.block("no server that may run it reports; add one with `mainstay tokens create` or bring one back");
@@ -255,13 +167,15 @@ impl Tick<'_> {
             self.block("its release is being prepared");
             return Step::Wait;
         }
-        let to_start = targets.iter().any(|&i| self.instances[i].intent == InstanceIntent::Stop);
-        if to_start && !self.fixed_port(deployment) && self.is_crowded(deployment) {
-            self.block("it is started once earlier releases have drained and left");
-            self.wake_at(self.input.now_ms + CROWD_LOOK_AGAIN_MS);
+        if !self.fixed_port(deployment) && !self.may_start(deployment, &targets) {
             return Step::Wait;
         }
         Step::Next(Stage::Pulling)
+    }
+
+    /// Whether all targets run, or can run beside what is there.
+    fn may_start(&mut self, deployment: &Deployment, targets: &[usize]) -> bool {
+        targets.iter().all(|&i| self.instances[i].intent == InstanceIntent::Run) || self.make_room(deployment)
     }
 
     fn preparation(&self, instance: &RolloutInstance) -> Option<&PreparationObserved> {
@@ -288,7 +202,11 @@ impl Tick<'_> {
         if (targets.len() as u32) < deployment.replicas {
             return self.pending(deployment);
         }
-        if self.fixed_port(deployment) && !self.make_room(deployment) {
+        let free = match self.fixed_port(deployment) {
+            true => self.free_port(deployment),
+            false => self.may_start(deployment, &targets),
+        };
+        if !free {
             return Step::Wait;
         }
         for &index in &targets {
@@ -320,18 +238,31 @@ impl Tick<'_> {
         self.entered_at_ms(deployment, Stage::Starting) + spec.healthy_within_ms as i64
     }
 
-    /// Fixed port: the others leave first. Answers whether they are gone.
-    fn make_room(&mut self, deployment: &Deployment) -> bool {
-        let others = self.others(deployment);
-        let mut gone = true;
-        for index in others {
+    /// Fixed port: the others leave first. Answers whether they are gone. What is on a server that does
+    /// not report may run on, and nobody asked for two copies: then the deployment fails after a while.
+    fn free_port(&mut self, deployment: &Deployment) -> bool {
+        let mut held_by = None;
+        for index in self.others(deployment) {
             self.retire(index, false);
-            gone &= self.instances[index].intent == InstanceIntent::Stop && self.instances[index].gone();
+            let other = &self.instances[index];
+            if other.intent == InstanceIntent::Run || !other.gone() {
+                held_by = held_by.filter(|&known: &usize| !self.instances[known].server_online).or(Some(index));
+            }
         }
-        if !gone {
-            self.block("its fixed port is freed: the release before drains and stops");
+        let Some(index) = held_by else { return true };
+        let holder = self.instances[index].clone();
+        let drain_ms = self.rollout_spec(&holder.revision_id).drain_ms as i64;
+        let deadline_ms = self.healthy_deadline_ms(deployment) + drain_ms;
+        if !holder.server_online && self.input.now_ms >= deadline_ms {
+            let message = "the server of the release before does not report, and may run it on its fixed port; bring it back, or remove it with `mainstay servers remove`";
+            self.fail_at(deployment, &holder, Stage::Starting, message.into());
+            return false;
         }
-        gone
+        self.block("its fixed port is freed: the release before drains and stops");
+        if !holder.server_online {
+            self.wake_at(deadline_ms);
+        }
+        false
     }
 
     fn fail_start(&mut self, deployment: &Deployment, instance: &RolloutInstance, why: &str) {

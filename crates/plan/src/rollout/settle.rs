@@ -19,15 +19,19 @@ impl Tick<'_> {
         }
         let wanted = self.wanted();
         let kept = self.keep(wanted);
+        let others: Vec<usize> = (0..self.instances.len()).filter(|index| !kept.contains(index)).collect();
+        let complete = kept.len() as u32 == wanted
+            && kept.iter().all(|&index| self.instances[index].intent == InstanceIntent::Run);
+        let room = complete || self.make_room_beside(&others, wanted, wanted);
         for &index in &kept {
-            self.bring_up(index);
+            self.bring_up(index, room);
         }
-        self.replace_missing(wanted, &kept);
+        self.replace_missing(wanted, &kept, room);
         // Traffic leaves the others only when somebody is there to take it; unless they hold a fixed
         // port, without which nobody ever will be.
         let on_fixed_port = self.input.current_revision_id.as_ref().is_some_and(|id| self.fixed_port_of(id).is_some());
         let served = wanted == 0 || on_fixed_port || self.is_served_by(&kept);
-        for index in (0..self.instances.len()).filter(|index| !kept.contains(index)) {
+        for index in others {
             let instance = &self.instances[index];
             // Those of the same release that are kept are no worse.
             let surplus = Some(&instance.revision_id) == self.input.current_revision_id.as_ref() && !instance.healthy();
@@ -44,11 +48,18 @@ impl Tick<'_> {
         }
     }
 
-    /// Whether one of these is healthy, and each that is gets its requests.
+    /// Whether one of these is healthy, and each that is or may become so gets its requests. One on a
+    /// server that does not report may be healthy, and what serves in its stead there be nothing: as
+    /// long as its gateway has not said that it asks it, it is waited for.
     pub(super) fn is_served_by(&self, kept: &[usize]) -> bool {
-        let well = |&&i: &&usize| self.serves(i) && self.instances[i].healthy();
-        let mut healthy = kept.iter().filter(well).peekable();
-        healthy.peek().is_some() && healthy.all(|&i| self.takes_requests(i))
+        let serving: Vec<usize> = kept.iter().copied().filter(|&i| self.serves(i)).collect();
+        let comes = |instance: &RolloutInstance| {
+            let state = instance.state();
+            let starts = matches!(state, InstanceState::Transient | InstanceState::Running | InstanceState::Healthy);
+            starts || instance.unknown()
+        };
+        serving.iter().any(|&i| self.instances[i].healthy())
+            && serving.iter().all(|&i| self.takes_requests(i) || !comes(&self.instances[i]))
     }
 
     /// Whether it is to have traffic and to go on running.
@@ -86,9 +97,12 @@ impl Tick<'_> {
     }
 
     /// One step towards serving.
-    fn bring_up(&mut self, index: usize) {
+    fn bring_up(&mut self, index: usize, room: bool) {
         let instance = &self.instances[index];
         if instance.intent == InstanceIntent::Stop {
+            if !room {
+                return;
+            }
             if self.port_is_taken(index) {
                 self.block("its fixed port is still held by another instance");
                 return;
@@ -130,10 +144,10 @@ impl Tick<'_> {
             && (instance.intent == InstanceIntent::Run || !instance.gone())
     }
 
-    fn replace_missing(&mut self, wanted: u32, kept: &[usize]) {
+    fn replace_missing(&mut self, wanted: u32, kept: &[usize], room: bool) {
         let missing = wanted.saturating_sub(kept.len() as u32);
         let Some(current) = self.input.current_revision_id.clone() else { return };
-        if missing == 0 {
+        if missing == 0 || !room {
             return;
         }
         let Some(deployment) = &self.input.deployment else {

@@ -57,8 +57,6 @@ pub struct Fleet {
     pub most: u32,
     /// How many instances must serve, whatever the planner does.
     pub floor: usize,
-    /// Whether a server, a gateway or a release that had taken over ever failed.
-    pub had_faults: bool,
 }
 
 impl Fleet {
@@ -88,7 +86,6 @@ impl Fleet {
             story: Vec::new(),
             most: replicas,
             floor: 0,
-            had_faults: false,
         }
     }
 

@@ -1,8 +1,8 @@
 //! What one tick of a rollout never does and always does, whatever the rows and reports say.
 
-use crate::rollout_worlds::{NOW_MS, fixed, flying, gone, handing_over, healthy, input, shuffled};
-use crate::samples::cases;
-use api::deployments::{DeploymentKind, Stage};
+use crate::rollout_worlds::{NOW_MS, fixed, flying, gone, handing_over, healthy, input, shuffled, superseding};
+use crate::samples::{cases, id};
+use api::deployments::{DeploymentKind, Stage, StageEntry};
 use api::desired::{InstanceIntent, Traffic};
 use api::ids::InstanceId;
 use api::services::{PortSpec, RolloutSpec, ServiceIntent};
@@ -39,6 +39,60 @@ fn goes_back(plan: &RolloutPlan) -> bool {
     let ended =
         |c: &RolloutChange| matches!(c, RolloutChange::SetStage { stage: Stage::RolledBack | Stage::Failed, .. });
     plan.changes.iter().any(ended)
+}
+
+/// How many instances the service is to have, at most.
+fn wanted(input: &RolloutInput) -> usize {
+    input.replicas.max(flying(input).map_or(0, |deployment| deployment.replicas)) as usize
+}
+
+fn is_to_run(instance: &RolloutInstance) -> bool {
+    instance.server_exists && instance.intent == InstanceIntent::Run
+}
+
+/// Whether an instance lost its traffic because there were too many that may serve: gateways have had
+/// their time, as many as are wanted stay, and none of these is known to serve less than it did.
+fn made_way(input: &RolloutInput, rows: &BTreeMap<InstanceId, RolloutInstance>, before: &RolloutInstance) -> bool {
+    let active = |i: &&RolloutInstance| i.traffic == Traffic::Active && is_to_run(i);
+    let known = |i: &RolloutInstance| {
+        let listens = input.revisions.iter().any(|r| r.id == i.revision_id && r.port != PortSpec::None);
+        healthy(i) && (i.routed || !listens)
+    };
+    let time = input.instances.iter().filter(active).all(|i| NOW_MS >= i.traffic_changed_at_ms + 60_000);
+    let stay: Vec<_> = rows.values().filter(active).collect();
+    time && stay.len() >= wanted(input) && (!known(before) || stay.iter().all(|i| known(i)))
+}
+
+/// Time goes by, and what is planned is written down; nobody says a word. Answers how many are to run
+/// after each tick, and the last world.
+fn in_silence(mut input: RolloutInput, for_ms: i64) -> Result<(Vec<usize>, RolloutInput), TestCaseError> {
+    let (end_ms, mut running) = (input.now_ms + for_ms, Vec::new());
+    for tick in 0.. {
+        prop_assert!(tick < 200, "it never rests");
+        let plan = plan::rollout::plan(&input);
+        let rows = after(&input, &plan);
+        for instance in &mut input.instances {
+            let changed = rows.get(&instance.id).is_some_and(|now| now.traffic != instance.traffic);
+            instance.traffic_changed_at_ms = if changed { input.now_ms } else { instance.traffic_changed_at_ms };
+        }
+        input.instances.retain(|instance| rows.contains_key(&instance.id));
+        for instance in &mut input.instances {
+            (instance.traffic, instance.intent) = (rows[&instance.id].traffic, rows[&instance.id].intent);
+        }
+        for change in &plan.changes {
+            if let (RolloutChange::SetStage { stage, .. }, Some(deployment)) = (change, &mut input.deployment) {
+                deployment.stage = *stage;
+                deployment.stages.push(StageEntry { stage: *stage, at_ms: input.now_ms });
+            }
+        }
+        running.push(input.instances.iter().filter(|i| is_to_run(i)).count());
+        let wake_at_ms = plan.wake_at_ms.unwrap_or(end_ms);
+        if wake_at_ms >= end_ms || flying(&input).is_none() {
+            break;
+        }
+        input.now_ms = wake_at_ms;
+    }
+    Ok((running, input))
 }
 
 proptest! {
@@ -113,7 +167,9 @@ proptest! {
     }
 
     #[test]
-    fn before_a_new_release_is_healthy_the_old_one_keeps_all_its_traffic(input in input()) {
+    fn before_a_new_release_is_healthy_the_old_one_keeps_all_its_traffic(
+        input in prop_oneof![input(), superseding()]
+    ) {
         let Some(deployment) = flying(&input) else { return Ok(()) };
         let early = deployment.stage < Stage::Healthy || deployment.stage == Stage::Unknown;
         if !early || deployment.replicas == 0 || fixed(&input, &deployment.revision_id).is_some() {
@@ -135,9 +191,16 @@ proptest! {
                 Some(&now.revision_id) == current && now.traffic == Traffic::Active && healthy(now) && (now.routed || !listens)
             };
             let successors = rows.values().filter(acknowledged).count();
-            let enough = if Some(&before.revision_id) == current { input.replicas.max(deployment.replicas) } else { 1 };
-            let replaced = successors >= enough as usize;
-            let kept = kept || replaced;
+            let another = Some(&before.revision_id) != current;
+            let enough = if another { 1 } else { wanted(&input) };
+            // One of which nothing is known may be about to serve, and what it replaces be all there is.
+            let awaited = |now: &&RolloutInstance| {
+                let serves = now.traffic == Traffic::Active && now.intent == InstanceIntent::Run && now.server_exists;
+                let hopes = healthy(now) || now.observed.is_none() && !now.caught_up;
+                Some(&now.revision_id) == current && serves && hopes && !acknowledged(now)
+            };
+            let replaced = successors >= enough && (!another || !rows.values().any(|now| awaited(&now)));
+            let kept = kept || replaced || made_way(&input, &rows, before);
             let back = goes_back(&plan);
             prop_assert!(kept || switches || back || !before.server_exists, "{before:?} lost its traffic");
             targets += usize::from(now.is_some_and(|now| now.traffic == Traffic::Active && healthy(now)));
@@ -176,6 +239,46 @@ proptest! {
                 prop_assert_eq!(Some(revision_id), wanted);
             }
         }
+    }
+
+    #[test]
+    fn nothing_is_started_beside_more_than_are_wanted(
+        input in prop_oneof![input(), handing_over(), superseding()]
+    ) {
+        let plan = plan::rollout::plan(&input);
+        let rows = after(&input, &plan);
+        let created = |c: &&RolloutChange| {
+            matches!(c, RolloutChange::CreateInstance { intent: InstanceIntent::Run, .. })
+        };
+        let created = plan.changes.iter().filter(created).count();
+        let started = |now: &&RolloutInstance| {
+            let before = input.instances.iter().find(|before| before.id == now.id);
+            is_to_run(now) && before.is_some_and(|before| before.intent == InstanceIntent::Stop)
+        };
+        let started = rows.values().filter(started).count();
+        let running = created + rows.values().filter(|now| is_to_run(now)).count();
+        let room = created + started == 0 || running <= 2 * wanted(&input);
+        prop_assert!(room, "{running} are to run, {} are wanted: {:?}", wanted(&input), plan.changes);
+    }
+
+    /// A server that never answers again, a gateway that never lets go: the next release comes all the same.
+    #[test]
+    fn whatever_is_in_the_way_of_the_next_release_leaves_in_time(input in superseding()) {
+        let limit = 2 * wanted(&input);
+        let before = input.instances.iter().filter(|i| is_to_run(i)).count();
+        let fixed = fixed(&input, &id("rev", 3)).is_some();
+        // To drain, to acknowledge that it is out, and before that to acknowledge what came in its place;
+        // to get healthy, which is as long as a fixed port on a silent server is waited for.
+        let spec = RolloutSpec::default();
+        let (running, end) = in_silence(input, (spec.drain_ms + spec.healthy_within_ms) as i64 + 2 * 60_000 + 5_000)?;
+        let next: Vec<_> = end.instances.iter().filter(|i| i.revision_id == id("rev", 3)).collect();
+        let started = next.iter().all(|i| i.intent == InstanceIntent::Run) || flying(&end).is_none();
+        // A server that reports, and never that a process has ended, still holds the port.
+        let held = fixed && end.instances.iter().any(|i| i.server_online && i.revision_id != id("rev", 3));
+        prop_assert!(started || held, "{:?} still waits beside {:?}", end.deployment, end.instances);
+        prop_assert!(running.iter().all(|&count| count <= limit.max(before)), "{running:?} of {limit}");
+        let begun = next.iter().any(|i| i.intent == InstanceIntent::Run);
+        prop_assert!(!begun || running.last().is_some_and(|&count| count <= limit), "{running:?} of {limit}");
     }
 
     #[test]

@@ -162,6 +162,45 @@ pub fn handing_over() -> impl Strategy<Value = RolloutInput> {
     })
 }
 
+/// A third release is prepared and waits beside two earlier ones that are in the middle of anything:
+/// deployments followed each other faster than releases hand over. It is on a server of its own that reports.
+pub fn superseding() -> impl Strategy<Value = RolloutInput> {
+    let moments = prop::collection::vec(prop_oneof![0..70_000_i64, Just(3_600_000_i64)], LIMIT);
+    (handing_over(), moments).prop_map(|(mut input, ago_ms)| {
+        let replicas = input.replicas as usize;
+        let deployment = input.deployment.as_mut().expect("there is one in the middle of a switch");
+        (deployment.stage, deployment.stages) =
+            (Stage::Building, vec![StageEntry { stage: Stage::Building, at_ms: NOW_MS - 5_000 }]);
+        (deployment.revision_id, deployment.revision_number) = (id("rev", 3), 3);
+        deployment.previous_revision_id = Some(id("rev", 2));
+        for (instance, ago_ms) in input.instances.iter_mut().zip(ago_ms) {
+            instance.deployment_id = id("dep", 1);
+            instance.traffic_changed_at_ms = NOW_MS - ago_ms;
+        }
+        for number in 0..replicas as u64 {
+            input.instances.push(RolloutInstance {
+                id: id("ins", 100 + number),
+                revision_id: id("rev", 3),
+                deployment_id: deployment.id.clone(),
+                server_id: id("srv", SERVERS + 1),
+                ordinal: number as u32,
+                intent: InstanceIntent::Stop,
+                traffic: Traffic::Candidate,
+                traffic_changed_at_ms: NOW_MS - 5_000,
+                observed: None,
+                caught_up: true,
+                server_exists: true,
+                server_online: true,
+                routed: false,
+                open_requests: 0,
+                gateway_problem: None,
+            });
+        }
+        input.preparations.push((id("srv", SERVERS + 1), samples::prepared(1, 3, PreparationState::Ready)));
+        input
+    })
+}
+
 type ServiceRow = (ServiceIntent, u32, Option<u64>, Option<u64>);
 type Parts =
     (ServiceRow, Option<Deployment>, Vec<RolloutInstance>, Vec<PreparationState>, Vec<(bool, bool)>, Vec<PortSpec>);
