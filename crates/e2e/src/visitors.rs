@@ -78,7 +78,8 @@ impl Visitors {
     pub fn start(url: &str, of_each_kind: usize, pause: Duration) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let visitor = |number: usize| {
-            let habits = Habits { keeps_alive: number % 2 == 0, slowest: number < SLOWEST_OF_EACH_KIND * 2, pause };
+            let habits =
+                Habits { keeps_alive: number.is_multiple_of(2), slowest: number < SLOWEST_OF_EACH_KIND * 2, pause };
             tokio::spawn(visit_on_and_on(url.to_owned(), habits, stop.clone()))
         };
         let visitors = (0..of_each_kind * 2).map(visitor).collect();

@@ -2,6 +2,7 @@
 
 use super::Times;
 use super::coverage::Target;
+use super::records;
 use super::wishes::{SERVICE, STACK, Wishes};
 use super::world::{Audience, World};
 use crate::get;
@@ -37,7 +38,6 @@ impl Findings {
         self.judgement = judge(&visits, &self.outages, world.begun);
         self.complaints.append(&mut self.judgement.lost);
         self.complaints.extend(audience.copies.finish());
-        self.judge_wishes(world, wishes).await?;
         wait_for_last_lines(world, &audience.logs).await?;
         let address = world.machine.control_url();
         for (noun, follower) in [("events", &audience.events), ("logs", &audience.logs)] {
@@ -47,19 +47,24 @@ impl Findings {
                 Err(error) => self.complaints.push(format!("{noun}: {error:#}")),
             }
         }
-        self.complaints.extend(called_crashes(&audience.events.seen()));
-        match numbered_lines(&audience.logs.seen()) {
+        let events = audience.events.seen();
+        self.complaints.extend(records::called_crashes(&events));
+        self.complaints.extend(records::untold_instances(&events, &visits));
+        self.judge_wishes(world, wishes, &events).await?;
+        match records::numbered_lines(&audience.logs.seen()) {
             Ok(count) => self.numbered = count,
             Err(error) => self.complaints.push(format!("{error:#}")),
         }
         Ok(())
     }
 
-    /// Every deployment that was acknowledged is there and has ended well.
-    async fn judge_wishes(&mut self, world: &World, wishes: &Wishes) -> Result<()> {
+    /// Every deployment that was acknowledged is there, has ended well, and all its stages were told.
+    async fn judge_wishes(&mut self, world: &World, wishes: &Wishes, events: &[Value]) -> Result<()> {
         for id in &wishes.acknowledged {
             match world.client.deployment(id).await {
-                Ok(deployment) if matches!(deployment.stage, Stage::Running | Stage::RolledBack) => {}
+                Ok(deployment) if matches!(deployment.stage, Stage::Running | Stage::RolledBack) => {
+                    self.complaints.extend(records::untold_stages(events, &deployment));
+                }
                 Ok(deployment) => self.complaints.push(format!("{id} ended as {}", deployment.stage)),
                 Err(error) => self.complaints.push(format!("{id} was acknowledged: {error}")),
             }
@@ -138,32 +143,4 @@ async fn settled(address: &str, token: &str, noun: &str, follower: &Follower) ->
     }
     follower.check(&kept)?;
     Ok(kept.len())
-}
-
-/// Ends that were asked for and are told as crashes: the tests' app ends at once on SIGTERM, and nobody else sends it.
-fn called_crashes(events: &[Value]) -> Vec<String> {
-    let told = events.iter().filter_map(|event| event["message"].as_str());
-    told.filter(|message| message.contains("signal 15")).map(|message| format!("an event says: {message}")).collect()
-}
-
-/// Each process numbers its lines from one on: none is missing, doubled, garbled or out of order.
-fn numbered_lines(records: &[Value]) -> Result<u64> {
-    let mut last: BTreeMap<(String, &str), u64> = BTreeMap::new();
-    let mut count = 0;
-    for record in records {
-        let text = record["text"].as_str().unwrap_or_default();
-        if !text.contains("numbered") {
-            continue;
-        }
-        let instance = record["source"].to_string();
-        let words: Vec<&str> = text.split(' ').collect();
-        let ["numbered", pid, number] = words[..] else { bail!("a line of {instance} is garbled: {text:?}") };
-        let number: u64 = number.parse().with_context(|| format!("a line of {instance} is garbled: {text:?}"))?;
-        let before = last.insert((instance.clone(), pid), number).unwrap_or(0);
-        if number != before + 1 {
-            bail!("line {number} of process {pid} of {instance} came after line {before}");
-        }
-        count += 1;
-    }
-    Ok(count)
 }

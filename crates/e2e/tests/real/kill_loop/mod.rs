@@ -11,6 +11,7 @@
 
 mod coverage;
 mod findings;
+mod records;
 mod wishes;
 mod world;
 
