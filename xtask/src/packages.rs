@@ -8,7 +8,7 @@ use std::time::Duration;
 
 struct Need {
     package: &'static str,
-    /// Any of these programs on the PATH means that it is there.
+    /// Any of these means that it is there: a program on the PATH, or a file.
     programs: &'static [&'static str],
     /// What is not tested without it.
     without: &'static str,
@@ -24,9 +24,11 @@ const fn extra(package: &'static str, programs: &'static [&'static str], without
     Need { package, programs, without, is_extra: true }
 }
 
-static NEEDS: [Need; 9] = [
+static NEEDS: [Need; 11] = [
     need("git", &["git"], "everything that clones"),
     need("openssh-client", &["ssh-keygen"], "deploy keys"),
+    need("openssl", &["openssl"], "private repositories over https"),
+    need("python3-asyncssh", &["/usr/lib/python3/dist-packages/asyncssh/__init__.py"], "private repositories over ssh"),
     need("curl", &["curl"], "the commands of the README"),
     need("faketime", &["faketime"], "clocks that jump"),
     need("util-linux", &["setpriv"], "PostgreSQL as its own user"),

@@ -8,6 +8,7 @@ mod clock;
 mod connection;
 pub mod fleet;
 mod followers;
+mod git_servers;
 mod load;
 mod machine;
 mod postgres;
@@ -18,6 +19,7 @@ mod visitors;
 
 pub use clock::Clock;
 pub use followers::{Follower, all_records};
+pub use git_servers::{HttpsHost, SshHost};
 pub use load::{Load, LoadReport};
 pub use machine::{Answer, Machine, Part, kill};
 pub use postgres::Postgres;

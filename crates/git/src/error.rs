@@ -23,6 +23,11 @@ pub enum GitError {
         "the host key of {url} is not the one known before; if the server really changed it, remove its line from {known_hosts}"
     )]
     HostKey { url: String, known_hosts: String },
+    #[error(
+        "the certificate of {url} is not trusted: {detail}; if its authority is your own, add it to this machine's \
+         (`update-ca-certificates`), or start Mainstay with GIT_SSL_CAINFO naming its file"
+    )]
+    Certificate { url: String, detail: String },
     #[error("{url} has no branch or tag `{reference}`{}", suggestion(similar, known))]
     NoSuchReference { url: String, reference: String, similar: Option<String>, known: Vec<String> },
     #[error("the repository {url} is empty: it has no commit yet; push one and deploy again")]
@@ -131,6 +136,9 @@ pub(crate) fn classify(
     if says(&["host key verification failed", "remote host identification has changed"]) {
         return GitError::HostKey { url, known_hosts: known_hosts.display().to_string() };
     }
+    if says(&["certificate verif", "certificate problem", "certificate subject name", "certificate has expired"]) {
+        return GitError::Certificate { url, detail };
+    }
     if says(&[
         "authentication failed",
         "could not read username",
@@ -232,6 +240,14 @@ mod tests {
         let gone = kind("remote: Repository not found.\nfatal: repository 'https://example.com/a.git/' not found");
         assert!(matches!(gone, GitError::NoSuchRepository { .. }) && !gone.retryable());
         assert!(matches!(kind("Host key verification failed."), GitError::HostKey { .. }));
+        for says in [
+            "fatal: unable to access 'https://x/a.git/': server certificate verification failed. CAfile: none CRLfile: none",
+            "fatal: unable to access 'https://x/a.git/': SSL certificate problem: unable to get local issuer certificate",
+            "fatal: unable to access 'https://x/a.git/': SSL: no alternative certificate subject name matches target host name 'x'",
+        ] {
+            let error = kind(says);
+            assert!(matches!(error, GitError::Certificate { .. }) && !error.retryable(), "{error}");
+        }
         assert!(matches!(kind("fatal: something new"), GitError::Failed { .. }));
     }
 

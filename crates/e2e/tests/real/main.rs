@@ -14,6 +14,7 @@ mod fleet;
 mod joining;
 mod kill_loop;
 mod parts;
+mod private_repositories;
 mod rollouts;
 mod up;
 
