@@ -189,6 +189,9 @@ pub struct Deployment {
     /// Set while running: until then the old release stays started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warm_until_ms: Option<UnixMillis>,
+    /// While it is in flight: what it waits for, in words. Empty while it moves.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub waits_for: Vec<String>,
 }
 
 /// `POST …/rollback`

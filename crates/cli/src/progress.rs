@@ -22,6 +22,8 @@ const LIVE_LINES: usize = 5;
 /// A stage that took less is passed through: not worth a line.
 const WORTH_A_LINE_MS: i64 = 50;
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
+/// Every stage waits for a moment; after this time a person asks why.
+const WORTH_A_REASON: Duration = Duration::from_secs(3);
 /// The control plane may be away for this long (a restart) while it is waited for.
 const ABSENCE_LIMIT: Duration = Duration::from_secs(60);
 
@@ -151,7 +153,14 @@ fn timed_out(known: &BTreeMap<DeploymentId, Deployment>, timeout_ms: u64) -> Fai
     let open: Vec<String> = known
         .values()
         .filter(|d| d.stage.in_flight())
-        .map(|d| format!("{} is {}", d.service, stage_words(d.stage)))
+        .map(|d| {
+            format!(
+                "{} is {}{}",
+                d.service,
+                stage_words(d.stage),
+                waits(d).map_or(String::new(), |w| format!(" ({w})"))
+            )
+        })
         .collect();
     let time = manifest::duration_text(timeout_ms);
     let failure = Failure::new(Exit::TimedOut, format!("not finished after {time}: {}", open.join(", ")));
@@ -161,6 +170,12 @@ fn timed_out(known: &BTreeMap<DeploymentId, Deployment>, timeout_ms: u64) -> Fai
 /// The stage as words: `dns updating`.
 pub fn stage_words(stage: Stage) -> String {
     stage.as_str().replace('_', " ")
+}
+
+/// What it waits for, if it does not move: `waits: its release is being prepared`.
+pub fn waits(deployment: &Deployment) -> Option<String> {
+    let reasons = deployment.waits_for.join("; ");
+    (!reasons.is_empty()).then(|| format!("waits: {}", plain_text(&reasons)))
 }
 
 /// Whether a deployment ended the way it was meant to.
@@ -179,7 +194,18 @@ struct Row {
     stages_told: usize,
     bar: Option<ProgressBar>,
     lines: VecDeque<String>,
+    /// What it waits for, since when, and whether that has been said.
+    waits: Option<String>,
+    waits_since: Instant,
+    waits_told: bool,
     ended: bool,
+}
+
+impl Row {
+    /// What it has waited for so long that it is worth saying.
+    fn long_wait(&self) -> Option<&str> {
+        self.waits.as_deref().filter(|_| self.waits_since.elapsed() >= WORTH_A_REASON)
+    }
 }
 
 impl Display {
@@ -193,7 +219,12 @@ impl Display {
                 bar
             });
             let name = format!("{:width$}", deployment.service.as_str());
-            (deployment.id.clone(), Row { name, stages_told: 0, bar, lines: VecDeque::new(), ended: false })
+            let (waits, waits_since, waits_told) = (None, Instant::now(), false);
+            let lines = VecDeque::new();
+            (
+                deployment.id.clone(),
+                Row { name, stages_told: 0, bar, lines, waits, waits_since, waits_told, ended: false },
+            )
         };
         let rows = deployments.iter().map(row).collect();
         Self { printer: printer.clone(), live, rows }
@@ -232,6 +263,19 @@ impl Display {
             told.iter().for_each(|line| self.say(line));
             let Some(row) = self.rows.get_mut(id) else { continue };
             row.stages_told = if live { deployment.stages.len().saturating_sub(1) } else { deployment.stages.len() };
+            let waits = waits(deployment);
+            if row.waits != waits {
+                (row.waits, row.waits_since, row.waits_told) = (waits, Instant::now(), false);
+            }
+            if !live
+                && !row.waits_told
+                && let Some(waits) = row.long_wait()
+            {
+                let line = format!("{}  {waits}", row.name);
+                row.waits_told = true;
+                self.printer.note(&line);
+            }
+            let Some(row) = self.rows.get_mut(id) else { continue };
             if !deployment.stage.in_flight() {
                 row.ended = true;
                 if let Some(bar) = row.bar.take() {
@@ -304,6 +348,10 @@ impl Display {
                     let line: String = line.chars().take(width.saturating_sub(8)).collect();
                     message.push_str(&format!("\n    {}", paint.dim(&format!("│ {line}"))));
                 }
+            }
+            if let Some(waits) = row.long_wait() {
+                let line: String = waits.chars().take(width.saturating_sub(6)).collect();
+                message.push_str(&format!("\n    {}", paint.dim(&line)));
             }
             bar.set_message(message);
             bar.tick();

@@ -77,6 +77,7 @@ pub async fn begin(options: ServerOptions, address: SocketAddr, edges: Edges) ->
         recoveries,
         steady: Default::default(),
         wrong_clocks: Default::default(),
+        waits: Default::default(),
         disk: crate::disk::DiskGuard::new(&options),
         store,
         options,

@@ -47,6 +47,7 @@ mod store_error;
 pub mod tasks;
 mod urls;
 pub mod views;
+mod waits;
 pub mod wakeups;
 pub mod web;
 mod wrong_clocks;

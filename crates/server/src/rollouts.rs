@@ -44,6 +44,10 @@ pub async fn tick(state: &AppState, service_id: &ServiceId) -> Result<Outcome> {
         plan = plan::rollout::plan(&input);
     }
     if plan.changes.is_empty() {
+        if state.waits.note(&service.id, input.deployment.as_ref(), &plan.blocked) {
+            // Whoever watches looks again.
+            state.wakeups().events_stored();
+        }
         let flying = input.deployment.as_ref().is_some_and(|d| d.stage.in_flight());
         if service.removing && instances.is_empty() && !flying {
             return forget(state, &scope, &service).await;

@@ -183,6 +183,7 @@ pub(crate) async fn insert(
         ended_at_ms: None,
         bake_until_ms: None,
         warm_until_ms: None,
+        waits_for: Vec::new(),
     };
     sqlx::query(
         "INSERT INTO deployments (id, organization_id, service_id, revision_id, stage, in_flight, number, document,

@@ -64,6 +64,11 @@ fn show_stack(stack: &StackView, printer: &Printer) {
     }
     let rows = stack.services.iter().map(service_row);
     printer.table(&["service", "condition", "revision", "instances", "changed", "address"], rows);
+    for service in &stack.services {
+        if let Some(waits) = service.deployment.as_ref().and_then(crate::progress::waits) {
+            printer.data(&format!("  {} {waits}", service.name));
+        }
+    }
 }
 
 fn service_row(service: &ServiceView) -> Vec<Text> {
@@ -114,6 +119,9 @@ async fn show_service(context: &Context, client: &Client, what: &str) -> Result<
             &["deployment", "kind", "stage", "revision", "took", "begun", "by"],
             deployments.iter().map(deployment_row),
         );
+    }
+    if let Some(waits) = service.deployment.as_ref().and_then(crate::progress::waits) {
+        printer.data(&format!("\n  {waits}"));
     }
     if let Some(failed) = service.deployment.as_ref().filter(|d| matches!(d.stage, Stage::Failed | Stage::RolledBack)) {
         printer.data("");

@@ -115,11 +115,14 @@ fn a_deployment_that_fails_ends_with_3_and_shows_the_stage_the_probe_and_the_log
 #[test]
 fn waiting_ends_with_7_when_the_time_is_over_and_does_not_begin_with_no_wait() {
     let control_plane = ControlPlane::start();
-    control_plane.deploys(&deployment(Stage::Building));
+    let mut building = deployment(Stage::Building);
+    building.waits_for = vec!["its release is being prepared".into(), "it is late".into()];
+    control_plane.deploys(&building);
     let user = User::of(&control_plane);
     user.write("mainstay.toml", MANIFEST).commits();
     let said = user.says(&["deploy", "--timeout", "300ms"]);
-    assert!(said.code == 7 && said.err.contains("web is building"), "{} {}", said.code, said.err);
+    let why = "web is building (waits: its release is being prepared; it is late)";
+    assert!(said.code == 7 && said.err.contains(why), "{} {}", said.code, said.err);
     let accepted = user.says(&["deploy", "--no-wait"]);
     assert!(accepted.code == 0 && accepted.out.contains("is accepted"), "{} {}", accepted.out, accepted.err);
 }

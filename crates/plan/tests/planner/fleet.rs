@@ -133,6 +133,7 @@ impl Fleet {
             ended_at_ms: None,
             bake_until_ms: None,
             warm_until_ms: None,
+            waits_for: Vec::new(),
         });
     }
 

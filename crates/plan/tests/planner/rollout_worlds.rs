@@ -54,6 +54,7 @@ fn deployment() -> impl Strategy<Value = Deployment> {
             ended_at_ms: None,
             bake_until_ms: (stage == Stage::Running).then_some(NOW_MS + bake_ms),
             warm_until_ms: (stage == Stage::Running).then_some(NOW_MS + warm_ms),
+            waits_for: Vec::new(),
         },
     )
 }

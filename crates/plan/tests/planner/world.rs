@@ -367,6 +367,7 @@ impl World {
             ended_at_ms: None,
             bake_until_ms: None,
             warm_until_ms: None,
+            waits_for: Vec::new(),
         };
         while let Some(word) = words.next() {
             match word.as_str() {

@@ -59,7 +59,8 @@ pub async fn deployments(
     limit: u32,
 ) -> Result<Vec<Deployment>> {
     let (_, found) = find_service(state, scope, stack, service).await?;
-    Ok(state.store().deployment_list(scope, &found.id, limit).await?)
+    let deployments = state.store().deployment_list(scope, &found.id, limit).await?;
+    Ok(deployments.into_iter().map(|deployment| state.waits.shown(deployment)).collect())
 }
 
 /// Newest first; values of environment variables are left out.
@@ -80,7 +81,7 @@ pub async fn revisions(
 
 pub async fn deployment(state: &AppState, scope: &Scope, id: &str) -> Result<Deployment> {
     let parsed: DeploymentId = parse("deployment", id)?;
-    Ok(state.store().deployment_get(scope, &parsed).await?)
+    Ok(state.waits.shown(state.store().deployment_get(scope, &parsed).await?))
 }
 
 /// All servers, by number.

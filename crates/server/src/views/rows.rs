@@ -33,7 +33,7 @@ impl Rows {
         let mut deployments = BTreeMap::new();
         for service in &services {
             if let Some(deployment) = store.deployment_newest(scope, &service.id).await? {
-                deployments.insert(service.id.clone(), deployment);
+                deployments.insert(service.id.clone(), state.waits.shown(deployment));
             }
         }
         let mut wanted: BTreeSet<&RevisionId> = instances.iter().map(|instance| &instance.revision_id).collect();

@@ -70,6 +70,7 @@ impl DeploymentPage {
                 }
                 section.card aria-label="Stages" {
                     (stages(deployment, frame))
+                    (waits(deployment))
                     (afterwards(deployment, frame))
                     @if deployment.stage.in_flight() {
                         form.actions method="post" action={ "/deployments/" (deployment.id) "/cancel" } {
@@ -188,6 +189,13 @@ pub fn stages(deployment: &Deployment, frame: &Frame) -> Markup {
     }
 }
 
+/// Why a deployment in flight does not move on.
+pub fn waits(deployment: &Deployment) -> Markup {
+    html! {
+        @for reason in &deployment.waits_for { p.note { "Waits: " (words::prose(reason)) "." } }
+    }
+}
+
 /// What still holds after the switch: baking and the warm old release.
 fn afterwards(deployment: &Deployment, frame: &Frame) -> Markup {
     let baking = deployment.bake_until_ms.filter(|until| deployment.stage == Stage::Running && *until > frame.now_ms);
@@ -253,6 +261,7 @@ mod tests {
         assert!(matches!(steps[3], (Stage::Starting, Step::Now { .. })));
         assert_eq!(steps[4], (Stage::Healthy, Step::Todo));
         let page = deployment_page(Stage::Starting);
+        assert!(page.contains("Waits: its instances are not &lt;healthy&gt; yet."), "{page}");
         assert!(
             page.contains("aria-current=\"step\"") && page.contains("data-since") && page.contains("/cancel"),
             "{page}"

@@ -74,6 +74,7 @@ pub fn deployment(stage: Stage) -> Deployment {
         ended_at_ms: (stage >= Stage::Running && stage != Stage::Unknown).then_some(NOW_MS - 20_000),
         bake_until_ms: (stage == Stage::Running).then_some(NOW_MS + 12_000),
         warm_until_ms: (stage == Stage::Running).then_some(NOW_MS + 250_000),
+        waits_for: if stage == Stage::Starting { vec!["its instances are not <healthy> yet".into()] } else { Vec::new() },
     }
 }
 

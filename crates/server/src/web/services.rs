@@ -1,7 +1,7 @@
 //! One service: how it is, what answers for it, its instances, its deployment, its logs, and the
 //! forms that change it.
 
-use super::deployments::{failure_box, stages, summary};
+use super::deployments::{failure_box, stages, summary, waits};
 use super::frame::{Fragment, Frame, Live, breadcrumb, csrf_field, page};
 use super::instances;
 use super::logs::{LogPanel, panel};
@@ -130,6 +130,7 @@ impl ServicePage {
                         }
                         p.soft { (summary(deployment, frame)) }
                         (stages(deployment, frame))
+                        (waits(deployment))
                     }
                     @if let Some(failure) = &deployment.failure { (failure_box(failure, deployment, frame)) }
                 } @else {

@@ -130,6 +130,32 @@ async fn a_rollback_with_nothing_to_go_back_to_is_refused_with_help() {
 }
 
 #[tokio::test]
+async fn a_deployment_that_does_not_move_says_what_it_waits_for_until_it_moves() {
+    let world = World::new().await;
+    let agent = world.agent().await;
+    agent.behave(|script| {
+        script.revisions.insert(1, Behaviour::StillBuilding);
+    });
+    let repository = world.repository("shop");
+    let deployment = world.deploy_ok(&repository.manifest("")).await.deployments.remove(0);
+    let path = format!("/api/v1/deployments/{}", deployment.id);
+    let waits = |view: &ServiceView| {
+        view.deployment.as_ref().is_some_and(|d| d.stage == Stage::Building && !d.waits_for.is_empty())
+    };
+    let shown = world.service_until("shop", "web", waits).await.deployment.unwrap();
+    assert_eq!(shown.waits_for, ["its release is being prepared"]);
+    let alone: Deployment = world.get(&path).await.json();
+    let listed: Vec<Deployment> = world.get("/api/v1/stacks/shop/services/web/deployments").await.json();
+    assert_eq!((&alone.waits_for, &listed[0].waits_for), (&shown.waits_for, &shown.waits_for));
+    agent.behave(|script| {
+        script.revisions.insert(1, Behaviour::Healthy);
+    });
+    world.wait_for(&deployment, Stage::Running).await;
+    let answer: serde_json::Value = world.get(&path).await.json();
+    assert_eq!(answer.get("waits_for"), None, "it is over");
+}
+
+#[tokio::test]
 async fn a_deployment_in_flight_can_be_cancelled_and_a_finished_one_cannot() {
     let world = World::new().await;
     let agent = world.agent().await;
