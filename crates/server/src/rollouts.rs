@@ -10,6 +10,7 @@ use api::deployments::{Deployment, Stage, StageEntry};
 use api::events::{Event, EventKind, EventLevel};
 use api::ids::{InstanceId, RevisionId, ServerId, ServiceId};
 use api::observed::ObservedState;
+use api::services::Revision;
 use plan::placement::Candidate;
 use plan::rollout::{RolloutChange, RolloutInput, RolloutInstance, RolloutPlan, RolloutRevision};
 use std::collections::{BTreeMap, BTreeSet};
@@ -80,32 +81,17 @@ async fn read(state: &AppState, scope: &Scope, service: &Service) -> Result<(Rol
     let mut wanted: BTreeSet<&RevisionId> = instances.iter().map(|instance| &instance.revision_id).collect();
     wanted.extend(deployment.iter().flat_map(|d| [Some(&d.revision_id), d.previous_revision_id.as_ref()]).flatten());
     wanted.extend(service.current_revision_id.iter().chain(&service.previous_revision_id));
-    let mut revisions = Vec::new();
-    for id in wanted {
-        let revision = match store.revision_get(scope, id).await {
-            Ok(revision) => revision,
-            // Retention forgot it; nothing can go back to it any more.
-            Err(Error::NotFound { .. }) => continue,
-            Err(error) => return Err(error.into()),
-        };
-        let (port, rollout) = (revision.spec.port, revision.spec.rollout);
-        revisions.push(RolloutRevision { id: revision.id, number: revision.number, port, rollout });
-    }
-
-    let mut reports = BTreeMap::new();
-    for server_id in instances.iter().map(|instance| &instance.server_id).collect::<BTreeSet<&ServerId>>() {
-        let server = match store.server_get(scope, server_id).await {
-            Ok(server) => server,
-            Err(Error::NotFound { .. }) => continue,
-            Err(error) => return Err(error.into()),
-        };
-        let observed = state.heard(server_id).and_then(|heard| heard.observed);
-        let head = store.desired_state_head(scope, server_id).await?;
-        // After a restore, what a machine that is ahead reports is no answer to what is wanted here.
-        let ahead = state.recoveries.freezes(server_id);
-        let generation = if ahead { u64::MAX } else { head.map_or(0, |(generation, _)| generation) };
-        reports.insert(server_id.clone(), Report { online: server.online, observed, generation });
-    }
+    // One that retention forgot is not among them; nothing can go back to it any more.
+    let revisions = if wanted.is_empty() { Vec::new() } else { store.revision_list_of(scope, wanted).await? };
+    let revision = |revision: Revision| RolloutRevision {
+        id: revision.id,
+        number: revision.number,
+        port: revision.spec.port,
+        rollout: revision.spec.rollout,
+    };
+    let revisions = revisions.into_iter().map(revision).collect();
+    let servers = instances.iter().map(|instance| &instance.server_id).collect();
+    let reports = reports(state, scope, servers).await?;
     let now_ms = state.steady.now_ms();
     // What machines report bears the time of day; here everything is compared by the steady clock.
     let shift_ms = now_ms - clock::now_ms();
@@ -126,6 +112,21 @@ async fn read(state: &AppState, scope: &Scope, service: &Service) -> Result<(Rol
         now_ms,
     };
     Ok((input, instances))
+}
+
+/// What is known of the servers that have an instance of the service.
+async fn reports(state: &AppState, scope: &Scope, servers: BTreeSet<&ServerId>) -> Result<BTreeMap<ServerId, Report>> {
+    if servers.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let mut reports = BTreeMap::new();
+    for (server_id, online, newest) in state.store().server_heads(scope, servers).await? {
+        let observed = state.heard(&server_id).and_then(|heard| heard.observed);
+        // After a restore, what a machine that is ahead reports is no answer to what is wanted here.
+        let generation = if state.recoveries.freezes(&server_id) { u64::MAX } else { newest };
+        reports.insert(server_id, Report { online, observed, generation });
+    }
+    Ok(reports)
 }
 
 /// A server's word, and how new the word is that it was given.

@@ -21,7 +21,7 @@ use crate::state::AppState;
 use axum::extract::DefaultBodyLimit;
 use axum::routing::get;
 use axum::{Json, Router, middleware};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::openapi::security::{
     ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme,
@@ -35,6 +35,13 @@ const BODY_LIMIT_BYTES: usize = 2 * 1024 * 1024;
 
 /// The whole service.
 pub fn router(state: AppState) -> Router {
+    // The description of every address takes some milliseconds; tests and the simulation start many a
+    // control plane in one process.
+    static TABLE: OnceLock<Router<AppState>> = OnceLock::new();
+    TABLE.get_or_init(table).clone().with_state(state)
+}
+
+fn table() -> Router<AppState> {
     let (api, document) = api_router();
     let document = Arc::new(document);
     api.route("/api/v1/openapi.json", get(move || async move { Json(document) }))
@@ -45,7 +52,6 @@ pub fn router(state: AppState) -> Router {
         .layer(CatchPanicLayer::custom(requests::panic_answer))
         .layer(middleware::from_fn(crate::web::errors_for_people))
         .layer(middleware::from_fn(requests::identify))
-        .with_state(state)
 }
 
 /// The OpenAPI document, for `cargo xtask` and tests.

@@ -18,6 +18,7 @@
 
 mod books;
 mod chance;
+mod direct;
 mod edges;
 mod machine;
 mod network;

@@ -24,7 +24,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
-use std::sync::mpsc::{Sender, TryRecvError, channel};
+use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
 use tokio::runtime::Runtime;
 use tokio::time::Instant;
@@ -164,14 +164,7 @@ impl Plane {
             let _ = answer.send(done);
         };
         self.steps.send(Box::new(step)).expect("the thread of the control plane lives as long as its handle");
-        // On one core, to give way is cheaper than to sleep and be woken.
-        let done = loop {
-            match answered.try_recv() {
-                Ok(done) => break done,
-                Err(TryRecvError::Empty) => std::thread::yield_now(),
-                Err(TryRecvError::Disconnected) => unreachable!("every step answers"),
-            }
-        };
+        let done = answered.recv().expect("every step answers");
         match done {
             Ok(done) => done,
             Err(panic) => std::panic::resume_unwind(panic),

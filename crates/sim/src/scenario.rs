@@ -43,6 +43,7 @@ pub struct Stage {
 impl Stage {
     /// Best in memory: `/dev/shm` where there is one.
     pub fn new() -> anyhow::Result<Self> {
+        crate::direct::install();
         let memory = Path::new("/dev/shm");
         let base = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
         let directory = tempfile::Builder::new().prefix("mainstay-sim-").tempdir_in(base)?;

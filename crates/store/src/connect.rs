@@ -20,6 +20,7 @@ use std::fs::{OpenOptions, Permissions};
 use std::io;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Once;
 use std::time::Duration;
 
 /// How long a caller waits for a free connection, and SQLite for a lock that another process holds.
@@ -39,6 +40,15 @@ const POSTGRES_SETTINGS: &str = "SET lock_timeout = '10s'; SET statement_timeout
 const POSTGRES_MIGRATION_SETTINGS: &str = "SET lock_timeout = '5min'";
 
 const NO_MEMORY: &str = "a database in memory would be another one for every connection; name a file";
+
+/// sqlx takes its drivers once per process.
+static DRIVERS: Once = Once::new();
+
+/// Before the first database is opened, by whoever brings drivers of its own: the simulation, whose SQLite
+/// works without threads.
+pub fn drivers_are_installed() {
+    DRIVERS.call_once(|| {});
+}
 
 pub struct Pools {
     pub dialect: Dialect,
@@ -73,7 +83,7 @@ pub enum Migrate {
 }
 
 pub async fn open(url: &str, migrate: Migrate) -> Result<Pools> {
-    sqlx::any::install_default_drivers();
+    DRIVERS.call_once(sqlx::any::install_default_drivers);
     let dialect = match url.split_once("://") {
         Some(("sqlite", _)) => Dialect::Sqlite,
         Some(("postgres" | "postgresql", _)) => Dialect::Postgres,

@@ -1,6 +1,7 @@
 //! The newest signed desired state of each server.
 
 use crate::codec::{open, parse, seal};
+use crate::statement::Statement;
 use crate::{Error, Result, Scope, Store};
 use api::desired::SignedDesiredState;
 use api::ids::ServerId;
@@ -12,6 +13,15 @@ pub struct DesiredRow {
     /// Digest of what the document says, apart from generation and time.
     pub digest: String,
     pub signed: SignedDesiredState,
+}
+
+/// Server, generation, digest.
+type HeadRow = (String, i64, String);
+
+fn heads(rows: Vec<HeadRow>) -> Result<BTreeMap<ServerId, (u64, String)>> {
+    rows.into_iter()
+        .map(|(id, generation, digest)| Ok((parse("desired state", &id)?, (generation as u64, digest))))
+        .collect()
 }
 
 impl Store {
@@ -41,17 +51,28 @@ impl Store {
         Ok(row.map(|(generation, digest)| (generation as u64, digest)))
     }
 
+    /// Generation and digest of those of these servers that have a document, in one statement.
+    pub async fn desired_state_heads_of<'a>(
+        &self,
+        scope: &Scope,
+        ids: impl IntoIterator<Item = &'a ServerId>,
+    ) -> Result<BTreeMap<ServerId, (u64, String)>> {
+        let mut query =
+            Statement::new("SELECT server_id, generation, digest FROM desired_states WHERE organization_id = ");
+        query.bind(scope.organization.as_str()).push(" AND server_id IN (");
+        query.bind_all(ids.into_iter().map(ServerId::as_str)).push(")");
+        heads(query.fetch_all::<HeadRow, _>(&self.pool).await?)
+    }
+
     /// Generation and digest of every server that has a document.
     pub async fn desired_state_heads(&self, scope: &Scope) -> Result<BTreeMap<ServerId, (u64, String)>> {
-        let rows = sqlx::query_as::<_, (String, i64, String)>(
+        let rows = sqlx::query_as::<_, HeadRow>(
             "SELECT server_id, generation, digest FROM desired_states WHERE organization_id = $1",
         )
         .bind(scope.organization.as_str())
         .fetch_all(&self.pool)
         .await?;
-        rows.into_iter()
-            .map(|(id, generation, digest)| Ok((parse("desired state", &id)?, (generation as u64, digest))))
-            .collect()
+        heads(rows)
     }
 
     /// Keeps a document whose generation is higher than what is kept. A generation that is not is

@@ -1,6 +1,7 @@
 //! Instances, and the one transaction in which a rollout tick is written down.
 
 use crate::codec::{from_word, parse, word};
+use crate::statement::Statement;
 use crate::{Error, Result, Scope, Store, deployments, events as stored_events, services};
 use api::UnixMillis;
 use api::deployments::{Deployment, Stage};
@@ -74,6 +75,19 @@ impl Store {
 
     pub async fn instance_list_on_server(&self, scope: &Scope, server_id: &ServerId) -> Result<Vec<Instance>> {
         self.instances_where(scope, Some(("server_id", server_id.as_str()))).await
+    }
+
+    /// Of all these servers, in one statement.
+    pub async fn instance_list_on_servers<'a>(
+        &self,
+        scope: &Scope,
+        ids: impl IntoIterator<Item = &'a ServerId>,
+    ) -> Result<Vec<Instance>> {
+        let mut query = Statement::new("SELECT ");
+        query.push(COLUMNS).push(" FROM instances WHERE organization_id = ").bind(scope.organization.as_str());
+        query.push(" AND server_id IN (").bind_all(ids.into_iter().map(ServerId::as_str));
+        query.push(") ORDER BY service_id, ordinal, id");
+        query.fetch_all::<Row, _>(&self.pool).await?.into_iter().map(instance).collect()
     }
 
     async fn instances_where(&self, scope: &Scope, only: Option<(&'static str, &str)>) -> Result<Vec<Instance>> {

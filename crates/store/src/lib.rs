@@ -47,6 +47,7 @@ mod tokens;
 pub mod unscoped;
 mod users;
 
+pub use connect::drivers_are_installed;
 pub use credentials::Credential;
 pub use deployments::{DeploymentCreate, RevisionCreate};
 pub use desired::DesiredRow;

@@ -2,6 +2,7 @@
 
 use crate::codec::{open, seal, text};
 use crate::deployments::RevisionCreate;
+use crate::statement::Statement;
 use crate::{Error, Result, Scope, Store};
 use api::UnixMillis;
 use api::ids::{RevisionId, ServiceId};
@@ -12,6 +13,19 @@ impl Store {
     pub async fn revision_get(&self, scope: &Scope, id: &RevisionId) -> Result<Revision> {
         const SQL: &str = "SELECT document FROM revisions WHERE id = $1 AND organization_id = $2";
         open("revision", &self.document(SQL, scope, "revision", id.as_str()).await?)
+    }
+
+    /// Those of these that are there, in one statement.
+    pub async fn revision_list_of<'a>(
+        &self,
+        scope: &Scope,
+        ids: impl IntoIterator<Item = &'a RevisionId>,
+    ) -> Result<Vec<Revision>> {
+        let mut query = Statement::new("SELECT document FROM revisions WHERE organization_id = ");
+        query.bind(scope.organization.as_str()).push(" AND id IN (");
+        query.bind_all(ids.into_iter().map(RevisionId::as_str)).push(")");
+        let rows = query.fetch_all::<(String,), _>(&self.pool).await?;
+        rows.iter().map(|(text,)| open("revision", text)).collect()
     }
 
     /// Those that an instance is of or that a service has as its current one.

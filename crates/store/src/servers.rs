@@ -158,6 +158,37 @@ impl Store {
         rows.into_iter().map(server).collect()
     }
 
+    /// Those of these that are there, in one statement.
+    pub async fn server_list_of<'a>(
+        &self,
+        scope: &Scope,
+        ids: impl IntoIterator<Item = &'a ServerId>,
+    ) -> Result<Vec<Server>> {
+        let mut query = Statement::new("SELECT ");
+        query.push(COLUMNS).push(" FROM servers WHERE organization_id = ").bind(scope.organization.as_str());
+        query.push(" AND id IN (").bind_all(ids.into_iter().map(ServerId::as_str)).push(")");
+        query.fetch_all::<Row, _>(&self.pool).await?.into_iter().map(server).collect()
+    }
+
+    /// What a rollout asks about servers, in one statement: whether each is online, and the newest generation
+    /// for it (0: none yet).
+    pub async fn server_heads<'a>(
+        &self,
+        scope: &Scope,
+        ids: impl IntoIterator<Item = &'a ServerId>,
+    ) -> Result<Vec<(ServerId, bool, u64)>> {
+        let mut query = Statement::new(
+            "SELECT s.id, s.online, COALESCE(d.generation, 0) FROM servers s
+             LEFT JOIN desired_states d ON d.server_id = s.id WHERE s.organization_id = ",
+        );
+        query.bind(scope.organization.as_str());
+        query.push(" AND s.id IN (").bind_all(ids.into_iter().map(ServerId::as_str)).push(")");
+        let rows = query.fetch_all::<(String, i64, i64), _>(&self.pool).await?;
+        rows.into_iter()
+            .map(|(id, online, generation)| Ok((parse("server", &id)?, online != 0, generation as u64)))
+            .collect()
+    }
+
     pub async fn server_get(&self, scope: &Scope, id: &ServerId) -> Result<Server> {
         let sql = format!("SELECT {COLUMNS} FROM servers WHERE organization_id = $1 AND id = $2");
         let row = sqlx::query_as::<_, Row>(sqlx::AssertSqlSafe(sql))

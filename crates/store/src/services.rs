@@ -2,6 +2,7 @@
 
 use crate::codec::{from_word, parse};
 use crate::retention::ROWS_PER_CHUNK;
+use crate::statement::Statement;
 use crate::{Error, Result, Scope, Store};
 use api::ids::{RevisionId, ServiceId, StackId};
 use api::name::Name;
@@ -54,6 +55,18 @@ impl Store {
             .fetch_all(&self.pool)
             .await?;
         rows.into_iter().map(service).collect()
+    }
+
+    /// Those of these that are there, in one statement.
+    pub async fn service_list_of<'a>(
+        &self,
+        scope: &Scope,
+        ids: impl IntoIterator<Item = &'a ServiceId>,
+    ) -> Result<Vec<Service>> {
+        let mut query = Statement::new("SELECT ");
+        query.push(COLUMNS).push(" FROM services WHERE organization_id = ").bind(scope.organization.as_str());
+        query.push(" AND id IN (").bind_all(ids.into_iter().map(ServiceId::as_str)).push(")");
+        query.fetch_all::<Row, _>(&self.pool).await?.into_iter().map(service).collect()
     }
 
     /// Those that served once, stay, and have no instance now.

@@ -78,12 +78,7 @@ async fn refresh_some(state: &AppState, scope: &Scope, ids: BTreeSet<ServerId>) 
     }
     let mut overtaken = ids;
     for _ in 0..TRIES {
-        let mut heads = BTreeMap::new();
-        for id in &overtaken {
-            if let Some(head) = state.store().desired_state_head(scope, id).await? {
-                heads.insert(id.clone(), head);
-            }
-        }
+        let heads = state.store().desired_state_heads_of(scope, &overtaken).await?;
         let rows = Rows::of(state, scope, &overtaken).await?;
         overtaken = refresh_from(state, scope, &rows, &heads, &overtaken).await?;
         if overtaken.is_empty() {
@@ -171,8 +166,10 @@ pub async fn newer_than(
     let mut wakeup = state.wakeups().server(server_id);
     loop {
         wakeup.mark_unchanged();
-        if let Some(row) = state.store().desired_state_get(scope, server_id).await?
-            && recovery::on_poll(state, scope, server_id, after, row.generation).await?
+        // Mostly there is no news: the document is read only when there is.
+        if let Some((generation, _)) = state.store().desired_state_head(scope, server_id).await?
+            && recovery::on_poll(state, scope, server_id, after, generation).await?
+            && let Some(row) = state.store().desired_state_get(scope, server_id).await?
         {
             return Ok(Some(row.signed));
         }

@@ -67,16 +67,20 @@ impl Rows {
             rows.idle.push(service.id.clone());
             rows.services.insert(service.id.clone(), service);
         }
-        for id in ids {
-            let Some(server) = found(store.server_get(scope, id).await)? else { continue };
-            rows.servers.insert(id.clone(), server);
-            rows.instances.insert(id.clone(), store.instance_list_on_server(scope, id).await?);
+        if ids.is_empty() {
+            return Ok(rows);
+        }
+        for server in store.server_list_of(scope, ids).await? {
+            rows.servers.insert(server.id.clone(), server);
+        }
+        for instance in store.instance_list_on_servers(scope, ids).await? {
+            rows.instances.entry(instance.server_id.clone()).or_default().push(instance);
         }
         let of_instances: BTreeSet<ServiceId> =
             rows.instances.values().flatten().map(|instance| instance.service_id.clone()).collect();
-        for id in of_instances {
-            if let Some(service) = found(store.service_get(scope, &id).await)? {
-                rows.services.insert(id, service);
+        if !of_instances.is_empty() {
+            for service in store.service_list_of(scope, &of_instances).await? {
+                rows.services.insert(service.id.clone(), service);
             }
         }
         let stacks: BTreeSet<StackId> = rows.services.values().map(|service| service.stack_id.clone()).collect();
@@ -87,10 +91,11 @@ impl Rows {
         }
         let instances = rows.instances.values().flatten().map(|instance| instance.revision_id.clone());
         let current = rows.services.values().filter_map(|service| service.current_revision_id.clone());
-        for id in instances.chain(current).collect::<BTreeSet<RevisionId>>() {
-            // Its service was forgotten between the two reads, if it is not there.
-            if let Some(revision) = found(store.revision_get(scope, &id).await)? {
-                rows.revisions.insert(id, revision);
+        let needed: BTreeSet<RevisionId> = instances.chain(current).collect();
+        if !needed.is_empty() {
+            // Its service was forgotten between the two reads, if one is not there.
+            for revision in store.revision_list_of(scope, &needed).await? {
+                rows.revisions.insert(revision.id.clone(), revision);
             }
         }
         Ok(rows)

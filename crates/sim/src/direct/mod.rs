@@ -1,0 +1,29 @@
+//! SQLite without a thread of its own.
+//!
+//! sqlx gives every SQLite connection a thread and asks it for each statement. Under a clock that stands
+//! still nobody gains by that, and most of a simulation's time went by in waking and waiting. This driver
+//! stands below the same `Any` connections and pools: the control plane's store, its statements and its
+//! transactions are what people run, and SQLite itself, on the same file, is too. What is left out is
+//! sqlx's way from a statement to SQLite, so that is not simulated; the store's own tests go through it.
+//!
+//! Deliberately absent: whatever the store does not use. Nobody asks this driver for its types, so there are
+//! none ([`formal`]).
+
+mod connection;
+mod formal;
+mod sqlite;
+
+use formal::Direct;
+use sqlx_core::any::driver::{AnyDriver, install_drivers};
+use std::sync::Once;
+
+static DRIVERS: [AnyDriver; 1] = [AnyDriver::without_migrate::<Direct>()];
+
+/// From here on every database file of this process is opened by this driver.
+pub fn install() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        install_drivers(&DRIVERS).expect("a simulation opens no database before this");
+        store::drivers_are_installed();
+    });
+}
