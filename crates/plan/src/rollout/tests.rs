@@ -83,6 +83,7 @@ impl World {
             ended_at_ms: None,
             bake_until_ms: None,
             warm_until_ms: None,
+            waits_for: Vec::new(),
         });
     }
 
