@@ -347,12 +347,13 @@ impl<W: Workloads, G: Gateway> Reconciler<W, G> {
         let known: Vec<&DesiredState> = self.desired.iter().chain(self.former.iter()).map(|d| &**d).collect();
         let mut fresh_id = || EventId::from_uuid(ambient::fresh_id());
         let events = transitions(self.last.as_ref(), &observed, &known, &mut fresh_id);
-        for event in &events {
-            tracing::info!(kind = %event.kind.as_str(), cause = %event.cause.action, "{}", event.message);
-        }
-        // Kept before the report that makes them be sent is triggered.
+        // Kept before the report that makes them be sent is triggered, and before the log speaks of them: what it
+        // tells will also be told by the control plane.
         if let Err(error) = self.ledger.outbox_append(&events, now_ms()).await {
             tracing::error!(error = &error as &dyn std::error::Error, "events cannot be kept and are lost");
+        }
+        for event in &events {
+            tracing::info!(kind = %event.kind.as_str(), cause = %event.cause.action, "{}", event.message);
         }
         self.last = Some(observed.clone());
         self.outputs.observed.send_replace(Some(Arc::new(observed)));

@@ -47,6 +47,8 @@ impl Findings {
                 Err(error) => self.complaints.push(format!("{noun}: {error:#}")),
             }
         }
+        let undelivered = wait_for_last_events(world, &audience.events).await;
+        self.complaints.extend(undelivered);
         let events = audience.events.seen();
         self.complaints.extend(records::called_crashes(&events));
         self.complaints.extend(records::untold_instances(&events, &visits));
@@ -113,6 +115,19 @@ fn spread(mut times: Vec<Duration>) -> String {
     match times.last() {
         Some(most) => format!("{:.2} s, at most {:.2} s", times[times.len() / 2].as_secs_f64(), most.as_secs_f64()),
         None => "–".into(),
+    }
+}
+
+/// Waits until all that the agent's log tells of by now has arrived; what has not, when the time is over.
+async fn wait_for_last_events(world: &World, events: &Follower) -> Vec<String> {
+    let log = world.machine.log("agent.log");
+    let begun = Instant::now();
+    loop {
+        let undelivered = records::undelivered(&events.seen(), &log);
+        if undelivered.is_empty() || begun.elapsed() > LAST_LINES_WITHIN {
+            return undelivered;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
 

@@ -29,6 +29,24 @@ pub fn untold_instances(events: &[Value], visits: &[Visit]) -> Vec<String> {
     answered.difference(&told).map(|instance| format!("no event tells that instance {instance} began")).collect()
 }
 
+/// Events that the agent's own log tells of and the control plane does not (or less often). The agent writes a
+/// line once the event is in its ledger, so whoever is killed then, the event arrives.
+pub fn undelivered(events: &[Value], agent_log: &str) -> Vec<String> {
+    let mut owed: BTreeMap<(&str, &str), i64> = BTreeMap::new();
+    for line in agent_log.lines() {
+        let Some((message, rest)) = line.split_once(" INFO ").and_then(|(_, said)| said.split_once(" kind=")) else {
+            continue;
+        };
+        *owed.entry((rest.split(' ').next().unwrap_or_default(), message)).or_default() += 1;
+    }
+    for event in events {
+        let [kind, message] = ["kind", "message"].map(|name| event[name].as_str().unwrap_or_default());
+        owed.entry((kind, message)).and_modify(|count| *count -= 1);
+    }
+    let missing = owed.into_iter().filter(|(_, count)| *count > 0);
+    missing.map(|((kind, message), count)| format!("{count} events {kind} did not arrive: {message}")).collect()
+}
+
 /// A deployment's own record of its stages, held against the events.
 pub fn untold_stages(events: &[Value], deployment: &Deployment) -> Option<String> {
     let count = |kind: &str| {
@@ -65,4 +83,15 @@ pub fn numbered_lines(records: &[Value]) -> Result<u64> {
         count += 1;
     }
     Ok(count)
+}
+
+#[test]
+fn an_event_of_which_only_the_agent_tells_is_missed() {
+    let log = "2026-11-21T20:25:34.900823Z  INFO web: instance 1 is healthy kind=health_changed cause=a kind=x\n\
+               2026-11-21T20:25:34.900823Z  INFO accepted a desired state generation=75\n\
+               2026-11-21T20:25:35.100000Z  INFO web: instance 1 is healthy kind=health_changed cause=a\n";
+    let event = serde_json::json!({"kind": "health_changed", "message": "web: instance 1 is healthy"});
+    assert_eq!(undelivered(&[event.clone(), event.clone(), event.clone()], log), Vec::<String>::new());
+    let one = "1 events health_changed did not arrive: web: instance 1 is healthy";
+    assert_eq!(undelivered(std::slice::from_ref(&event), log), [one]);
 }
