@@ -350,15 +350,10 @@ impl<'a> Tick<'a> {
     }
 }
 
-/// Whether it ended because somebody on the machine asked it to (`mainstay down`), not by itself: then
-/// nothing holds it up, and it is started again as soon as an agent is back.
-fn was_put_down(observed: &InstanceObserved) -> bool {
-    observed.state == InstanceState::Exited && observed.problem.is_none() && !observed.crash_looping
-}
-
-/// What is wrong with an instance that has served since `since_ms`, if anything.
+/// What is wrong with an instance that has served since `since_ms`, if anything. What somebody on the machine
+/// asked to end (`mainstay down`) holds nothing up: it is started again as soon as an agent is back.
 fn broken_since(instance: &RolloutInstance, since_ms: UnixMillis) -> Option<String> {
-    let observed = instance.observed.as_ref().filter(|observed| !was_put_down(observed))?;
+    let observed = instance.observed.as_ref().filter(|observed| !observed.was_put_down())?;
     let crashed = observed.last_exit.as_ref().filter(|exit| exit.at_ms > since_ms);
     match observed.state {
         _ if crashed.is_some() => crashed.map(|exit| format!("its process {}", exit.describe())),
