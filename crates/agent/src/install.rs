@@ -161,11 +161,11 @@ pub async fn uninstall(options: UninstallOptions, say: &mut (dyn FnMut(&str) + S
 async fn stop_everything(options: &UninstallOptions, say: &mut (dyn FnMut(&str) + Send), failed: &mut Vec<String>) {
     match Agent::stop_all(&options.data_dir).await {
         Ok(stopped) => {
-            say(&format!(
-                "stopped {} instances{}",
-                stopped.instances,
-                if stopped.gateway { " and the gateway" } else { "" }
-            ));
+            let instances = match stopped.instances {
+                1 => "1 instance".to_owned(),
+                count => format!("{count} instances"),
+            };
+            say(&format!("stopped {instances}{}", if stopped.gateway { " and the gateway" } else { "" }));
             if stopped.problems.is_empty() {
                 say("internal names no longer resolve on this machine");
             }
