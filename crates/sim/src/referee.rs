@@ -33,6 +33,8 @@ struct Truth {
     wanted: u32,
     /// The most of them since it was calm.
     most: u32,
+    /// The most that were asked for without an answer: nobody knows whether they are wanted.
+    unanswered: u32,
     /// Fewer than this may not serve; `None` while something outside of the fleet's power is wrong.
     floor: Option<u32>,
 }
@@ -41,6 +43,8 @@ struct Truth {
 pub struct Referee {
     pub instances: Mutex<BTreeMap<InstanceId, Known>>,
     services: Mutex<BTreeMap<String, Truth>>,
+    /// Instances that something outside of the fleet's power took away, until they are back.
+    away: Mutex<BTreeSet<InstanceId>>,
     refusals: Mutex<BTreeMap<&'static str, u32>>,
     pub promises: Promises,
 }
@@ -106,13 +110,20 @@ impl Referee {
         truth.floor = truth.floor.map(|floor| floor.min(wanted)).filter(|floor| *floor > 0);
     }
 
+    /// So many were asked for, and the answer is lost.
+    pub fn may_want(&self, service: &str, asked: u32) {
+        let mut services = locked(&self.services);
+        let truth = services.entry(service.to_owned()).or_default();
+        truth.unanswered = truth.unanswered.max(asked);
+    }
+
     pub fn wanted(&self, service: &str) -> u32 {
         locked(&self.services).get(service).map_or(0, |truth| truth.wanted)
     }
 
     /// The most instances that one release of the service may have had since it was calm.
     pub fn most(&self, service: &str) -> u32 {
-        locked(&self.services).get(service).map_or(0, |truth| truth.most)
+        locked(&self.services).get(service).map_or(0, |truth| truth.most.max(truth.unanswered))
     }
 
     /// Everything is as it should be: what was before does not count any longer.
@@ -125,9 +136,25 @@ impl Referee {
     /// Something outside of the fleet's power happened to an instance.
     pub fn disturbed(&self, id: &InstanceId) {
         let Some(name) = locked(&self.instances).get(id).map(|known| known.service.clone()) else { return };
+        locked(&self.away).insert(id.clone());
         if let Some(truth) = locked(&self.services).get_mut(&name) {
             truth.floor = None;
         }
+    }
+
+    /// Services with an instance that was taken away and is not yet back. Traffic may just have been given
+    /// to it by somebody who could not know.
+    fn services_with_some_away(&self, world: &World) -> BTreeSet<String> {
+        let mut away = locked(&self.away);
+        away.retain(|id| {
+            let machine = world
+                .machines
+                .iter()
+                .find(|machine| machine.workloads.instances().iter().any(|i| &i.instance_id == id));
+            machine.is_some_and(|machine| !self.is_well(world, machine, id))
+        });
+        let known = locked(&self.instances);
+        away.iter().filter_map(|id| known.get(id).map(|known| known.service.clone())).collect()
     }
 
     /// Something outside of the fleet's power happened to a whole machine.
@@ -206,9 +233,10 @@ impl Referee {
                 }
             }
         }
+        let some_away = self.services_with_some_away(world);
         for (name, truth) in locked(&self.services).iter_mut() {
             let serve = serving.get(name).copied().unwrap_or(0);
-            if fragile.contains(name) {
+            if fragile.contains(name) || some_away.contains(name) {
                 truth.floor = None;
             } else if truth.floor.is_some_and(|floor| serve < floor) {
                 let floor = truth.floor.unwrap_or(0);

@@ -31,10 +31,12 @@ impl Tick<'_> {
         // port, without which nobody ever will be.
         let on_fixed_port = self.input.current_revision_id.as_ref().is_some_and(|id| self.fixed_port_of(id).is_some());
         let served = wanted == 0 || on_fixed_port || self.is_served_by(&kept);
+        let awaited = self.awaits(&kept);
         for index in others {
             let instance = &self.instances[index];
-            // Those of the same release that are kept are no worse.
-            let surplus = Some(&instance.revision_id) == self.input.current_revision_id.as_ref() && !instance.healthy();
+            // Those of the same release that are kept are no worse, once they get its requests.
+            let same = Some(&instance.revision_id) == self.input.current_revision_id.as_ref();
+            let surplus = same && !instance.healthy() && !awaited;
             if served || surplus || instance.traffic != Traffic::Active || !instance.server_exists {
                 let asked = !served && !surplus && instance.routed && instance.intent == InstanceIntent::Run;
                 let warm = self.is_warm(index);
@@ -42,6 +44,8 @@ impl Tick<'_> {
                 if asked {
                     self.block("the gateway has not acknowledged the new routes yet");
                 }
+            } else if same {
+                self.block("an instance serves until the gateway sends its requests to those that replace it");
             } else {
                 self.block("another release serves until the current one is healthy and gets its requests");
             }
@@ -52,14 +56,17 @@ impl Tick<'_> {
     /// server that does not report may be healthy, and what serves in its stead there be nothing: as
     /// long as its gateway has not said that it asks it, it is waited for.
     pub(super) fn is_served_by(&self, kept: &[usize]) -> bool {
-        let serving: Vec<usize> = kept.iter().copied().filter(|&i| self.serves(i)).collect();
+        kept.iter().any(|&i| self.serves(i) && self.instances[i].healthy()) && !self.awaits(kept)
+    }
+
+    /// Whether one of these may serve as soon as its gateway sends it requests.
+    fn awaits(&self, kept: &[usize]) -> bool {
         let comes = |instance: &RolloutInstance| {
             let state = instance.state();
             let starts = matches!(state, InstanceState::Transient | InstanceState::Running | InstanceState::Healthy);
             starts || instance.unknown()
         };
-        serving.iter().any(|&i| self.instances[i].healthy())
-            && serving.iter().all(|&i| self.takes_requests(i) || !comes(&self.instances[i]))
+        kept.iter().any(|&i| self.serves(i) && comes(&self.instances[i]) && !self.takes_requests(i))
     }
 
     /// Whether it is to have traffic and to go on running.

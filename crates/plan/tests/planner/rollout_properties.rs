@@ -167,6 +167,29 @@ proptest! {
     }
 
     #[test]
+    fn a_settled_service_takes_traffic_only_from_what_has_been_replaced(input in input()) {
+        let none_wanted = input.intent == ServiceIntent::Stop || input.current_revision_id.is_none();
+        let on_fixed_port = input.current_revision_id.as_ref().is_some_and(|current| fixed(&input, current).is_some());
+        let plan = plan::rollout::plan(&input);
+        if flying(&input).is_some() || none_wanted || on_fixed_port || goes_back(&plan) {
+            return Ok(());
+        }
+        let rows = after(&input, &plan);
+        let serves = |i: &RolloutInstance| i.traffic == Traffic::Active && is_to_run(i);
+        // Not yet asked by its gateway, though it may serve.
+        let awaited = |now: &RolloutInstance| {
+            let listens = input.revisions.iter().any(|r| r.id == now.revision_id && r.port != PortSpec::None);
+            let hopes = healthy(now) || now.observed.is_none() && !now.caught_up;
+            Some(&now.revision_id) == input.current_revision_id.as_ref() && serves(now) && hopes && listens && !now.routed
+        };
+        for before in input.instances.iter().filter(|before| serves(before)) {
+            let taken = rows.get(&before.id).is_none_or(|now| now.traffic != Traffic::Active);
+            let replaced = !rows.values().any(awaited) || made_way(&input, &rows, before);
+            prop_assert!(!taken || replaced, "{before:?} lost its traffic: {:?}", plan.changes);
+        }
+    }
+
+    #[test]
     fn before_a_new_release_is_healthy_the_old_one_keeps_all_its_traffic(
         input in prop_oneof![input(), superseding()]
     ) {
@@ -197,7 +220,9 @@ proptest! {
             let awaited = |now: &&RolloutInstance| {
                 let serves = now.traffic == Traffic::Active && now.intent == InstanceIntent::Run && now.server_exists;
                 let hopes = healthy(now) || now.observed.is_none() && !now.caught_up;
-                Some(&now.revision_id) == current && serves && hopes && !acknowledged(now)
+                // A worker has nothing to acknowledge.
+                let listens = input.revisions.iter().any(|r| r.id == now.revision_id && r.port != PortSpec::None);
+                Some(&now.revision_id) == current && serves && hopes && listens && !now.routed
             };
             let replaced = successors >= enough && (!another || !rows.values().any(|now| awaited(&now)));
             let kept = kept || replaced || made_way(&input, &rows, before);
