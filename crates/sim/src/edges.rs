@@ -47,16 +47,27 @@ impl Gates {
         self.world.story.tell(self.machine.name, what);
     }
 
-    /// Here an agent may die; a dead one gets no further.
+    /// Here an agent may die, or its machine lose power; a dead one gets no further.
     async fn pass(&self, moment: &str, what: &str) {
-        if self.alive.load(Ordering::SeqCst) && self.happens(self.world.weather().agent_dies_at_gate) {
-            self.alive.store(false, Ordering::SeqCst);
-            self.tell(format_args!("the agent is killed {moment} {what}"));
-            self.machine.end(End::Agent);
+        if self.alive.load(Ordering::SeqCst) {
+            let weather = self.world.weather();
+            if self.happens(weather.agent_dies_at_gate) {
+                self.tell(format_args!("the agent is killed {moment} {what}"));
+                self.die(End::Agent);
+            } else if self.happens(weather.power_fails_at_gate) {
+                self.tell(format_args!("the power fails {moment} {what}"));
+                self.world.referee.all_disturbed();
+                self.die(End::Power);
+            }
         }
         if !self.alive.load(Ordering::SeqCst) {
             std::future::pending::<()>().await;
         }
+    }
+
+    fn die(&self, end: End) {
+        self.alive.store(false, Ordering::SeqCst);
+        self.machine.end(end);
     }
 
     /// A call to the machine: it takes its time, may hang for a while, and may fail.

@@ -112,14 +112,19 @@ impl store::Gate for Door {
     }
 }
 
-/// Does it to the end, giving way to the threads of the database instead of sleeping: on one core that is
-/// cheaper than to be woken.
+/// Does it to the end. What is waited for is a task on this thread, mostly: it runs between two polls. Only
+/// for what takes longer, as a password's hash, the thread gives way.
 fn done<F: Future>(runtime: &Runtime, work: F) -> F::Output {
+    const POLLS_BEFORE_YIELDING: u32 = 8;
     let mut work = std::pin::pin!(work);
+    let mut in_vain = 0;
     runtime.block_on(std::future::poll_fn(move |context| {
         let polled = work.as_mut().poll(context);
         if polled.is_pending() {
-            std::thread::yield_now();
+            in_vain += 1;
+            if in_vain > POLLS_BEFORE_YIELDING {
+                std::thread::yield_now();
+            }
             context.waker().wake_by_ref();
         }
         polled

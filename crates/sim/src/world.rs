@@ -33,6 +33,8 @@ pub struct Weather {
     pub delay_limit_ms: u64,
     /// At each gate: before and after every change on the machine and every write to the ledger.
     pub agent_dies_at_gate: u32,
+    /// At the same gates: the whole machine, and whatever it had not synced.
+    pub power_fails_at_gate: u32,
     pub ledger_fails: u32,
     pub driver_fails: u32,
     pub driver_hangs: u32,
@@ -50,6 +52,7 @@ impl Weather {
             stale: maybe(100),
             delay_limit_ms: u64::from(maybe(4_000)),
             agent_dies_at_gate: maybe(40),
+            power_fails_at_gate: maybe(25),
             ledger_fails: maybe(100),
             driver_fails: maybe(150),
             driver_hangs: maybe(60),

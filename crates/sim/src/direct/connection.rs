@@ -1,6 +1,7 @@
 //! A connection: what sqlx's `Any` asks of one.
 
 use super::sqlite::{File, Statement};
+use crate::time::locked;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream, TryStreamExt};
 use futures_util::{FutureExt, TryFutureExt};
@@ -13,49 +14,78 @@ use sqlx_core::transaction::{begin_ansi_transaction_sql, commit_ansi_transaction
 use sqlx_core::{Either, Error};
 use std::collections::HashMap;
 use std::future::ready;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, Weak};
 use std::time::Duration;
 
 /// Prepared statements that are kept. The store has fewer texts; when there are more, all go.
 const STATEMENTS_LIMIT: usize = 256;
 
+/// With this the store closes a connection to writing; here it is kept by the driver, because the file is shared.
+const READS_ONLY: &str = "PRAGMA query_only = ON";
+
 type Found = Vec<Either<AnyQueryResult, AnyRow>>;
 
+/// An open file, and who has it to itself while a transaction lasts.
 #[derive(Debug)]
-pub struct DirectConnection {
+struct Shared {
     // Before the file, so that they go first.
     statements: HashMap<String, Statement>,
     file: File,
+    within: Option<u64>,
+}
+
+/// All connections of one file share what SQLite knows of it: pages, schema and prepared statements. By its
+/// inode, so that a file in the place of another one is another one.
+type Open = HashMap<(u64, u64), Weak<Mutex<Shared>>>;
+
+static OPEN: LazyLock<Mutex<Open>> = LazyLock::new(Mutex::default);
+static NUMBER: AtomicU64 = AtomicU64::new(0);
+
+#[derive(Debug)]
+pub struct DirectConnection {
+    shared: Arc<Mutex<Shared>>,
+    number: u64,
     depth: usize,
+    reads_only: bool,
 }
 
 impl DirectConnection {
     pub fn open(path: &Path) -> Result<Self, Error> {
-        Ok(Self { statements: HashMap::new(), file: File::open(path)?, depth: 0 })
+        let about = path.metadata().map_err(Error::Io)?;
+        let key = (about.dev(), about.ino());
+        let mut open = locked(&OPEN);
+        let shared = match open.get(&key).and_then(Weak::upgrade) {
+            Some(shared) => shared,
+            None => {
+                open.retain(|_, shared| shared.strong_count() > 0);
+                let file = File::open(path)?;
+                let shared = Arc::new(Mutex::new(Shared { statements: HashMap::new(), file, within: None }));
+                open.insert(key, Arc::downgrade(&shared));
+                shared
+            }
+        };
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let mut connection = Self { shared, number, depth: 0, reads_only: false };
+        // Nobody else opens the file while this one lives, and then SQLite needs no locks on it.
+        connection.command("PRAGMA locking_mode = EXCLUSIVE")?;
+        Ok(connection)
     }
 
     /// Runs a text to its end, or until it has answered so many rows.
     fn run(&mut self, sql: &str, values: &[AnyValueKind], limit: usize) -> Result<Found, Error> {
-        let mut found = Vec::new();
-        if let Some(statement) = self.statements.get_mut(sql) {
-            run_one(&self.file, statement, values, limit, &mut found)?;
-            return Ok(found);
+        if sql == READS_ONLY {
+            self.reads_only = true;
+            return Ok(Vec::new());
         }
-        let (mut rest, mut only) = (sql, None);
-        // One after the other: what follows may be about a table that the first one makes.
-        while let Some((mut statement, after)) = self.file.prepare(rest)? {
-            run_one(&self.file, &mut statement, values, limit, &mut found)?;
-            only = (rest.len() == sql.len() && after.trim().is_empty()).then_some(statement);
-            rest = after;
+        let mut shared = locked(&self.shared);
+        if shared.within.is_some_and(|number| number != self.number) {
+            // On connections of their own one would not see what the other has not committed, or wait for it.
+            return Err(Error::Protocol(format!("another connection is within a transaction: {sql}")));
         }
-        if let Some(statement) = only {
-            if self.statements.len() >= STATEMENTS_LIMIT {
-                self.statements.clear();
-            }
-            self.statements.insert(sql.to_owned(), statement);
-        }
-        Ok(found)
+        shared.run(sql, values, limit, self.reads_only)
     }
 
     fn command(&mut self, sql: &str) -> Result<(), Error> {
@@ -69,13 +99,14 @@ impl DirectConnection {
         let sql = statement.unwrap_or_else(|| begin_ansi_transaction_sql(self.depth));
         self.command(sql.as_str())?;
         self.depth += 1;
+        locked(&self.shared).within = Some(self.number);
         Ok(())
     }
 
     pub fn commit_now(&mut self) -> Result<(), Error> {
         if self.depth > 0 {
             self.command(commit_ansi_transaction_sql(self.depth).as_str())?;
-            self.depth -= 1;
+            self.one_less();
         }
         Ok(())
     }
@@ -83,13 +114,55 @@ impl DirectConnection {
     pub fn rollback_now(&mut self) -> Result<(), Error> {
         if self.depth > 0 {
             self.command(rollback_ansi_transaction_sql(self.depth).as_str())?;
-            self.depth -= 1;
+            self.one_less();
         }
         Ok(())
     }
 
+    fn one_less(&mut self) {
+        self.depth -= 1;
+        if self.depth == 0 {
+            locked(&self.shared).within = None;
+        }
+    }
+
     pub fn depth(&self) -> usize {
         self.depth
+    }
+}
+
+impl Drop for DirectConnection {
+    fn drop(&mut self) {
+        if self.depth > 0 {
+            // As SQLite does when a connection closes; a transaction that is not there need not be ended.
+            self.depth = 1;
+            let _ = self.command("ROLLBACK");
+            locked(&self.shared).within = None;
+        }
+    }
+}
+
+impl Shared {
+    fn run(&mut self, sql: &str, values: &[AnyValueKind], limit: usize, reads_only: bool) -> Result<Found, Error> {
+        let mut found = Vec::new();
+        if let Some(statement) = self.statements.get_mut(sql) {
+            run_one(&self.file, statement, values, limit, reads_only, &mut found)?;
+            return Ok(found);
+        }
+        let (mut rest, mut only) = (sql, None);
+        // One after the other: what follows may be about a table that the first one makes.
+        while let Some((mut statement, after)) = self.file.prepare(rest)? {
+            run_one(&self.file, &mut statement, values, limit, reads_only, &mut found)?;
+            only = (rest.len() == sql.len() && after.trim().is_empty()).then_some(statement);
+            rest = after;
+        }
+        if let Some(statement) = only {
+            if self.statements.len() >= STATEMENTS_LIMIT {
+                self.statements.clear();
+            }
+            self.statements.insert(sql.to_owned(), statement);
+        }
+        Ok(found)
     }
 }
 
@@ -98,8 +171,12 @@ fn run_one(
     statement: &mut Statement,
     values: &[AnyValueKind],
     limit: usize,
+    reads_only: bool,
     found: &mut Found,
 ) -> Result<(), Error> {
+    if reads_only && !statement.only_reads() {
+        return Err(Error::Protocol("a connection that reads is asked to write".into()));
+    }
     let done = step_through(file, statement, values, limit, found);
     statement.reset();
     done

@@ -6,6 +6,10 @@
 //! transactions are what people run, and SQLite itself, on the same file, is too. What is left out is
 //! sqlx's way from a statement to SQLite, so that is not simulated; the store's own tests go through it.
 //!
+//! The connections of one file share one handle of SQLite, because pages, schema and prepared statements are
+//! then read once. Nobody sees by it what another has not committed: while one is within a transaction, every
+//! other is refused, and so far none ever was.
+//!
 //! Deliberately absent: whatever the store does not use. Nobody asks this driver for its types, so there are
 //! none ([`formal`]).
 

@@ -233,6 +233,11 @@ impl Statement {
         self.checked(code)
     }
 
+    pub fn only_reads(&self) -> bool {
+        // SAFETY: the statement is prepared.
+        unsafe { c::sqlite3_stmt_readonly(self.handle.as_ptr()) != 0 }
+    }
+
     /// Whether there is a row; if there is none, the statement is done.
     pub fn step(&mut self) -> Result<bool, Error> {
         // SAFETY: the statement is prepared.
