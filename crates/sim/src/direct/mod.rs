@@ -1,14 +1,14 @@
 //! SQLite without a thread of its own.
 //!
 //! sqlx gives every SQLite connection a thread and asks it for each statement. Under a clock that stands
-//! still nobody gains by that, and most of a simulation's time went by in waking and waiting. This driver
+//! still nobody gains by that, and much of a simulation's time went by in waking and waiting. This driver
 //! stands below the same `Any` connections and pools: the control plane's store, its statements and its
 //! transactions are what people run, and SQLite itself, on the same file, is too. What is left out is
 //! sqlx's way from a statement to SQLite, so that is not simulated; the store's own tests go through it.
 //!
 //! The connections of one file share one handle of SQLite, because pages, schema and prepared statements are
 //! then read once. Nobody sees by it what another has not committed: while one is within a transaction, every
-//! other is refused, and so far none ever was.
+//! other is refused.
 //!
 //! Deliberately absent: whatever the store does not use. Nobody asks this driver for its types, so there are
 //! none ([`formal`]).
