@@ -11,6 +11,8 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 
 const PAUSE: Duration = Duration::from_millis(100);
+/// One page of what is kept, on a machine that has much else to do.
+const PAGE_WITHIN: Duration = Duration::from_secs(120);
 
 pub struct Follower {
     seen: Arc<Mutex<Vec<Value>>>,
@@ -58,7 +60,7 @@ pub fn sequence(record: &Value) -> Result<i64> {
 
 /// Everything that is kept, page by page.
 pub async fn all_records(address: &str, token: &str, noun: &str) -> Result<Vec<Value>> {
-    let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(30)).build()?;
+    let client = reqwest::Client::builder().no_proxy().timeout(PAGE_WITHIN).build()?;
     let mut all: Vec<Value> = Vec::new();
     loop {
         let after = all.last().map_or(Ok(0), sequence)?;

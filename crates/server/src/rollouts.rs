@@ -1,6 +1,6 @@
 //! One tick of one service: rows and reports in, [`plan::rollout`], rows and events out.
 
-use crate::actions::deploy::about;
+use crate::actions::deploy::{about, created_event};
 use crate::clock;
 use crate::desired::{self, may_take};
 use crate::error::Result;
@@ -221,6 +221,9 @@ async fn write(
             RolloutChange::SetStage { deployment_id, stage, failure, bake_until_ms, warm_until_ms } => {
                 let Some(deployment) = deployment.as_mut().filter(|d| d.id == deployment_id) else { continue };
                 stage_changed = true;
+                if deployment.stages.len() == 1 {
+                    events.push(created_event(deployment));
+                }
                 deployment.stage = stage;
                 deployment.stages.push(StageEntry { stage, at_ms: now_ms });
                 deployment.failure = failure.or(deployment.failure.take());

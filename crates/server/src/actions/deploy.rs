@@ -14,7 +14,7 @@ use crate::state::{AppState, event, fresh};
 use api::deployments::{Deployment, DeploymentKind, Stage};
 use api::error::ErrorCode;
 use api::events::{Event, EventKind, EventLevel};
-use api::ids::{DeploymentId, ProjectId, RevisionId, ServiceId, StackId};
+use api::ids::{DeploymentId, EventId, ProjectId, RevisionId, ServiceId, StackId};
 use api::name::Name;
 use api::plans::{DeployAnswer, DeployRequest, ServicePlan, ServicePlanAction};
 use api::services::REPLICAS_LIMIT;
@@ -124,9 +124,14 @@ pub async fn begun_events(state: &AppState, scope: &Scope, deployment: &Deployme
     Ok(events)
 }
 
-fn created_event(deployment: &Deployment) -> Event {
+/// Written before the wish is answered, and once more with the first change of stage: whoever dies between the
+/// deployment and its event, the event comes. Its id follows from the deployment's, so it is kept once.
+pub fn created_event(deployment: &Deployment) -> Event {
     let message = format!("{} of {} (revision {})", deployment.kind, deployment.service, deployment.revision_number);
-    about(deployment, event(EventKind::DeploymentCreated, EventLevel::Info, message, deployment.cause.clone()))
+    let created = event(EventKind::DeploymentCreated, EventLevel::Info, message, deployment.cause.clone());
+    let (_, digits) = deployment.id.as_str().split_once('_').expect("an id is a prefix and digits");
+    let id = format!("{}_{digits}", EventId::PREFIX).parse().expect("the digits of one id are those of another");
+    about(deployment, Event { id, ..created })
 }
 
 /// An event that is about a deployment.

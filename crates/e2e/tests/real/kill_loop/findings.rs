@@ -62,10 +62,10 @@ impl Findings {
 
     /// Every deployment that was acknowledged is there, has ended well, and all its stages were told.
     async fn judge_wishes(&mut self, world: &World, wishes: &Wishes, events: &[Value]) -> Result<()> {
-        for (id, answered) in &wishes.acknowledged {
+        for id in &wishes.acknowledged {
             match world.client.deployment(id).await {
                 Ok(deployment) if matches!(deployment.stage, Stage::Running | Stage::RolledBack) => {
-                    self.complaints.extend(records::untold_stages(events, &deployment, *answered));
+                    self.complaints.extend(records::untold_stages(events, &deployment));
                 }
                 Ok(deployment) => self.complaints.push(format!("{id} ended as {}", deployment.stage)),
                 Err(error) => self.complaints.push(format!("{id} was acknowledged: {error}")),

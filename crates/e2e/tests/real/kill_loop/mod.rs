@@ -106,9 +106,9 @@ async fn undisturbed(world: &mut World, wishes: &mut Wishes, wish: Wish) -> Resu
     let before = newest(&world.client).await?;
     let request = wishes.request(world, wish)?;
     let begun = Instant::now();
-    let heard = submit(world.client.clone(), request, before).await?;
-    wishes.heard(&heard);
-    reached(world, wishes, &heard.deployment.id, false).await.with_context(|| format!("{wish:?} without a kill"))?;
+    let deployment = submit(world.client.clone(), request, before).await?;
+    wishes.heard(&deployment);
+    reached(world, wishes, &deployment.id, false).await.with_context(|| format!("{wish:?} without a kill"))?;
     Ok(begun.elapsed())
 }
 
@@ -125,21 +125,21 @@ async fn disturbed(
     let mut wished = tokio::spawn(submit(world.client.clone(), request, before));
     let mut accepted = None;
     if moment != Moment::Accepting {
-        let heard = (&mut wished).await??;
-        wait_for(world, &heard.deployment.id, moment).await?;
-        accepted = Some(heard);
+        let deployment = (&mut wished).await??;
+        wait_for(world, &deployment.id, moment).await?;
+        accepted = Some(deployment);
     }
     let delay_ms = world.random.u64(..=moment.spread_ms());
     tokio::time::sleep(Duration::from_millis(delay_ms)).await;
     let (killed, killed_ms) = world.kill(target).await?;
-    let heard = match accepted {
-        Some(heard) => heard,
+    let deployment = match accepted {
+        Some(deployment) => deployment,
         None => wished.await??,
     };
-    wishes.heard(&heard);
+    wishes.heard(&deployment);
     // A new release whose process dies after the switch is taken back: that is a promise, too.
     let may_roll_back = target == Target::Shim && wish == Wish::Deploy;
-    let deployment = reached(world, wishes, &heard.deployment.id, may_roll_back).await?;
+    let deployment = reached(world, wishes, &deployment.id, may_roll_back).await?;
     let times = Times {
         after_wish: begun.elapsed(),
         after_kill: killed.elapsed(),

@@ -47,17 +47,16 @@ pub fn undelivered(events: &[Value], agent_log: &str) -> Vec<String> {
     missing.map(|((kind, message), count)| format!("{count} events {kind} did not arrive: {message}")).collect()
 }
 
-/// A deployment's own record of its stages, held against the events. The event of its beginning is written
-/// before the wish is answered, but after the deployment itself; so it is owed if there was an answer.
-pub fn untold_stages(events: &[Value], deployment: &Deployment, answered: bool) -> Option<String> {
+/// A deployment's own record of its stages, held against the events: also of one over whose beginning the control
+/// plane died.
+pub fn untold_stages(events: &[Value], deployment: &Deployment) -> Option<String> {
     let count = |kind: &str| {
         let own = |event: &&Value| event["kind"] == kind && event["deployment_id"] == deployment.id.as_str();
         events.iter().filter(own).count()
     };
     let (created, changed) = (count("deployment_created"), count("deployment_stage_changed"));
     let stages = deployment.stages.len();
-    let all_told = changed + 1 == stages && (created == 1 || created == 0 && !answered);
-    (!all_told).then(|| {
+    (created != 1 || created + changed != stages).then(|| {
         format!(
             "{} has {stages} stages; events tell {created} times of its begin and {changed} of a change",
             deployment.id

@@ -66,16 +66,8 @@ pub struct Wishes {
     marked: u32,
     /// The mark that a revision was made with.
     marks: BTreeMap<RevisionId, String>,
-    /// Every deployment that the control plane has acknowledged, and whether in answer to the wish.
-    pub acknowledged: Vec<(DeploymentId, bool)>,
-}
-
-/// How a wish was heard.
-pub struct Heard {
-    pub deployment: Deployment,
-    /// The wish itself was answered. Otherwise the control plane died over it, and the deployment was found
-    /// when somebody looked.
-    pub answered: bool,
+    /// Every deployment that the control plane has acknowledged.
+    pub acknowledged: Vec<DeploymentId>,
 }
 
 impl Wishes {
@@ -105,8 +97,8 @@ impl Wishes {
     }
 
     /// Remembers a deployment that was acknowledged.
-    pub fn heard(&mut self, Heard { deployment, answered }: &Heard) {
-        self.acknowledged.push((deployment.id.clone(), *answered));
+    pub fn heard(&mut self, deployment: &Deployment) {
+        self.acknowledged.push(deployment.id.clone());
         self.marks.entry(deployment.revision_id.clone()).or_insert_with(|| self.mark.clone());
     }
 }
@@ -155,11 +147,11 @@ pub async fn newest(client: &Client) -> Result<Option<DeploymentId>> {
 }
 
 /// Sends until it was heard. As a person would who got no answer: look first, then ask again.
-pub async fn submit(client: Client, request: Request, before: Option<DeploymentId>) -> Result<Heard> {
+pub async fn submit(client: Client, request: Request, before: Option<DeploymentId>) -> Result<Deployment> {
     let begun = Instant::now();
     loop {
         match send(&client, &request).await {
-            Ok(Some(deployment)) => return Ok(Heard { deployment, answered: true }),
+            Ok(Some(deployment)) => return Ok(deployment),
             // Nothing to do: it had been heard.
             Ok(None) => {}
             Err(ClientError::Api { status, error }) if status < 500 => bail!("refused with {status}: {error}"),
@@ -167,8 +159,7 @@ pub async fn submit(client: Client, request: Request, before: Option<DeploymentI
             Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
         }
         if let Some(id) = newest(&client).await?.filter(|id| Some(id) != before.as_ref()) {
-            let deployment = client.deployment(&id).await.context("show the deployment")?;
-            return Ok(Heard { deployment, answered: false });
+            return client.deployment(&id).await.context("show the deployment");
         }
     }
 }
