@@ -64,13 +64,13 @@ impl Statement {
         self
     }
 
-    /// Placeholders between commas: `$3, $4, $5`.
+    /// Placeholders between commas: `$3, $4, $5`. Of no value `NULL`, which nothing is equal to.
     pub fn bind_all(&mut self, values: impl IntoIterator<Item = impl Into<Value>>) -> &mut Self {
-        for (position, value) in values.into_iter().enumerate() {
-            if position > 0 {
-                self.push(", ");
-            }
-            self.bind(value);
+        let mut values = values.into_iter();
+        let Some(first) = values.next() else { return self.push("NULL") };
+        self.bind(first);
+        for value in values {
+            self.push(", ").bind(value);
         }
         self
     }

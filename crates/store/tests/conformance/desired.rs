@@ -3,7 +3,7 @@
 use crate::database::Database;
 use crate::fixtures::*;
 use api::servers::ServerFacts;
-use store::Error;
+use store::{Error, InstanceChange};
 
 on_every_database![
     a_generation_never_falls,
@@ -11,6 +11,7 @@ on_every_database![
     an_observed_state_replaces_the_one_before,
     a_report_keeps_the_facts_when_it_brings_none,
     a_server_turns_online_and_offline_once,
+    what_is_read_together_is_what_is_read_one_by_one,
 ];
 
 async fn a_generation_never_falls(database: Database) {
@@ -87,4 +88,44 @@ async fn a_server_turns_online_and_offline_once(database: Database) {
         changed.push(store.server_online_set(&tenant.scope, &server, online).await.unwrap());
     }
     assert_eq!(changed, [false, true, false, true]);
+}
+
+async fn what_is_read_together_is_what_is_read_one_by_one(database: Database) {
+    let store = database.open().await;
+    let tenant = tenant(&store, "acme").await;
+    let scope = &tenant.scope;
+    let (one, two) = (joined(&store, scope, "one").await, joined(&store, scope, "two").await);
+    let (_, deployment) = shop(&store, &tenant).await;
+    let on_one = instance(&deployment, &one);
+    let create = tick(&deployment, vec![InstanceChange::Create(on_one.clone())]);
+    store.rollout_apply(scope, &create, NOW).await.unwrap();
+    store.desired_state_put(scope, &one.id, &desired(3)).await.unwrap();
+    store.server_online_set(scope, &two.id, false).await.unwrap();
+
+    // Some that are there, and one that never was.
+    let (both, nobody) = ([&one.id, &two.id], server_id());
+    let mut servers = store.server_list_of(scope, both.into_iter().chain([&nobody])).await.unwrap();
+    servers.sort_by_key(|server| server.index);
+    let (first, second) = (store.server_get(scope, &one.id).await, store.server_get(scope, &two.id).await);
+    assert_eq!(servers, [first.unwrap(), second.unwrap()]);
+    let mut heads = store.server_heads(scope, both.into_iter().chain([&nobody])).await.unwrap();
+    heads.sort_by_key(|(id, ..)| *id != one.id);
+    assert_eq!(heads, [(one.id.clone(), true, 3), (two.id.clone(), false, 0)]);
+    let generations = store.desired_state_heads_of(scope, both).await.unwrap();
+    let head = store.desired_state_head(scope, &one.id).await.unwrap().unwrap();
+    assert_eq!(generations, [(one.id.clone(), head)].into());
+    assert_eq!(store.instance_list_on_servers(scope, both).await.unwrap(), std::slice::from_ref(&on_one));
+    assert_eq!(store.instance_list_on_servers(scope, [&two.id]).await.unwrap(), []);
+    let service = store.service_get(scope, &deployment.service_id).await.unwrap();
+    assert_eq!(store.service_list_of(scope, [&service.id]).await.unwrap(), [service]);
+    let revision = store.revision_get(scope, &deployment.revision_id).await.unwrap();
+    assert_eq!(store.revision_list_of(scope, [&revision.id]).await.unwrap(), [revision]);
+
+    // Of nothing there is nothing, also where SQL has no empty list.
+    assert!(store.server_list_of(scope, []).await.unwrap().is_empty());
+    assert!(store.server_heads(scope, []).await.unwrap().is_empty());
+    assert!(store.desired_state_heads_of(scope, []).await.unwrap().is_empty());
+    assert!(store.instance_list_on_servers(scope, []).await.unwrap().is_empty());
+    assert!(store.service_list_of(scope, []).await.unwrap().is_empty());
+    assert!(store.revision_list_of(scope, []).await.unwrap().is_empty());
 }

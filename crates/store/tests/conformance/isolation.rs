@@ -131,6 +131,12 @@ async fn nothing_of_another_tenant_is_seen(database: Database) {
     empty(store.instance_list(scope).await);
     empty(store.instance_list_of_service(scope, service).await);
     empty(store.instance_list_on_server(scope, server).await);
+    empty(store.server_list_of(scope, [server]).await);
+    empty(store.server_heads(scope, [server]).await);
+    empty(store.instance_list_on_servers(scope, [server]).await);
+    empty(store.service_list_of(scope, [service]).await);
+    empty(store.revision_list_of(scope, [&world.deployment.revision_id]).await);
+    assert!(store.desired_state_heads_of(scope, [server]).await.unwrap().is_empty());
     empty(store.token_list(scope, NOW).await);
     empty(store.credential_list(scope).await);
     empty(store.credential_view_list(scope).await);
