@@ -64,7 +64,7 @@ impl Tick<'_> {
         deployment.stages.push(StageEntry { stage, at_ms: now_ms });
     }
 
-    fn entered_at_ms(&self, deployment: &Deployment, stage: Stage) -> i64 {
+    pub(super) fn entered_at_ms(&self, deployment: &Deployment, stage: Stage) -> i64 {
         deployment.stages.iter().rev().find(|s| s.stage == stage).map_or(deployment.created_at_ms, |s| s.at_ms)
     }
 
@@ -396,7 +396,13 @@ impl Tick<'_> {
     }
 
     /// Fails for something that is not the instance's own doing.
-    fn fail_at(&mut self, deployment: &Deployment, instance: &RolloutInstance, stage: Stage, message: String) {
+    pub(super) fn fail_at(
+        &mut self,
+        deployment: &Deployment,
+        instance: &RolloutInstance,
+        stage: Stage,
+        message: String,
+    ) {
         let server_id = Some(instance.server_id.clone());
         let failure = DeploymentFailure { stage, message, server_id, last_probe: None, log_tail: Vec::new() };
         self.fail(deployment, failure);

@@ -8,7 +8,9 @@
 //! Most of them leave by themselves: what drains, what was warm for a way back that no longer leads
 //! there, what has been replaced. What has no end of its own gets one: a gateway has as long to
 //! acknowledge as it has in any switch, and then those stay who are most likely to serve, as many as
-//! are wanted. So a server that does not report holds up a deployment for a while, and not for ever.
+//! are wanted. So a server that does not report holds up a deployment for a while, and not for ever. What a
+//! gateway still asks, because it refuses the routes without it, is never stopped for room: it may be all
+//! that serves. Then the deployment fails after that time and says why.
 
 use super::advance::ROUTES_WITHIN_MS;
 use super::{InstanceIntent, RolloutInstance, Tick, Traffic};
@@ -94,19 +96,35 @@ impl Tick<'_> {
         self.excess(&self.others(deployment), deployment.replicas, self.wanted_by(deployment)) == 0
     }
 
-    /// Makes room for the targets. Answers whether it is there.
+    /// Makes room for the targets. Answers whether it is there; fails when a gateway holds what is to leave.
     pub(super) fn make_room(&mut self, deployment: &Deployment) -> bool {
-        let others = self.others(deployment);
-        self.make_room_beside(&others, deployment.replicas, self.wanted_by(deployment))
+        let (others, wanted) = (self.others(deployment), self.wanted_by(deployment));
+        let held = self.leaving(&others, deployment.replicas, wanted).into_iter().find(|&i| self.is_held(i));
+        let room = self.make_room_beside(&others, deployment.replicas, wanted);
+        let Some(index) = held.filter(|_| !room) else { return room };
+        let entered_ms = self.entered_at_ms(deployment, deployment.stage);
+        let since_ms = self.instances[index].traffic_changed_at_ms.max(entered_ms);
+        if self.input.now_ms < since_ms + ROUTES_WITHIN_MS {
+            self.wake_at(since_ms + ROUTES_WITHIN_MS);
+        } else {
+            self.fail_held(deployment, index);
+        }
+        false
+    }
+
+    fn fail_held(&mut self, deployment: &Deployment, index: usize) {
+        let holder = self.instances[index].clone();
+        let why = holder.gateway_problem.as_deref().unwrap_or("it has not acknowledged them");
+        let message = format!(
+            "a gateway still asks an earlier release and does not take the routes without it: {why}; deploy again when it does"
+        );
+        self.fail_at(deployment, &holder, deployment.stage, message);
     }
 
     /// Makes room for `next` instances beside `others`, of which those leave who serve least likely.
     /// Answers whether it is there.
     pub(super) fn make_room_beside(&mut self, others: &[usize], next: u32, wanted: u32) -> bool {
-        let mut leaving: Vec<usize> = others.iter().copied().filter(|&i| self.is_to_run(i)).collect();
-        leaving.sort_by_key(|&index| (Reverse(self.unlikeliness(index)), index));
-        leaving.truncate(self.excess(others, next, wanted));
-        for index in leaving {
+        for index in self.leaving(others, next, wanted) {
             self.make_way(index);
         }
         if self.excess(others, next, wanted) == 0 {
@@ -115,6 +133,21 @@ impl Tick<'_> {
         self.block("its next instances are started once earlier releases have drained and left");
         self.wake_at(self.input.now_ms + LOOK_AGAIN_MS);
         false
+    }
+
+    /// Which of `others` are too many for `next` instances more, those first who serve least likely.
+    fn leaving(&self, others: &[usize], next: u32, wanted: u32) -> Vec<usize> {
+        let mut leaving: Vec<usize> = others.iter().copied().filter(|&i| self.is_to_run(i)).collect();
+        leaving.sort_by_key(|&index| (Reverse(self.unlikeliness(index)), index));
+        leaving.truncate(self.excess(others, next, wanted));
+        leaving
+    }
+
+    /// Whether an instance is out of traffic, and its gateway asks it all the same: it refuses the routes
+    /// without it, and what it asks may be all that serves.
+    fn is_held(&self, index: usize) -> bool {
+        let instance = &self.instances[index];
+        instance.traffic == Traffic::Out && instance.server_online && instance.routed
     }
 
     /// How many of `others` are too many for `next` instances more to run beside them.
@@ -146,11 +179,14 @@ impl Tick<'_> {
 
     /// One step out of the way, if it is time for that.
     fn make_way(&mut self, index: usize) {
+        if self.is_held(index) {
+            return;
+        }
         let instance = &self.instances[index];
         let since_ms = match instance.traffic {
             Traffic::Candidate | Traffic::Draining => None,
-            // Its gateway may still ask it. One that does not report does first as it is told when it is back.
-            Traffic::Out if !instance.server_online || instance.caught_up && !instance.routed => None,
+            // One that does not report does first as it is told when it is back.
+            Traffic::Out if !instance.server_online || instance.caught_up => None,
             Traffic::Out => Some(instance.traffic_changed_at_ms),
             // Whoever got traffic last may be about to acknowledge it.
             Traffic::Active => {

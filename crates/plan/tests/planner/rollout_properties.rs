@@ -286,7 +286,8 @@ proptest! {
         prop_assert!(room, "{running} are to run, {} are wanted: {:?}", wanted(&input), plan.changes);
     }
 
-    /// A server that never answers again, a gateway that never lets go: the next release comes all the same.
+    /// A server that never answers again: the next release comes all the same. A gateway that never lets go: it
+    /// comes, or it fails, and does not wait for ever.
     #[test]
     fn whatever_is_in_the_way_of_the_next_release_leaves_in_time(input in superseding()) {
         let limit = 2 * wanted(&input);

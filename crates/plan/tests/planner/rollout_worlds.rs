@@ -226,6 +226,15 @@ fn build((service, deployment, mut instances, releases, servers, ports): Parts) 
     let at_most = |replicas: u32| if several { replicas } else { replicas.min(1) };
     let replicas = at_most(replicas);
     let deployment = deployment.map(|deployment| Deployment { replicas: at_most(deployment.replicas), ..deployment });
+    // What a deployment placed is of its release.
+    if let Some(deployment) = &deployment {
+        for instance in instances.iter_mut().filter(|instance| instance.deployment_id == deployment.id) {
+            instance.revision_id = deployment.revision_id.clone();
+            if let Some(observed) = &mut instance.observed {
+                observed.revision_id = deployment.revision_id.clone();
+            }
+        }
+    }
     let preparations = releases.iter().enumerate().map(|(index, state)| {
         let (server, revision) = (index as u64 / REVISIONS + 1, index as u64 % REVISIONS + 1);
         (id("srv", server), samples::prepared(1, revision, *state))
