@@ -59,7 +59,8 @@ impl SshHost {
         for name in ["deploy-key", "wrong-key"] {
             make_key(&folder.join(name))?;
         }
-        let mut host = Self { folder: folder.to_owned(), program: None, port: 0 };
+        // It begins again on the same port, which must not be given to somebody's connection meanwhile.
+        let mut host = Self { folder: folder.to_owned(), program: None, port: crate::free_low_port() };
         host.begin_with_new_host_key()?;
         Ok(Some(host))
     }
@@ -74,9 +75,8 @@ impl SshHost {
         make_key(&host_key)?;
         let allowed = self.folder.join("deploy-key.pub");
         let arguments = [host_key.to_string_lossy(), allowed.to_string_lossy(), self.port.to_string().into()];
-        let program = Program::start(include_str!("git_servers/ssh.py"), &arguments.each_ref().map(|a| &**a), "")?;
-        self.port = program.port;
-        self.program = Some(program);
+        let text = include_str!("git_servers/ssh.py");
+        self.program = Some(Program::start(text, &arguments.each_ref().map(|a| &**a), "")?);
         Ok(())
     }
 

@@ -1,6 +1,6 @@
 """An SSH server that lets the keys of one file read git repositories, and do nothing else.
 
-ssh.py HOST_KEY AUTHORIZED_KEYS PORT (0: any); says its port.
+ssh.py HOST_KEY AUTHORIZED_KEYS PORT; says the port when it listens there.
 """
 
 import asyncio
