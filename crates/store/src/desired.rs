@@ -57,10 +57,9 @@ impl Store {
         scope: &Scope,
         ids: impl IntoIterator<Item = &'a ServerId>,
     ) -> Result<BTreeMap<ServerId, (u64, String)>> {
-        let mut query =
-            Statement::new("SELECT server_id, generation, digest FROM desired_states WHERE organization_id = ");
-        query.bind(scope.organization.as_str()).push(" AND server_id IN (");
-        query.bind_all(ids.into_iter().map(ServerId::as_str)).push(")");
+        let ids = ids.into_iter().map(ServerId::as_str);
+        let query =
+            Statement::among("SELECT server_id, generation, digest FROM desired_states", scope, "server_id", ids);
         heads(query.fetch_all::<HeadRow, _>(&self.pool).await?)
     }
 

@@ -83,10 +83,9 @@ impl Store {
         scope: &Scope,
         ids: impl IntoIterator<Item = &'a ServerId>,
     ) -> Result<Vec<Instance>> {
-        let mut query = Statement::new("SELECT ");
-        query.push(COLUMNS).push(" FROM instances WHERE organization_id = ").bind(scope.organization.as_str());
-        query.push(" AND server_id IN (").bind_all(ids.into_iter().map(ServerId::as_str));
-        query.push(") ORDER BY service_id, ordinal, id");
+        let select = format!("SELECT {COLUMNS} FROM instances");
+        let mut query = Statement::among(&select, scope, "server_id", ids.into_iter().map(ServerId::as_str));
+        query.push(" ORDER BY service_id, ordinal, id");
         query.fetch_all::<Row, _>(&self.pool).await?.into_iter().map(instance).collect()
     }
 

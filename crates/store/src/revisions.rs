@@ -21,9 +21,8 @@ impl Store {
         scope: &Scope,
         ids: impl IntoIterator<Item = &'a RevisionId>,
     ) -> Result<Vec<Revision>> {
-        let mut query = Statement::new("SELECT document FROM revisions WHERE organization_id = ");
-        query.bind(scope.organization.as_str()).push(" AND id IN (");
-        query.bind_all(ids.into_iter().map(RevisionId::as_str)).push(")");
+        let ids = ids.into_iter().map(RevisionId::as_str);
+        let query = Statement::among("SELECT document FROM revisions", scope, "id", ids);
         let rows = query.fetch_all::<(String,), _>(&self.pool).await?;
         rows.iter().map(|(text,)| open("revision", text)).collect()
     }

@@ -164,9 +164,8 @@ impl Store {
         scope: &Scope,
         ids: impl IntoIterator<Item = &'a ServerId>,
     ) -> Result<Vec<Server>> {
-        let mut query = Statement::new("SELECT ");
-        query.push(COLUMNS).push(" FROM servers WHERE organization_id = ").bind(scope.organization.as_str());
-        query.push(" AND id IN (").bind_all(ids.into_iter().map(ServerId::as_str)).push(")");
+        let select = format!("SELECT {COLUMNS} FROM servers");
+        let query = Statement::among(&select, scope, "id", ids.into_iter().map(ServerId::as_str));
         query.fetch_all::<Row, _>(&self.pool).await?.into_iter().map(server).collect()
     }
 
@@ -177,12 +176,9 @@ impl Store {
         scope: &Scope,
         ids: impl IntoIterator<Item = &'a ServerId>,
     ) -> Result<Vec<(ServerId, bool, u64)>> {
-        let mut query = Statement::new(
-            "SELECT s.id, s.online, COALESCE(d.generation, 0) FROM servers s
-             LEFT JOIN desired_states d ON d.server_id = s.id WHERE s.organization_id = ",
-        );
-        query.bind(scope.organization.as_str());
-        query.push(" AND s.id IN (").bind_all(ids.into_iter().map(ServerId::as_str)).push(")");
+        const SELECT: &str = "SELECT id, online,
+            COALESCE((SELECT d.generation FROM desired_states d WHERE d.server_id = servers.id), 0) FROM servers";
+        let query = Statement::among(SELECT, scope, "id", ids.into_iter().map(ServerId::as_str));
         let rows = query.fetch_all::<(String, i64, i64), _>(&self.pool).await?;
         rows.into_iter()
             .map(|(id, online, generation)| Ok((parse("server", &id)?, online != 0, generation as u64)))

@@ -63,9 +63,8 @@ impl Store {
         scope: &Scope,
         ids: impl IntoIterator<Item = &'a ServiceId>,
     ) -> Result<Vec<Service>> {
-        let mut query = Statement::new("SELECT ");
-        query.push(COLUMNS).push(" FROM services WHERE organization_id = ").bind(scope.organization.as_str());
-        query.push(" AND id IN (").bind_all(ids.into_iter().map(ServiceId::as_str)).push(")");
+        let select = format!("SELECT {COLUMNS} FROM services");
+        let query = Statement::among(&select, scope, "id", ids.into_iter().map(ServiceId::as_str));
         query.fetch_all::<Row, _>(&self.pool).await?.into_iter().map(service).collect()
     }
 

@@ -4,7 +4,7 @@
 //! both, so this one numbers its values. Whatever comes from outside is a value; only literals of this
 //! crate become text.
 
-use crate::Result;
+use crate::{Result, Scope};
 use sqlx::any::{Any, AnyArguments, AnyRow};
 use sqlx::query::{Query, QueryAs};
 use sqlx::{AssertSqlSafe, FromRow};
@@ -48,6 +48,14 @@ pub struct Statement {
 impl Statement {
     pub fn new(sql: &str) -> Self {
         Self { sql: sql.to_owned(), values: Vec::new() }
+    }
+
+    /// What `select` reads, of the rows in the scope whose `column` has one of these values. More may follow.
+    pub fn among<'a>(select: &str, scope: &Scope, column: &str, values: impl IntoIterator<Item = &'a str>) -> Self {
+        let mut statement = Self::new(select);
+        statement.push(" WHERE organization_id = ").bind(scope.organization.as_str());
+        statement.push(" AND ").push(column).push(" IN (").bind_all(values).push(")");
+        statement
     }
 
     /// Text of this crate, never of a caller.
