@@ -1,6 +1,7 @@
 //! Clocks that are set by an hour while everything runs: of a whole machine, and of one agent alone.
 
-use crate::{Load, SHORT, answering, get, start_server, version_is};
+use crate::parts::{answers, join_token};
+use crate::{Load, SHORT, answering, start_server, version_is};
 use e2e::{Clock, Machine, Repository, all_records, eventually};
 use serde_json::Value;
 
@@ -125,10 +126,8 @@ async fn an_agent_whose_clock_is_an_hour_off_is_told_from_a_dead_one_serves_on_a
     let repository = control.repository("shop").unwrap();
     commit(&repository, "v1");
     let _server = start_server(&control, &["--poll-interval", "1s"]);
-    let health = format!("{}/healthz", control.control_url());
-    eventually("the control plane answers", SHORT, || get(&health)).await;
-    let created = control.run(&["--json", "tokens", "create", "--name", "one"]).ok().json();
-    let token = created["token"].as_str().unwrap().to_owned();
+    answers(&control).await;
+    let token = join_token(&control, "one");
     let _agent = member.start("agent.log", &["agent", "--join", &control.control_url(), "--token", &token]);
     let condition_is = async |condition: &str| {
         eventually(&format!("the server is {condition}"), SHORT, || async {

@@ -1,5 +1,6 @@
 //! Disks that fill up, of the control plane and of a server: down to the reserve, and to the last byte.
 
+use crate::parts::join_token;
 use crate::{Load, answering, get, start_server, version_is, word_after};
 use e2e::{Machine, Part, Repository, SmallDisk, all_records, eventually, kill};
 use serde_json::Value;
@@ -41,8 +42,7 @@ async fn parts(on_the_disk: &str, reserve: &str) -> Option<Parts> {
     let server = start_server(&machine, &["--poll-interval", "2s"]);
     let health = format!("{}/healthz", machine.control_url());
     eventually("the control plane answers", LIMIT, || get(&health)).await;
-    let created = machine.run(&["--json", "tokens", "create", "--name", "one"]).ok().json();
-    let token = created["token"].as_str().unwrap().to_owned();
+    let token = join_token(&machine, "one");
     let agent = start_member(&machine, &["--join", &machine.control_url(), "--token", &token, "--name", "member"]);
     eventually("the server is online", LIMIT, || async {
         let servers = machine.run(&["--json", "servers"]);

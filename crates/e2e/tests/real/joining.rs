@@ -1,5 +1,6 @@
 //! Tokens and joining: each is good once, and a refusal changes nothing.
 
+use crate::parts::join_token;
 use crate::{SHORT, get};
 use e2e::{Machine, eventually};
 
@@ -29,14 +30,13 @@ async fn an_unknown_a_used_and_an_expired_token_are_each_refused_in_clear_words_
     assert_ne!(unknown.code, 0);
     unknown.says("does not know this join token");
 
-    let created = machine.run(&["--json", "tokens", "create", "--name", "one"]).ok().json();
-    let token = created["token"].as_str().unwrap();
+    let token = join_token(&machine, "one");
     let data = machine.folder().join("b");
     let url = machine.control_url();
-    let _agent =
-        machine.start("agent.log", &["--data-dir", &data.to_string_lossy(), "agent", "--join", &url, "--token", token]);
+    let _agent = machine
+        .start("agent.log", &["--data-dir", &data.to_string_lossy(), "agent", "--join", &url, "--token", &token]);
     eventually("the server is there", SHORT, || async { (servers(&machine) == 1).then_some(()) }).await;
-    let used = join(&machine, token, "c");
+    let used = join(&machine, &token, "c");
     assert_ne!(used.code, 0);
     used.says("used already");
     assert!(!machine.folder().join("c/agent/identity.json").exists());

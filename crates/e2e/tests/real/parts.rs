@@ -34,8 +34,7 @@ pub async fn answers(machine: &Machine) {
 
 /// An agent that joins, once it is online.
 pub async fn joined(machine: &Machine, folder: &str, log: &str, name: &str) -> Part {
-    let created = machine.run(&["--json", "tokens", "create", "--name", name]).ok().json();
-    let token = created["token"].as_str().unwrap().to_owned();
+    let token = join_token(machine, name);
     let (data, url) = (machine.folder().join(folder), machine.control_url());
     let before = servers(machine).as_array().map_or(0, Vec::len);
     let data = data.to_string_lossy();
@@ -47,6 +46,12 @@ pub async fn joined(machine: &Machine, folder: &str, log: &str, name: &str) -> P
     })
     .await;
     agent
+}
+
+/// Good for one machine, once.
+pub fn join_token(machine: &Machine, name: &str) -> String {
+    let created = machine.run(&["--json", "tokens", "create", "--name", name]).ok().json();
+    created["token"].as_str().unwrap().to_owned()
 }
 
 /// As the command line lists them.

@@ -1,6 +1,6 @@
 //! Deployments on their way, with a machine that plays its part.
 
-use crate::fake_agent::Behaviour;
+use crate::fake_agent::{Behaviour, FakeAgent};
 use crate::harness::World;
 use api::deployments::{Deployment, Stage};
 use api::desired::Traffic;
@@ -51,15 +51,21 @@ async fn a_release_that_never_gets_healthy_fails_with_probe_and_log_and_the_old_
     assert_eq!(view.condition, ServiceCondition::Running);
 }
 
-#[tokio::test]
-async fn a_build_that_fails_fails_the_deployment_with_the_end_of_its_log() {
+/// The first release of a service, on a machine on which that becomes of it.
+async fn first_release(behaviour: Behaviour) -> (World, FakeAgent, Deployment) {
     let world = World::new().await;
     let agent = world.agent().await;
     agent.behave(|script| {
-        script.revisions.insert(1, Behaviour::BuildFails);
+        script.revisions.insert(1, behaviour);
     });
     let repository = world.repository("shop");
     let deployment = world.deploy_ok(&repository.manifest("")).await.deployments.remove(0);
+    (world, agent, deployment)
+}
+
+#[tokio::test]
+async fn a_build_that_fails_fails_the_deployment_with_the_end_of_its_log() {
+    let (world, _agent, deployment) = first_release(Behaviour::BuildFails).await;
     let failure = world.wait_for(&deployment, Stage::Failed).await.failure.unwrap();
     assert_eq!(failure.stage, Stage::Building);
     assert!(failure.message.contains("code 2") && failure.log_tail[0].contains("main.c"), "{failure:?}");
@@ -131,13 +137,7 @@ async fn a_rollback_with_nothing_to_go_back_to_is_refused_with_help() {
 
 #[tokio::test]
 async fn a_deployment_that_does_not_move_says_what_it_waits_for_until_it_moves() {
-    let world = World::new().await;
-    let agent = world.agent().await;
-    agent.behave(|script| {
-        script.revisions.insert(1, Behaviour::StillBuilding);
-    });
-    let repository = world.repository("shop");
-    let deployment = world.deploy_ok(&repository.manifest("")).await.deployments.remove(0);
+    let (world, agent, deployment) = first_release(Behaviour::StillBuilding).await;
     let path = format!("/api/v1/deployments/{}", deployment.id);
     let waits = |view: &ServiceView| {
         view.deployment.as_ref().is_some_and(|d| d.stage == Stage::Building && !d.waits_for.is_empty())
@@ -177,13 +177,7 @@ async fn a_deployment_in_flight_can_be_cancelled_and_a_finished_one_cannot() {
 
 #[tokio::test]
 async fn a_control_plane_that_was_down_goes_on_where_it_was() {
-    let world = World::new().await;
-    let agent = world.agent().await;
-    agent.behave(|script| {
-        script.revisions.insert(1, Behaviour::StillBuilding);
-    });
-    let repository = world.repository("shop");
-    let deployment = world.deploy_ok(&repository.manifest("")).await.deployments.remove(0);
+    let (world, agent, deployment) = first_release(Behaviour::StillBuilding).await;
     world.wait_for(&deployment, Stage::Building).await;
     let identity = agent.identity.answer.clone();
     drop(agent);
