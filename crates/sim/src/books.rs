@@ -71,12 +71,7 @@ impl World {
             }
             let runs = |i: &&Instance| i.service_id == service.id && i.intent == InstanceIntent::Run;
             let running = books.instances.iter().filter(runs).count();
-            // What serves, and beside it what is to serve.
-            let limit = 2 * self.referee.most(service.name.as_str()) as usize;
-            if running > limit {
-                let name = &service.name;
-                self.story.never(format_args!("{running} instances of {name} are to run, at most {limit} may"));
-            }
+            self.referee.look_at_running(&self.story, service.name.as_str(), running);
         }
         let (joined, spent) = (books.servers.len(), books.spent);
         if joined > spent {

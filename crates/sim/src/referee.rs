@@ -6,6 +6,7 @@
 
 use crate::machine::Machine;
 use crate::promises::Promises;
+use crate::story::Story;
 use crate::time::locked;
 use crate::world::World;
 use agent::drivers::StartRequest;
@@ -121,9 +122,13 @@ impl Referee {
         locked(&self.services).get(service).map_or(0, |truth| truth.wanted)
     }
 
-    /// The most instances that one release of the service may have had since it was calm.
-    pub fn most(&self, service: &str) -> u32 {
-        locked(&self.services).get(service).map_or(0, |truth| truth.most.max(truth.unanswered))
+    /// So many instances are to run: never more than what serves and, beside it, what is to serve.
+    pub fn look_at_running(&self, story: &Story, service: &str, running: usize) {
+        let most = locked(&self.services).get(service).map_or(0, |truth| truth.most.max(truth.unanswered));
+        let limit = 2 * most as usize;
+        if running > limit {
+            story.never(format_args!("{running} instances of {service} are to run, at most {limit} may"));
+        }
     }
 
     /// Everything is as it should be: what was before does not count any longer.
@@ -248,3 +253,6 @@ impl Referee {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -52,6 +52,11 @@ impl Stage {
         Ok(Self { plane, directory })
     }
 
+    /// A world of its own, whose control plane is not yet started.
+    pub(crate) fn world(&self, seed: u64, machines: usize, time: Time) -> std::io::Result<World> {
+        Ok(new_world(&self.plane, seed, machines, time, self.fresh()?))
+    }
+
     fn fresh(&self) -> std::io::Result<PathBuf> {
         let fresh = self.directory.path().join("now");
         if fresh.exists() {
@@ -91,36 +96,35 @@ pub fn stay_on_core(number: usize) {
 
 /// Tells the story of a seed.
 pub fn run(stage: &Stage, seed: u64) -> anyhow::Result<Outcome> {
-    let directory = stage.fresh()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build()?;
     let outcome = runtime.block_on(async {
         let time = Time::begin();
-        let world = Arc::new(new_world(stage, seed, time, directory));
+        let count = Chance::of(seed, "world").number(1..4) as usize;
+        let world = Arc::new(stage.world(seed, count, time)?);
         let told = tell(&world).await;
         world.plane.end();
         if let Err(error) = told {
             world.story.never(format_args!("the simulation cannot go on: {error:#}"));
         }
-        Outcome {
+        Ok(Outcome {
             violation: world.story.violation(),
             story: world.story.lines(),
             passed: Duration::from_millis(time.passed_ms().unsigned_abs()),
-        }
+        })
     });
     runtime.shutdown_background();
-    Ok(outcome)
+    outcome
 }
 
-fn new_world(stage: &Stage, seed: u64, time: Time, directory: PathBuf) -> World {
-    let mut chance = Chance::of(seed, "world");
-    let count = chance.number(1..4) as usize;
-    let machines = NAMES[..count].iter().map(|name| Arc::new(Machine::new(name, seed, time, &directory))).collect();
+/// A world in calm weather, before anything has happened in it.
+pub(crate) fn new_world(plane: &Arc<Plane>, seed: u64, machines: usize, time: Time, directory: PathBuf) -> World {
+    let machines = NAMES[..machines].iter().map(|name| Arc::new(Machine::new(name, seed, time, &directory))).collect();
     World {
         seed,
         time,
         story: Story::begin(time),
         weather: Mutex::default(),
-        plane: stage.plane.clone(),
+        plane: plane.clone(),
         door: Arc::new(Door::default()),
         around_plane: Arc::new(Surroundings::standing(Chance::of(seed, "control plane"))),
         directory,
