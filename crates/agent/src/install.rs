@@ -161,10 +161,7 @@ pub async fn uninstall(options: UninstallOptions, say: &mut (dyn FnMut(&str) + S
 async fn stop_everything(options: &UninstallOptions, say: &mut (dyn FnMut(&str) + Send), failed: &mut Vec<String>) {
     match Agent::stop_all(&options.data_dir).await {
         Ok(stopped) => {
-            let instances = match stopped.instances {
-                1 => "1 instance".to_owned(),
-                count => format!("{count} instances"),
-            };
+            let instances = api::words::count(stopped.instances, "instance");
             say(&format!("stopped {instances}{}", if stopped.gateway { " and the gateway" } else { "" }));
             if stopped.problems.is_empty() {
                 say("internal names no longer resolve on this machine");

@@ -344,7 +344,7 @@ async fn stop_instances<W: Workloads>(driver: &W, stopped: &mut StoppedAll) {
             }
         }
         if tokio::time::Instant::now() > deadline {
-            stopped.problems.push(format!("{} instances did not stop in time", running.len()));
+            stopped.problems.push(format!("{} did not stop in time", api::words::count(running.len(), "instance")));
             return;
         }
         let _ = tokio::time::timeout(Duration::from_millis(100), changes.changed()).await;

@@ -248,9 +248,9 @@ impl Collector<'_> {
             let exit = now.last_end();
             let name = self.names.service(&now.service_id);
             let message = format!(
-                "{name}: instance {} is crash-looping: its process {exit} {} times",
+                "{name}: instance {} is crash-looping: its process {exit} {}",
                 now.instance_id.short(),
-                now.restarts
+                api::words::count(now.restarts, "time")
             );
             let action = format!("process {exit}");
             self.of_instance(now, EventKind::InstanceCrashLooping, EventLevel::Error, message, action);
@@ -351,8 +351,11 @@ impl Collector<'_> {
         } else if now.running && now.digest.is_some() && now.digest != was.digest && now.active != was.active {
             let message = match now.active.len() {
                 0 => "routes changed: no instance gets requests".to_owned(),
-                1 => "routes changed: 1 instance gets requests".to_owned(),
-                n => format!("routes changed: {n} instances get requests"),
+                n => format!(
+                    "routes changed: {} {} requests",
+                    api::words::count(n, "instance"),
+                    if n == 1 { "gets" } else { "get" }
+                ),
             };
             let action = format!("desired state {}", self.after.generation);
             self.push(EventKind::RoutesChanged, EventLevel::Info, message, action);

@@ -30,6 +30,7 @@ pub mod services;
 pub mod sources;
 pub mod stacks;
 pub mod tokens;
+pub mod words;
 
 /// Milliseconds since the Unix epoch.
 pub type UnixMillis = i64;

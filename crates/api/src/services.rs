@@ -4,10 +4,12 @@
 //! A revision is a spec plus the exact commit. What is *not* part of a revision is the number of
 //! replicas and whether the service should run at all: scaling and stopping do not make a new one.
 
+use crate::desired::{InstanceIntent, Traffic};
 use crate::ids::{DeploymentId, ProjectId, RevisionId, ServiceId, StackId};
 use crate::name::{HostName, Name, PathPrefix};
+use crate::observed::{InstanceObserved, InstanceState};
 use crate::secret::Secret;
-use crate::{UnixMillis, deployments::Deployment, observed::InstanceObserved};
+use crate::{UnixMillis, deployments::Deployment};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -283,6 +285,21 @@ pub struct ServiceView {
     pub urls: Vec<String>,
 }
 
+impl ServiceView {
+    /// Whether what looks like `down` is a start on its way: an instance that should get requests is between
+    /// stopped and healthy for the first time, as after a boot, or after `mainstay up`.
+    pub fn is_starting(&self) -> bool {
+        let starting = |instance: &InstanceView| {
+            let Some(seen) = &instance.observed else { return true };
+            let on_its_way = matches!(seen.state, InstanceState::Transient | InstanceState::Running);
+            let wanted_again = instance.intent == InstanceIntent::Run && seen.was_put_down();
+            seen.problem.is_none() && !seen.crash_looping && ((on_its_way && seen.restarts == 0) || wanted_again)
+        };
+        let mut active = self.instances.iter().filter(|instance| instance.traffic == Traffic::Active);
+        self.condition == ServiceCondition::Down && active.any(starting)
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct RevisionSummary {
@@ -352,4 +369,39 @@ pub enum EnvOrigin {
     Set,
     /// Injected by Mainstay (`PORT`, `SERVICE_<NAME>_URL`).
     Injected,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// A service that is down, with one instance that should get requests and is seen like this.
+    fn down(seen: serde_json::Value) -> ServiceView {
+        let id = |prefix: &str| format!("{prefix}_{:032x}", 1);
+        let mut observed = json!({"instance_id": id("ins"), "service_id": id("svc"), "revision_id": id("rev")});
+        observed.as_object_mut().unwrap().extend(seen.as_object().unwrap().clone());
+        serde_json::from_value(json!({
+            "id": id("svc"), "name": "web", "stack_id": id("stk"), "stack": "shop", "project_id": id("prj"),
+            "intent": "run", "condition": "down", "replicas": 1, "routes": [], "urls": [],
+            "instances": [{
+                "id": id("ins"), "server_id": id("srv"), "server": "one", "revision_id": id("rev"), "revision_number": 1,
+                "deployment_id": id("dep"), "ordinal": 0, "intent": "run", "traffic": "active", "observed": observed,
+            }],
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_service_on_its_way_up_is_starting_and_one_that_broke_is_not() {
+        assert!(down(json!({"state": "running"})).is_starting());
+        assert!(down(json!({"state": "transient"})).is_starting());
+        assert!(down(json!({"state": "exited"})).is_starting(), "it was put down, and should run");
+        assert!(!down(json!({"state": "running", "restarts": 2})).is_starting());
+        assert!(!down(json!({"state": "transient", "crash_looping": true})).is_starting());
+        assert!(!down(json!({"state": "exited", "problem": "no free port"})).is_starting());
+        assert!(!down(json!({"state": "unhealthy"})).is_starting());
+        let well = ServiceView { condition: ServiceCondition::Running, ..down(json!({"state": "running"})) };
+        assert!(!well.is_starting());
+    }
 }

@@ -180,8 +180,8 @@ async fn warn_of_uncommitted(repository: &Repository, directory: &str, project: 
         [] => {}
         [one] => project.warnings.push(format!("1 uncommitted file is not deployed ({one}); commit it")),
         several => project.warnings.push(format!(
-            "{} uncommitted files are not deployed ({}, …); commit them",
-            several.len(),
+            "{} are not deployed ({}, …); commit them",
+            api::words::count_of(several, "uncommitted file"),
             several[0]
         )),
     }

@@ -18,6 +18,7 @@ pub fn service_condition(service: &ServiceView) -> Text {
             )
         }
         ServiceCondition::Degraded => Text("degraded".into(), Tone::Warning),
+        ServiceCondition::Down if service.is_starting() => Text("starting".into(), Tone::Busy),
         ServiceCondition::Down => Text("down".into(), Tone::Bad),
         ServiceCondition::Stopped => Text("stopped".into(), Tone::Faint),
         ServiceCondition::Unknown => Text("unknown".into(), Tone::Warning),

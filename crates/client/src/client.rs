@@ -116,6 +116,14 @@ impl Client {
         self.refuse_errors(answer).await
     }
 
+    /// The time of day at the control plane, as its answers say it (RFC 9110, to the second), if they do.
+    pub async fn date(&self) -> Result<Option<String>, ClientError> {
+        let call: Call<'_> = Call::new(Method::GET, &["healthz"], "say what time it is");
+        let answer = self.execute(&call).await?;
+        let date = answer.headers().get(reqwest::header::DATE).and_then(|value| value.to_str().ok());
+        Ok(date.map(str::to_owned))
+    }
+
     /// Opens a stream of server-sent events.
     pub(crate) async fn open_stream(&self, path: &[&str], query: &[(&str, String)]) -> Result<Response, ClientError> {
         let mut headers = self.headers()?;

@@ -29,6 +29,7 @@ mod text;
 
 use api::error::{ApiError, ErrorCode, ErrorDetail};
 use api::plans::{DefaultSource, StackSpec};
+use api::words::count_of;
 
 pub use detect::{DetectError, Detection, detect};
 pub use redact::without_env_values;
@@ -48,8 +49,7 @@ impl std::error::Error for ManifestErrors {}
 
 impl std::fmt::Display for ManifestErrors {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let count = self.0.len();
-        write!(f, "{FILE_NAME} has {count} problem{}", if count == 1 { "" } else { "s" })?;
+        write!(f, "{FILE_NAME} has {}", count_of(&self.0, "problem"))?;
         for detail in &self.0 {
             f.write_str("\n  ")?;
             if let (Some(line), Some(column)) = (detail.line, detail.column) {
@@ -69,9 +69,7 @@ impl std::fmt::Display for ManifestErrors {
 
 impl From<ManifestErrors> for ApiError {
     fn from(errors: ManifestErrors) -> Self {
-        let count = errors.0.len();
-        let message =
-            format!("the manifest has {count} problem{}; nothing was changed", if count == 1 { "" } else { "s" });
+        let message = format!("the manifest has {}; nothing was changed", count_of(&errors.0, "problem"));
         ApiError { details: errors.0, ..ApiError::new(ErrorCode::InvalidManifest, message) }
     }
 }

@@ -283,7 +283,7 @@ impl<'a> Planner<'a> {
         }
         self.block(
             name,
-            format!("it failed {} times: {}", failure.attempts, failure.message),
+            format!("it failed {}: {}", api::words::count(failure.attempts, "time"), failure.message),
             Some(failure.retry_at_ms),
         );
         true

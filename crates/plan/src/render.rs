@@ -116,9 +116,9 @@ fn shown(value: &str) -> String {
 
 /// `Plan: 2 changes, 1 held back`
 fn changes_and_held_back(changes: usize, held_back: usize) -> String {
-    let plural = if changes == 1 { "" } else { "s" };
+    let changes = api::words::count(changes, "change");
     match held_back {
-        0 => format!("Plan: {changes} change{plural}"),
-        _ => format!("Plan: {changes} change{plural}, {held_back} held back"),
+        0 => format!("Plan: {changes}"),
+        _ => format!("Plan: {changes}, {held_back} held back"),
     }
 }

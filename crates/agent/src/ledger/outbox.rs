@@ -135,7 +135,7 @@ pub(super) fn dropped_notice(total: u64, now_ms: i64) -> Event {
         at_ms: now_ms,
         kind: EventKind::EventsDropped,
         level: EventLevel::Warning,
-        message: format!("{total} events dropped: the control plane could not be told of them in time"),
+        message: format!("{} dropped: the control plane could not be told in time", api::words::count(total, "event")),
         cause: Cause::system("agent", "the outbox of events is full"),
         stack_id: None,
         service_id: None,

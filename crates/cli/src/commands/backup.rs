@@ -3,6 +3,7 @@
 use crate::context::{Context, read_cli_token};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::{running, words};
+use api::words::{count, plural};
 use client::Client;
 use indicatif::{ProgressBar, ProgressDrawTarget};
 use server::ServerOptions;
@@ -40,7 +41,7 @@ pub async fn run(context: &Context, options: Options) -> Outcome {
         .map_err(|error| Failure::usage(format!("{} is no usable file: {error}", file.display())))?;
     let settings = ServerOptions { database_url: options.database, ..ServerOptions::new(&data_dir) };
     let bar = spinner(context);
-    let mut progress = |rows: u64| bar.set_message(format!("{rows} rows"));
+    let mut progress = |rows: u64| bar.set_message(count(rows, "row"));
     let made = backup::create(&settings, &file, !options.without_logs, &mut progress).await;
     bar.finish_and_clear();
     let made = made?;
@@ -55,12 +56,9 @@ pub async fn run(context: &Context, options: Options) -> Outcome {
 
 /// What a backup holds, for a person.
 pub fn contents(manifest: &Manifest) -> String {
-    let count = |table: &str, noun: &str| {
-        let count = manifest.rows.get(table).copied().unwrap_or_default();
-        format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
-    };
+    let rows = |table: &str| manifest.rows.get(table).copied().unwrap_or_default();
     let nouns = ["server", "stack", "service", "deployment", "event"];
-    let counted: Vec<String> = nouns.iter().map(|noun| count(&format!("{noun}s"), noun)).collect();
+    let counted: Vec<String> = nouns.iter().map(|noun| count(rows(&plural(noun)), noun)).collect();
     let logs = if manifest.with_logs { "" } else { ", without logs" };
     format!("{}{logs}", counted.join(", "))
 }

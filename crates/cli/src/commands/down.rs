@@ -4,6 +4,7 @@ use crate::context::Context;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::running::{self, Running};
 use crate::system;
+use api::words::count;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -38,7 +39,7 @@ pub async fn run(context: &Context, options: Options) -> Outcome {
             let parts = [
                 running.as_ref().map(|running| format!("Mainstay (pid {})", running.pid)),
                 gateway.then(|| "the gateway".to_owned()),
-                (services > 0).then(|| format!("{services} instance{}", if services == 1 { "" } else { "s" })),
+                (services > 0).then(|| count(services, "instance")),
             ];
             printer.data(&format!("stopped {}", parts.into_iter().flatten().collect::<Vec<_>>().join(", ")));
             printer.hint("They come back with the next `mainstay up`.");

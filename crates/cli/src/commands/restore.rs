@@ -5,6 +5,7 @@ use crate::context::Context;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::running::Claim;
 use crate::times::{ago, now_ms};
+use api::words::count;
 use server::ServerOptions;
 use server::backup::{self, Manifest, Restored};
 use std::path::PathBuf;
@@ -48,7 +49,7 @@ pub async fn run(context: &Context, options: Options) -> Outcome {
     })?;
     let settings = ServerOptions { database_url: options.database.clone(), ..ServerOptions::new(&data_dir) };
     let bar = spinner(context);
-    let mut progress = |rows: u64| bar.set_message(format!("{rows} rows"));
+    let mut progress = |rows: u64| bar.set_message(count(rows, "row"));
     let restored = backup::restore(&options.file, &settings, options.replace, &mut progress).await;
     bar.finish_and_clear();
     let restored = restored?;

@@ -130,15 +130,17 @@ async fn foreground(context: &Context, options: &Options, data_dir: PathBuf, tar
     let password = system.initial_password().cloned();
     system::remember(context, &system.address, &data_dir);
     let arrival = Arrival { fresh: true, data_dir: &data_dir, password: password.as_ref(), target };
+    // What a script is told in the end: that what it asked for was not deployed, however well the rest ended.
+    let mut exit = Exit::Ok;
     let asked = tokio::select! {
-        done = introduce(context, &client, arrival, options) => match done {
-            Ok(_) => None,
+        done = introduce(context, &client, arrival, options) => {
             // What runs stays up: the dashboard and the log show why, and the next try is one `deploy` away.
-            Err(failure) => {
+            if let Err(failure) = done {
                 failure.print(&context.printer);
-                None
+                exit = failure.exit;
             }
-        },
+            None
+        }
         asked = signals.next() => Some(asked),
         broken = system.broken() => return end(context, system, Extent::ControlOnly, Some(broken)).await,
     };
@@ -158,14 +160,14 @@ async fn foreground(context: &Context, options: &Options, data_dir: PathBuf, tar
     match asked {
         Asked::Terminate => {
             context.printer.note("stopping; services and gateway keep running");
-            end(context, system, Extent::ControlOnly, None).await
+            end(context, system, Extent::ControlOnly, None).await.map(|_| exit)
         }
         Asked::Interrupt => {
             context.printer.note("\nstopping services and gateway (Ctrl-C again: at once)");
             tokio::select! {
                 ended = end(context, system, Extent::Everything, None) => {
                     context.printer.note("stopped");
-                    ended
+                    ended.map(|_| exit)
                 }
                 // What was asked to stop stops by itself: its supervisor sees to it.
                 _ = signals.next() => Ok(Exit::Failed),

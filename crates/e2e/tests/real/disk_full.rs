@@ -232,7 +232,7 @@ async fn on_a_server_without_one_free_byte_services_and_gateway_and_agent_go_on(
         let texts = logs.filter_map(|log| std::fs::read_dir(log).ok()).flatten().flatten();
         let said = texts.filter_map(|segment| std::fs::read_to_string(segment.path()).ok());
         let kept = machine.run(&["logs", "web", "--tail", "1000"]).stdout;
-        let words = "lines before this one could not be written";
+        let words = "before this one could not be written";
         (kept.contains(words) || said.into_iter().any(|text| text.contains(words))).then_some(())
     })
     .await;

@@ -449,5 +449,8 @@ fn hopeless(instance: &RolloutInstance, since_ms: i64) -> Option<String> {
     }
     let how = observed.last_exit.as_ref().map_or_else(|| "ended".into(), |exit| exit.describe());
     let times = observed.restarts + u32::from(observed.state == InstanceState::Exited);
-    Some(format!("its process {how}, {times} times in a row"))
+    Some(match times {
+        1 => format!("its process {how}"),
+        times => format!("its process {how}, {times} times in a row"),
+    })
 }

@@ -66,7 +66,8 @@ pub async fn remove(state: &AppState, caller: &Caller, key: &str) -> Result<()> 
     state.wrong_clocks.forget(&server.id);
     state.recoveries.forget(state, caller.scope(), &server.id).await?;
     state.wakeups().server_removed(&server.id);
-    let message = format!("the server {} was removed; it had {} instances", server.name, affected.len());
+    let message =
+        format!("the server {} was removed; it had {}", server.name, api::words::count_of(&affected, "instance"));
     let mut removed = event(EventKind::ServerRemoved, EventLevel::Warning, message, caller.cause("remove a server"));
     removed.server_id = Some(server.id.clone());
     crate::events::record(state, caller.scope(), vec![removed]).await?;

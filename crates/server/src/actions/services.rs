@@ -208,7 +208,12 @@ pub async fn scale(state: &AppState, caller: &Caller, stack: &str, name: &str, r
         return Err(HttpError::invalid("replicas", message)
             .help("remove `port` from its manifest and let it listen on the port in the variable PORT"));
     }
-    let message = format!("{} has {replicas} instances now; before it had {}", service.name, service.replicas);
+    let message = format!(
+        "{} has {} now; before it had {}",
+        service.name,
+        api::words::count(replicas, "instance"),
+        service.replicas
+    );
     let asked = Asked {
         replicas: Some(replicas),
         event: Some((EventKind::ServiceScaled, message)),

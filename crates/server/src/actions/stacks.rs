@@ -22,7 +22,7 @@ pub async fn remove(state: &AppState, caller: &Caller, key: &str) -> Result<()> 
         .collect();
     let cause = caller.cause("remove the stack");
     let begun = state.store().stack_remove(scope, &stack.id, &removals, &cause, state.steady.now_ms()).await?;
-    let message = format!("{} is being removed with its {} services", stack.name, services.len());
+    let message = format!("{} is being removed with its {}", stack.name, api::words::count_of(&services, "service"));
     let mut removed = event(EventKind::StackChanged, EventLevel::Warning, message, cause);
     removed.stack_id = Some(stack.id.clone());
     let mut events = vec![removed];

@@ -42,7 +42,8 @@ pub fn problem_of(service: &ServiceView) -> Option<String> {
     match service.condition {
         ServiceCondition::Running | ServiceCondition::Stopped | ServiceCondition::Deploying => why,
         ServiceCondition::Degraded => {
-            Some(format!("{name}: not all of its {} instances are healthy", service.replicas))
+            let wanted = api::words::count(service.replicas, "instance");
+            Some(format!("{name}: not all of its {wanted} are healthy"))
         }
         ServiceCondition::Down => Some(why.unwrap_or_else(|| format!("{name}: no instance is healthy"))),
         ServiceCondition::Unknown => Some(format!("{name}: its server does not report, so it is not known how it is")),

@@ -71,7 +71,8 @@ impl LogWriter {
     /// that can be written; the process whose output this is must not suffer from it.
     pub fn line(&mut self, stream: LogStream, text: &[u8]) {
         if self.lost > 0 {
-            let note = format!("{} lines before this one could not be written to the log", self.lost);
+            let note =
+                format!("{} before this one could not be written to the log", api::words::count(self.lost, "line"));
             if self.write(LogStream::Mainstay, note.as_bytes()).is_err() {
                 self.lost += 1;
                 return;
