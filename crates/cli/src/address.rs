@@ -11,6 +11,17 @@ pub async fn service(client: &Client, text: &str) -> Result<ServiceView, Failure
     pick(&services, text).cloned()
 }
 
+/// The services that a text names: one, as [`service`] finds it, or all of the stack of that name.
+pub fn services<'a>(known: &'a [ServiceView], text: &str) -> Result<Vec<&'a ServiceView>, Failure> {
+    let failure = match pick(known, text) {
+        Ok(one) => return Ok(vec![one]),
+        Err(failure) => failure,
+    };
+    let of_stack = |service: &&ServiceView| service.stack.as_str() == text || service.stack_id.as_str() == text;
+    let all: Vec<&ServiceView> = known.iter().filter(of_stack).collect();
+    if all.is_empty() { Err(failure) } else { Ok(all) }
+}
+
 fn pick<'a>(services: &'a [ServiceView], text: &str) -> Result<&'a ServiceView, Failure> {
     let (stack, name) = match text.split_once('/') {
         Some((stack, name)) => (Some(stack), name),

@@ -4,7 +4,7 @@
 //! person still sees progress and notes. Colour follows `--color`, `NO_COLOR` and whether the stream
 //! is a terminal, and never carries a meaning alone: each coloured word is a word.
 
-use comfy_table::{Attribute, Cell, ContentArrangement, Table, presets};
+use crate::table::{self, Column};
 use serde::Serialize;
 use std::io::{IsTerminal, Write};
 
@@ -54,6 +54,17 @@ impl Paint {
         self.mark("36", text)
     }
 
+    /// What was searched for.
+    pub fn found(self, text: &str) -> String {
+        self.mark("1;7", text)
+    }
+
+    /// One of several things that are told apart by colour, beside their names.
+    pub fn of_many(self, index: usize, text: &str) -> String {
+        const CODES: [&str; 8] = ["36", "35", "32", "34", "33", "96", "95", "94"];
+        self.mark(CODES[index % CODES.len()], text)
+    }
+
     pub fn tone(self, tone: Tone, text: &str) -> String {
         match tone {
             Tone::Plain => text.to_owned(),
@@ -65,6 +76,9 @@ impl Paint {
         }
     }
 }
+
+/// Stands in a table where there is no value, or where it is not known.
+pub const NONE: &str = "–";
 
 /// What a word says about how things are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -140,6 +154,11 @@ impl Printer {
         Paint { enabled: self.err_colored }
     }
 
+    /// Whether a person looks at the data as it comes.
+    pub fn to_terminal(&self) -> bool {
+        std::io::stdout().is_terminal()
+    }
+
     /// Whether progress may redraw lines: stderr is a terminal and a person reads it.
     pub fn live(&self) -> bool {
         let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
@@ -186,41 +205,26 @@ impl Printer {
         write_or_ignore(text);
     }
 
-    /// A table without lines, as wide as the terminal at most.
-    pub fn table<R: IntoIterator<Item = Vec<Text>>>(&self, headers: &[&str], rows: R) {
-        let mut table = Table::new();
-        table.load_style(presets::NOTHING);
-        if std::io::stdout().is_terminal() {
-            table.set_content_arrangement(ContentArrangement::Dynamic);
+    /// A table; on a terminal no wider than that.
+    pub fn table<R: IntoIterator<Item = Vec<Text>>>(&self, columns: &[Column], rows: R) {
+        let rows: Vec<Vec<Text>> = rows.into_iter().collect();
+        let laid = table::lay(columns, &rows, terminal_width(), self.paint());
+        self.data(&laid.lines.join("\n"));
+        if !laid.left_out.is_empty() {
+            self.hint(&format!("Left out for want of room: {}.", laid.left_out.join(", ")));
         }
-        if self.out_colored {
-            table.enforce_styling();
-        } else {
-            table.force_no_tty();
-        }
-        table.set_header(headers.iter().map(|header| Cell::new(header.to_uppercase()).add_attribute(Attribute::Dim)));
-        for row in rows {
-            table.add_row(row.into_iter().map(cell));
-        }
-        for column in table.column_iter_mut() {
-            column.set_padding((0, 2));
-        }
-        let lines: Vec<String> = table.lines().map(|line| line.trim_end().to_owned()).collect();
-        self.data(&lines.join("\n"));
     }
 }
 
-fn cell(Text(text, tone): Text) -> Cell {
-    use comfy_table::Color;
-    let cell = Cell::new(text);
-    match tone {
-        Tone::Plain => cell,
-        Tone::Good => cell.fg(Color::DarkGreen),
-        Tone::Busy => cell.fg(Color::DarkCyan),
-        Tone::Warning => cell.fg(Color::DarkYellow),
-        Tone::Bad => cell.fg(Color::DarkRed),
-        Tone::Faint => cell.add_attribute(Attribute::Dim),
+/// How wide the terminal is that stdout goes to; without one, tables have no width.
+fn terminal_width() -> Option<usize> {
+    let out = std::io::stdout();
+    if !out.is_terminal() {
+        return None;
     }
+    // A terminal that does not know its size (a serial line) is taken for the usual one.
+    let columns = rustix::termios::tcgetwinsize(out).map_or(0, |size| size.ws_col);
+    Some(if columns == 0 { 80 } else { usize::from(columns) })
 }
 
 /// Who reads stdout may stop reading (`mainstay logs | head`): that is the end of the command, not a failure.

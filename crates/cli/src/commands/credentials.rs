@@ -3,6 +3,7 @@
 use crate::address::unknown_name;
 use crate::context::Context;
 use crate::exit::{Exit, Failure, Outcome};
+use crate::table::Column;
 use crate::times::{ago, now_ms};
 use api::desired::{CredentialRequest, GitCredential};
 use api::name::Name;
@@ -67,7 +68,7 @@ pub async fn run(context: &Context, options: Options) -> Outcome {
                 let rows = credentials.iter().map(|c| {
                     vec![c.name.as_str().into(), c.kind.as_str().into(), ago(c.created_at_ms, now_ms()).into()]
                 });
-                printer.table(&["name", "kind", "stored"], rows);
+                printer.table(&[Column::new("name"), Column::new("kind").goes(2), Column::new("stored").goes(1)], rows);
             });
         }
         Action::Remove { name } => {

@@ -3,6 +3,7 @@
 use crate::context::Context;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::progress::WaitOptions;
+use crate::table::Column;
 use crate::{address, report};
 use api::secret::Secret;
 use api::services::{EnvOrigin, EnvPatch, ServiceView};
@@ -97,7 +98,7 @@ async fn list(context: &Context, client: &Client, service: &ServiceView, reveal:
             let value = variable.value.as_ref().map_or("(hidden)", |value| value.expose());
             vec![variable.name.as_str().into(), origin.into(), value.into()]
         });
-        printer.table(&["name", "origin", "value"], rows);
+        printer.table(&[Column::new("name"), Column::new("origin").goes(1), Column::new("value").shortens()], rows);
         if !reveal {
             printer.hint("Values are shown with --reveal.");
         }

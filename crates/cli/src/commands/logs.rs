@@ -1,27 +1,40 @@
 //! `mainstay logs`: what services and builds wrote.
+//!
+//! Several services are one stream: their last lines are put in the order of time, new ones are shown as
+//! they come, each with the name of its service in a colour of its own. `--since` and `--search` are
+//! decided here, over the newest lines that the control plane gives; where that was not all there is, it is said.
 
-use crate::address;
 use crate::context::Context;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::printer::{Printer, Tone};
 use crate::progress::plain_text;
 use crate::times::{clock, now_ms};
+use crate::{address, log_search};
+use api::UnixMillis;
 use api::deployments::DeploymentKind;
-use api::ids::DeploymentId;
+use api::ids::{DeploymentId, ServiceId};
 use api::logs::{LogRecord, LogSource, LogStream};
-use client::{LogKind, LogQuery};
+use api::services::ServiceView;
+use client::{Client, ClientError, LogKind, LogQuery};
+use log_search::Search;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
-/// With --since the newest so many lines are looked through.
-const SINCE_TAIL: u32 = 10_000;
+/// With --since and --search the newest so many lines of each service are looked through: all that one answer
+/// of the control plane holds.
+const LOOKED_THROUGH: u32 = 10_000;
+/// Each is a connection of its own while it is followed.
+const TARGETS_LIMIT: usize = 32;
 
 /// Show what services wrote to stdout and stderr
 ///
-/// Without SERVICE: of all services. Lines of one deployment's build: --build, or --deployment ID --build.
+/// Of one service, of several, of all services of a stack, or without a name of all there are. --build shows what the
+/// last build wrote instead. With --json, one line per record.
 #[derive(Debug, clap::Args)]
 pub struct Options {
-    /// Service, or stack/service
+    /// Service, stack/service, or stack; may be given several times
     #[arg(value_name = "SERVICE")]
-    pub service: Option<String>,
+    pub services: Vec<String>,
     /// Go on with new lines as they come
     #[arg(long, short)]
     pub follow: bool,
@@ -29,11 +42,14 @@ pub struct Options {
     #[arg(long)]
     pub build: bool,
     /// So many of the newest lines to begin with
-    #[arg(long, value_name = "N", default_value_t = 100)]
-    pub tail: u32,
+    #[arg(long, short = 'n', alias = "tail", value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(0..=10_000))]
+    pub lines: u32,
     /// Only lines of the last while, as in 10m or 2h
     #[arg(long, value_name = "TIME", value_parser = crate::times::parse_length)]
     pub since: Option<u64>,
+    /// Only lines that contain this; capitals matter only if it has one
+    #[arg(long, short, value_name = "TEXT")]
+    pub search: Option<String>,
     /// Only lines of this deployment (its build, and the instances it made)
     #[arg(long, value_name = "ID")]
     pub deployment: Option<DeploymentId>,
@@ -41,82 +57,241 @@ pub struct Options {
 
 pub async fn run(context: &Context, options: Options) -> Outcome {
     let client = context.client()?;
-    let service = match &options.service {
-        Some(text) => Some(address::service(&client, text).await?),
-        None => None,
+    let targets = targets(&client, &options).await?;
+    let wanted = Wanted {
+        from_ms: options.since.map(|since| now_ms() - i64::try_from(since).unwrap_or(i64::MAX)),
+        search: options.search.as_deref().map(Search::new),
     };
+    let filters = wanted.from_ms.is_some() || wanted.search.is_some();
+    let tail = if filters { LOOKED_THROUGH } else { options.lines.max(1) };
+    let mut past = Past::default();
+    for found in all(&client, &targets.queries, tail).await? {
+        past.take(found, &wanted, tail, filters);
+    }
+    let mut shower = Shower::new(&context.printer, targets.many, wanted.search.clone());
+    let shown = past.newest(options.lines);
+    shown.iter().for_each(|record| shower.show(record));
+    if past.cut_off {
+        context.printer.note(&format!("Only the newest {LOOKED_THROUGH} lines of each service were looked through."));
+    }
+    if options.follow {
+        return follow(client, targets.queries, past.after, &wanted, shower).await;
+    }
+    if shown.is_empty() && !context.printer.json() {
+        nothing(context, &options);
+    }
+    Ok(Exit::Ok)
+}
+
+/// Whose lines are shown: what the control plane is asked, and whether lines need a name.
+struct Targets {
+    queries: Vec<LogQuery>,
+    many: bool,
+}
+
+async fn targets(client: &Client, options: &Options) -> Result<Targets, Failure> {
     let kind = match (options.build, &options.deployment) {
         (true, _) => Some(LogKind::Build),
         (false, Some(_)) => None,
         (false, None) => Some(LogKind::Run),
     };
-    let mut query = LogQuery {
-        stack: service.as_ref().map(|service| service.stack_id.to_string()),
-        service: service.as_ref().map(|service| service.id.to_string()),
-        deployment: options.deployment.clone(),
-        kind,
-        tail: Some(if options.since.is_some() { SINCE_TAIL.max(options.tail) } else { options.tail }),
-        ..LogQuery::default()
-    };
-    if let Some(service) = service.as_ref().filter(|_| options.build && options.deployment.is_none()) {
-        // The last build, not all that ever were; a restart or a rollback builds nothing.
-        let recent = client.deployments(service.stack_id.as_str(), service.id.as_str(), 50).await?;
-        query.deployment = recent
-            .into_iter()
-            .find(|deployment| deployment.kind == DeploymentKind::Deploy)
-            .map(|deployment| deployment.id);
+    let all = LogQuery { deployment: options.deployment.clone(), kind, ..LogQuery::default() };
+    if options.services.is_empty() {
+        return Ok(Targets { queries: vec![all], many: true });
     }
-    let from_ms = options.since.map(|since| now_ms() - i64::try_from(since).unwrap_or(i64::MAX));
-    let wanted = |record: &LogRecord| from_ms.is_none_or(|from| record.line.at_ms >= from);
-    let many = service.is_none();
-    if options.follow {
-        let mut lines = client.follow_logs(&query);
-        loop {
-            let record = lines.next().await?;
-            if wanted(&record) {
-                show(&record, &context.printer, many);
+    let services = client.services().await?;
+    let mut named: Vec<&ServiceView> = Vec::new();
+    for text in &options.services {
+        for service in address::services(&services, text)? {
+            if !named.iter().any(|known| known.id == service.id) {
+                named.push(service);
             }
         }
     }
-    let mut records = client.logs(&query).await?;
-    records.retain(wanted);
-    if context.printer.json() {
-        context.printer.data_json(&records, true);
-        return Ok(Exit::Ok);
+    if named.len() > TARGETS_LIMIT {
+        let failure = Failure::usage(format!("{} services are more than can be read at once", named.len()));
+        return Err(failure.help(format!("name {TARGETS_LIMIT} at most, or none at all for everything")));
     }
-    if records.is_empty() {
-        return nothing(context, &options);
+    let mut queries = Vec::new();
+    for service in &named {
+        let mut query = LogQuery {
+            stack: Some(service.stack_id.to_string()),
+            service: Some(service.id.to_string()),
+            ..all.clone()
+        };
+        if options.build && options.deployment.is_none() {
+            // The last build, not all that ever were; a restart or a rollback builds nothing.
+            query.deployment = last_build(client, service).await?;
+        }
+        queries.push(query);
     }
-    records.iter().for_each(|record| show(record, &context.printer, many));
+    Ok(Targets { queries, many: named.len() != 1 })
+}
+
+async fn last_build(client: &Client, service: &ServiceView) -> Result<Option<DeploymentId>, Failure> {
+    let recent = client.deployments(service.stack_id.as_str(), service.id.as_str(), 50).await?;
+    let build = recent.into_iter().find(|deployment| deployment.kind == DeploymentKind::Deploy);
+    Ok(build.map(|deployment| deployment.id))
+}
+
+/// The newest lines for each query, in the order of the queries.
+async fn all(client: &Client, queries: &[LogQuery], tail: u32) -> Result<Vec<Vec<LogRecord>>, Failure> {
+    let mut asked = JoinSet::new();
+    for (index, query) in queries.iter().enumerate() {
+        let (client, query) = (client.clone(), LogQuery { tail: Some(tail), ..query.clone() });
+        asked.spawn(async move { (index, client.logs(&query).await) });
+    }
+    let mut answers: Vec<Vec<LogRecord>> = vec![Vec::new(); queries.len()];
+    while let Some(answer) = asked.join_next().await {
+        let (index, records) = answer.map_err(|error| Failure::general(format!("cannot read logs: {error}")))?;
+        answers[index] = records?;
+    }
+    Ok(answers)
+}
+
+/// Which lines are meant.
+struct Wanted {
+    from_ms: Option<UnixMillis>,
+    search: Option<Search>,
+}
+
+impl Wanted {
+    fn holds(&self, record: &LogRecord) -> bool {
+        let text = &record.line.text;
+        self.from_ms.is_none_or(|from| record.line.at_ms >= from)
+            && self.search.as_ref().is_none_or(|search| search.is_in(&plain_text(text)))
+    }
+}
+
+/// What was written before now.
+#[derive(Default)]
+struct Past {
+    records: Vec<LogRecord>,
+    /// Per query: what is new comes after this.
+    after: Vec<i64>,
+    /// Lines that might have been meant were out of reach.
+    cut_off: bool,
+}
+
+impl Past {
+    fn take(&mut self, found: Vec<LogRecord>, wanted: &Wanted, tail: u32, filters: bool) {
+        self.after.push(found.iter().map(|record| record.sequence).max().unwrap_or(0));
+        let full = filters && found.len() >= tail as usize;
+        let oldest = found.first().map(|record| record.line.at_ms);
+        self.cut_off |= full && wanted.from_ms.is_none_or(|from| oldest.is_some_and(|oldest| oldest >= from));
+        self.records.extend(found.into_iter().filter(|record| wanted.holds(record)));
+    }
+
+    /// The newest lines of all services together, in the order of time.
+    fn newest(&mut self, lines: u32) -> Vec<LogRecord> {
+        self.records.sort_by_key(|record| (record.line.at_ms, record.sequence));
+        let skipped = self.records.len().saturating_sub(lines as usize);
+        self.records.drain(..).skip(skipped).collect()
+    }
+}
+
+/// Goes on with what comes, of all queries at once, until a stream breaks for good.
+async fn follow(
+    client: Client,
+    queries: Vec<LogQuery>,
+    after: Vec<i64>,
+    wanted: &Wanted,
+    mut shower: Shower<'_>,
+) -> Outcome {
+    let (sender, mut receiver) = mpsc::channel::<Result<LogRecord, ClientError>>(1024);
+    let mut streams = JoinSet::new();
+    for (query, after) in queries.into_iter().zip(after) {
+        let mut lines = client.follow_logs(&LogQuery { after: Some(after), ..query });
+        let sender = sender.clone();
+        streams.spawn(async move {
+            loop {
+                let line = lines.next().await;
+                let ended = line.is_err();
+                if sender.send(line).await.is_err() || ended {
+                    return;
+                }
+            }
+        });
+    }
+    drop(sender);
+    while let Some(line) = receiver.recv().await {
+        let record = line?;
+        if wanted.holds(&record) {
+            shower.show(&record);
+        }
+    }
     Ok(Exit::Ok)
 }
 
-fn nothing(context: &Context, options: &Options) -> Result<Exit, Failure> {
-    context.printer.note("No lines yet.");
+fn nothing(context: &Context, options: &Options) {
+    let printer = &context.printer;
+    if let Some(text) = &options.search {
+        printer.note(&format!("No line contains `{text}`."));
+    } else if let Some(since) = options.since {
+        printer.note(&format!("No lines in the last {}.", manifest::duration_text(since)));
+    } else {
+        printer.note("No lines yet.");
+    }
     if !options.build {
-        context.printer.hint("Go on watching with -f, or look at the build with --build.");
+        printer.hint("Go on watching with --follow, or look at the build with --build.");
     }
-    Ok(Exit::Ok)
 }
 
-/// One line: JSON for programs that follow, else the text with its time; the time stands first so that it sorts.
-fn show(record: &LogRecord, printer: &Printer, many: bool) {
-    if printer.json() {
-        printer.data_json(record, false);
-        return;
+/// Shows lines, each service in its colour, with what was searched for standing out.
+struct Shower<'a> {
+    printer: &'a Printer,
+    many: bool,
+    search: Option<Search>,
+    /// In the order in which they spoke first: that gives each its colour.
+    services: Vec<ServiceId>,
+    width: usize,
+}
+
+impl<'a> Shower<'a> {
+    fn new(printer: &'a Printer, many: bool, search: Option<Search>) -> Self {
+        Self { printer, many, search, services: Vec::new(), width: 0 }
     }
-    let paint = printer.paint();
-    let time = paint.dim(&clock(record.line.at_ms, now_ms()));
-    let instance = match &record.source {
-        LogSource::Run { instance_id } => format!("[{}]", instance_id.short()),
-        LogSource::Build { .. } => "[build]".to_owned(),
-    };
-    let origin = if many { format!("{}{instance}", record.service) } else { instance };
-    let text = plain_text(&record.line.text);
-    let text = match record.line.stream {
-        LogStream::Stdout => text,
-        LogStream::Stderr => paint.tone(Tone::Warning, &text),
-        LogStream::Mainstay => paint.tone(Tone::Busy, &format!("-- {text}")),
-    };
-    printer.data(&format!("{time} {} {text}", paint.dim(&origin)));
+
+    /// One line: JSON for programs, else the text with its time, which stands first so that it sorts.
+    fn show(&mut self, record: &LogRecord) {
+        if self.printer.json() {
+            self.printer.data_json(record, false);
+            return;
+        }
+        let paint = self.printer.paint();
+        let time = paint.dim(&clock(record.line.at_ms, now_ms()));
+        let origin = self.origin(record);
+        let (text, tone) = match (plain_text(&record.line.text), record.line.stream) {
+            (text, LogStream::Stdout) => (text, Tone::Plain),
+            (text, LogStream::Stderr) => (text, Tone::Warning),
+            (text, LogStream::Mainstay) => (format!("-- {text}"), Tone::Busy),
+        };
+        let pieces = self.search.as_ref().map_or_else(|| vec![(text.as_str(), false)], |search| search.pieces(&text));
+        let text: String = pieces
+            .into_iter()
+            .map(|(piece, found)| if found { paint.found(piece) } else { paint.tone(tone, piece) })
+            .collect();
+        self.printer.data(&format!("{time} {origin} {text}"));
+    }
+
+    fn origin(&mut self, record: &LogRecord) -> String {
+        let paint = self.printer.paint();
+        let instance = match &record.source {
+            LogSource::Run { instance_id } => format!("[{}]", instance_id.short()),
+            LogSource::Build { .. } => "[build]".to_owned(),
+        };
+        if !self.many {
+            return paint.dim(&instance);
+        }
+        let known = self.services.iter().position(|id| *id == record.service_id);
+        let colour = known.unwrap_or_else(|| {
+            self.services.push(record.service_id.clone());
+            self.services.len() - 1
+        });
+        let label = format!("{}{instance}", record.service);
+        // Names stand below each other on a terminal; a program gets no padding.
+        self.width = if self.printer.to_terminal() { self.width.max(label.len()) } else { 0 };
+        let padding = " ".repeat(self.width.saturating_sub(label.len()));
+        format!("{}{padding}", paint.of_many(colour, &label))
+    }
 }

@@ -5,12 +5,23 @@ use crate::context::Context;
 use crate::disks;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::printer::{Printer, Text, Tone};
+use crate::table::Column;
 use crate::times::{ago, now_ms};
 use crate::words;
 use api::desired::SecurityMode;
 use api::servers::{RecoveryAction, RecoveryState, ServerCondition, ServerRecovery, ServerView};
 use client::Client;
 use std::io::IsTerminal;
+
+const COLUMNS: [Column; 7] = [
+    Column::new("server"),
+    Column::new("condition"),
+    Column::new("seen").goes(4),
+    Column::new("instances").right().goes(5),
+    Column::new("system").shortens().goes(1),
+    Column::new("cpu × memory").right().goes(2),
+    Column::new("agent").goes(3),
+];
 
 /// List machines, look at one, remove one
 #[derive(Debug, clap::Args)]
@@ -222,7 +233,7 @@ fn list(servers: &[ServerView], printer: &Printer) {
             server.agent_version.as_str().into(),
         ]
     });
-    printer.table(&["server", "condition", "seen", "instances", "system", "cpu × memory", "agent"], rows);
+    printer.table(&COLUMNS, rows);
     if servers.iter().any(|server| server.clock_difference_ms.is_some()) {
         printer.warning("requests of a server are refused while its clock and the control plane's differ by more than a minute; what runs on it goes on");
         printer.hint("Set the clock that is wrong, best by NTP (systemd-timesyncd, chrony): the server is back some seconds later.");

@@ -4,6 +4,7 @@ use crate::address;
 use crate::context::Context;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::printer::Text;
+use crate::table::Column;
 use crate::times::{ago, now_ms};
 use crate::words;
 
@@ -43,7 +44,16 @@ pub async fn run(context: &Context, options: Options) -> Outcome {
                         ago(stack.updated_at_ms, now_ms()).into(),
                     ]
                 });
-                printer.table(&["stack", "condition", "version", "services", "changed"], rows);
+                printer.table(
+                    &[
+                        Column::new("stack"),
+                        Column::new("condition"),
+                        Column::new("version").right().goes(2),
+                        Column::new("services").right().goes(3),
+                        Column::new("changed").goes(1),
+                    ],
+                    rows,
+                );
             });
         }
         Action::Remove { stack, yes } => {

@@ -2,13 +2,43 @@
 
 use crate::context::Context;
 use crate::exit::{Exit, Failure, Outcome};
-use crate::printer::{Printer, Text, Tone};
+use crate::printer::{NONE, Printer, Text, Tone};
+use crate::table::Column;
 use crate::times::{ago, length, now_ms};
 use crate::{address, disks, report, words};
 use api::deployments::{Deployment, Stage};
 use api::services::{InstanceView, ServiceView};
 use api::stacks::StackView;
 use client::Client;
+
+const SERVICES: [Column; 6] = [
+    Column::new("service"),
+    Column::new("condition"),
+    Column::new("revision").goes(2),
+    Column::new("instances").right().goes(3),
+    Column::new("changed").goes(1),
+    // An address that is cut short leads nowhere.
+    Column::new("address").goes(4),
+];
+const INSTANCES: [Column; 8] = [
+    Column::new("instance"),
+    Column::new("server"),
+    Column::new("state"),
+    Column::new("traffic").goes(4),
+    Column::new("revision").right().goes(1),
+    Column::new("port").right().goes(2),
+    Column::new("restarts").right().goes(3),
+    Column::new("last probe").shortens(),
+];
+const DEPLOYMENTS: [Column; 7] = [
+    Column::new("deployment"),
+    Column::new("kind").goes(4),
+    Column::new("stage"),
+    Column::new("revision").goes(3),
+    Column::new("took").right().goes(2),
+    Column::new("begun"),
+    Column::new("by").shortens().goes(1),
+];
 
 /// Show what runs
 #[derive(Debug, clap::Args)]
@@ -63,7 +93,7 @@ fn show_stack(stack: &StackView, printer: &Printer) {
         printer.data(&format!("  {} {problem}", paint.tone(Tone::Warning, "!")));
     }
     let rows = stack.services.iter().map(service_row);
-    printer.table(&["service", "condition", "revision", "instances", "changed", "address"], rows);
+    printer.table(&SERVICES, rows);
     for service in &stack.services {
         if let Some(waits) = service.deployment.as_ref().and_then(crate::progress::waits) {
             printer.data(&format!("  {} {waits}", service.name));
@@ -75,10 +105,10 @@ fn service_row(service: &ServiceView) -> Vec<Text> {
     let revision = service
         .current
         .as_ref()
-        .map_or("-".to_owned(), |revision| format!("{} ({})", revision.number, revision.commit.short()));
+        .map_or(NONE.to_owned(), |revision| format!("{} ({})", revision.number, revision.commit.short()));
     let changed =
-        service.deployment.as_ref().map_or("-".to_owned(), |deployment| ago(deployment.created_at_ms, now_ms()));
-    let address = service.urls.first().cloned().unwrap_or_else(|| "-".into());
+        service.deployment.as_ref().map_or(NONE.to_owned(), |deployment| ago(deployment.created_at_ms, now_ms()));
+    let address = service.urls.first().cloned().unwrap_or_else(|| NONE.into());
     vec![
         service.name.as_str().into(),
         words::service_condition(service),
@@ -111,14 +141,11 @@ async fn show_service(context: &Context, client: &Client, what: &str) -> Result<
     if !service.instances.is_empty() {
         printer.data("");
         let rows = service.instances.iter().map(instance_row);
-        printer.table(&["instance", "server", "state", "traffic", "revision", "port", "restarts", "last probe"], rows);
+        printer.table(&INSTANCES, rows);
     }
     if !deployments.is_empty() {
         printer.data("");
-        printer.table(
-            &["deployment", "kind", "stage", "revision", "took", "begun", "by"],
-            deployments.iter().map(deployment_row),
-        );
+        printer.table(&DEPLOYMENTS, deployments.iter().map(deployment_row));
     }
     if let Some(waits) = service.deployment.as_ref().and_then(crate::progress::waits) {
         printer.data(&format!("\n  {waits}"));
@@ -133,8 +160,8 @@ async fn show_service(context: &Context, client: &Client, what: &str) -> Result<
 
 fn instance_row(instance: &InstanceView) -> Vec<Text> {
     let observed = instance.observed.as_ref();
-    let port = observed.and_then(|o| o.port).map_or("-".to_owned(), |port| port.to_string());
-    let restarts = observed.map_or("-".to_owned(), |o| o.restarts.to_string());
+    let port = observed.and_then(|o| o.port).map_or(NONE.to_owned(), |port| port.to_string());
+    let restarts = observed.map_or(NONE.to_owned(), |o| o.restarts.to_string());
     let probe = observed.and_then(|o| {
         let exit =
             o.last_exit.as_ref().filter(|_| o.last_probe.as_ref().is_none_or(|probe| !probe.ok)).map(|_| o.last_end());
@@ -148,12 +175,12 @@ fn instance_row(instance: &InstanceView) -> Vec<Text> {
         instance.revision_number.to_string().into(),
         port.into(),
         restarts.into(),
-        crate::progress::plain_text(&probe.unwrap_or_else(|| "-".into())).into(),
+        crate::progress::plain_text(&probe.unwrap_or_else(|| NONE.into())).into(),
     ]
 }
 
 fn deployment_row(deployment: &Deployment) -> Vec<Text> {
-    let took = deployment.ended_at_ms.map_or("-".to_owned(), |ended| length(ended - deployment.created_at_ms));
+    let took = deployment.ended_at_ms.map_or(NONE.to_owned(), |ended| length(ended - deployment.created_at_ms));
     vec![
         deployment.id.short().into(),
         deployment.kind.as_str().into(),

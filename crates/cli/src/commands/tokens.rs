@@ -4,10 +4,20 @@ use crate::address::{self, unknown_name};
 use crate::context::Context;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::printer::{Printer, Text, Tone};
+use crate::table::Column;
 use crate::times::{ago, now_ms};
 use api::name::Name;
 use api::tokens::{TokenCreated, TokenPurpose, TokenRequest, TokenState, TokenView};
 use client::Client;
+
+const COLUMNS: [Column; 6] = [
+    Column::new("id"),
+    Column::new("name").shortens(),
+    Column::new("for").goes(2),
+    Column::new("state"),
+    Column::new("created").goes(1),
+    Column::new("expires").goes(3),
+];
 
 /// Make, list and revoke tokens
 #[derive(Debug, clap::Args)]
@@ -71,7 +81,7 @@ pub async fn run(context: &Context, options: Options) -> Outcome {
         Action::List => {
             let tokens = client.tokens().await?;
             context.printer.either(&tokens, |tokens, printer| {
-                printer.table(&["id", "name", "for", "state", "created", "expires"], tokens.iter().map(row));
+                printer.table(&COLUMNS, tokens.iter().map(row));
             });
         }
         Action::Revoke { which } => {

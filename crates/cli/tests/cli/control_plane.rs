@@ -4,9 +4,10 @@ use api::deployments::{Deployment, Stage};
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{HeaderMap, Method, StatusCode, Uri};
-use axum::response::sse::Sse;
+use axum::response::sse::{Event, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::{Json, Router};
+use futures_util::StreamExt;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -23,6 +24,10 @@ pub struct Asked {
 #[derive(Default)]
 struct Inner {
     answers: HashMap<String, (u16, Value)>,
+    /// Part of a query, and what to answer to it, whatever is asked without it.
+    by_query: Vec<(String, Value)>,
+    /// What comes on a stream whose query has this part.
+    streams: Vec<(String, Vec<Value>)>,
     asked: Vec<Asked>,
 }
 
@@ -60,6 +65,16 @@ impl ControlPlane {
         self.inner.lock().unwrap().answers.insert(what.to_owned(), (status, body));
     }
 
+    /// An answer to requests whose query contains this.
+    pub fn answers_where(&self, query: &str, body: Value) {
+        self.inner.lock().unwrap().by_query.push((query.to_owned(), body));
+    }
+
+    /// Records that come on a stream whose query contains this, which then stays open.
+    pub fn streams(&self, query: &str, records: Vec<Value>) {
+        self.inner.lock().unwrap().streams.push((query.to_owned(), records));
+    }
+
     pub fn asked(&self, what: &str) -> Vec<Asked> {
         self.inner.lock().unwrap().asked.iter().filter(|asked| asked.what == what).cloned().collect()
     }
@@ -88,8 +103,13 @@ async fn answer(
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
-    if uri.query().is_some_and(|query| query.contains("follow=true")) {
-        return Sse::new(futures_util::stream::pending::<Result<_, Infallible>>()).into_response();
+    let query = uri.query().unwrap_or_default();
+    if query.contains("follow=true") {
+        let known = inner.lock().unwrap().streams.iter().find(|(part, _)| query.contains(part)).cloned();
+        let events = known.map(|(_, records)| records).unwrap_or_default().into_iter();
+        let events = events.map(|record| Ok::<_, Infallible>(Event::default().event("log").data(record.to_string())));
+        let events: Vec<_> = events.collect();
+        return Sse::new(futures_util::stream::iter(events).chain(futures_util::stream::pending())).into_response();
     }
     let what = format!("{method} {}", uri.path());
     let mut inner = inner.lock().unwrap();
@@ -98,6 +118,10 @@ async fn answer(
         authorization: headers.get("authorization").map(|value| value.to_str().unwrap().to_owned()),
         body: serde_json::from_slice(&body).unwrap_or(Value::Null),
     });
+    let by_query = inner.by_query.iter().find(|(part, _)| query.contains(part));
+    if let Some((_, body)) = by_query {
+        return Json(body.clone()).into_response();
+    }
     match inner.answers.get(&what) {
         Some((status, body)) => (StatusCode::from_u16(*status).unwrap(), Json(body.clone())).into_response(),
         None => (StatusCode::NOT_FOUND, Json(json!({"code": "not_found", "message": format!("nothing at {what}")})))

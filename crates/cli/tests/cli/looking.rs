@@ -21,7 +21,7 @@ fn status_piped_is_a_plain_table_with_words_for_every_condition() {
 shop degraded, version 4
   ! web: port 80 is in use
 SERVICE  CONDITION  REVISION        INSTANCES  CHANGED  ADDRESS
-web      running    3 (0123456789)  0/1        -        http://127.0.0.1:8080/
+web      running    3 (0123456789)        0/1  –        http://127.0.0.1:8080/
 ";
     assert_eq!((said.code, said.out.as_str(), said.err.as_str()), (0, expected, ""));
 }

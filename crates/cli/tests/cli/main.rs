@@ -6,6 +6,8 @@
 mod control_plane;
 mod deploying;
 mod errors;
+mod logs;
 mod looking;
 mod signing_in;
+mod terminal;
 mod user;

@@ -81,7 +81,6 @@ async fn every_reading_command_speaks_json() {
         &["status", "web"],
         &["servers"],
         &["events"],
-        &["logs", "web"],
         &["stacks", "list"],
         &["tokens", "list"],
         &["env", "list", "web"],
@@ -90,6 +89,10 @@ async fn every_reading_command_speaks_json() {
         with_json.extend(arguments);
         machine.run(&with_json).ok().json();
     }
+    // A log is a stream: a document per line.
+    let logs = machine.run(&["--json", "logs", "web"]).ok().stdout.clone();
+    let records: Vec<serde_json::Value> = logs.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(!records.is_empty() && records.iter().all(|record| record["service"] == "web"), "{logs}");
 }
 
 #[tokio::test]

@@ -1,0 +1,63 @@
+//! What a person sees on a terminal of a certain width.
+
+use crate::control_plane::{ControlPlane, id, service};
+use crate::user::User;
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{Winsize, tcsetwinsize};
+use serde_json::json;
+use std::fs::{File, OpenOptions};
+use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
+use std::process::Stdio;
+
+/// Runs a command with stdout on a terminal that is so many columns wide; stderr stays a pipe.
+fn on_terminal(user: &User, columns: u16, arguments: &[&str]) -> (String, String) {
+    let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&terminal).and_then(|()| unlockpt(&terminal)).unwrap();
+    tcsetwinsize(&terminal, Winsize { ws_row: 40, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 }).unwrap();
+    let name = ptsname(&terminal, Vec::new()).unwrap();
+    let other_end =
+        OpenOptions::new().read(true).write(true).open(std::ffi::OsStr::from_bytes(name.as_bytes())).unwrap();
+    let child = user.command(arguments).stdout(Stdio::from(other_end)).spawn().unwrap();
+    let reader = std::thread::spawn(move || {
+        let (mut text, mut terminal) = (Vec::new(), File::from(terminal));
+        let mut bytes = [0; 4096];
+        // When nobody holds the other end any more, reading fails.
+        while let Ok(length @ 1..) = terminal.read(&mut bytes) {
+            text.extend_from_slice(&bytes[..length]);
+        }
+        String::from_utf8(text).unwrap()
+    });
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    (reader.join().unwrap().replace("\r\n", "\n"), String::from_utf8(output.stderr).unwrap())
+}
+
+fn plain(text: &str) -> String {
+    let mut parts = text.split("\x1b[");
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |all, part| all + part.split_once('m').map_or("", |(_, rest)| rest))
+}
+
+#[test]
+fn a_table_fits_the_terminal_and_what_found_no_room_is_named() {
+    let control_plane = ControlPlane::start();
+    let stack = json!([{
+        "id": id("stk", 1), "name": "shop", "project_id": id("prj", 1), "project": "default", "version": 4,
+        "condition": "applied", "problems": [], "manifest": "", "created_at_ms": 0, "updated_at_ms": 0,
+        "services": [service("shop", "web", 1)],
+    }]);
+    control_plane.answers("GET /api/v1/stacks", stack);
+    let user = User::of(&control_plane);
+    let (wide, said) = on_terminal(&user, 120, &["status"]);
+    let whole = "web      running    3 (0123456789)        0/1  –        http://127.0.0.1:8080/\n";
+    assert!(plain(&wide).ends_with(whole) && wide.contains("\x1b[32mrunning") && said.is_empty(), "{wide:?}");
+    let (narrow, said) = on_terminal(&user, 56, &["status"]);
+    let expected = "\
+shop applied, version 4
+SERVICE  CONDITION  INSTANCES  ADDRESS
+web      running          0/1  http://127.0.0.1:8080/
+";
+    assert_eq!((plain(&narrow).as_str(), said.as_str()), (expected, "Left out for want of room: revision, changed.\n"));
+    assert!(user.says(&["status"]).out.contains("3 (0123456789)"), "piped, everything is there");
+}
