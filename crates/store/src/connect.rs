@@ -24,7 +24,7 @@ use std::sync::Once;
 use std::time::Duration;
 
 /// How long a caller waits for a free connection, and SQLite for a lock that another process holds.
-const WAIT: Duration = Duration::from_secs(10);
+pub const WAIT: Duration = Duration::from_secs(10);
 
 const CONNECTIONS: u32 = 8;
 

@@ -25,7 +25,7 @@ impl Store {
             GitCredential::DeployKey { .. } => "deploy_key",
             GitCredential::Token { .. } => "token",
         };
-        sqlx::query(
+        self.execute(sqlx::query(
             "INSERT INTO credentials (organization_id, name, kind, document, created_at_ms) VALUES ($1, $2, $3, $4, $5)
              ON CONFLICT (organization_id, name) DO UPDATE
              SET kind = excluded.kind, document = excluded.document, created_at_ms = excluded.created_at_ms",
@@ -34,8 +34,7 @@ impl Store {
         .bind(name.as_str())
         .bind(kind)
         .bind(seal("credential", credential)?)
-        .bind(now_ms)
-        .execute(self.writer()?)
+        .bind(now_ms))
         .await?;
         Ok(())
     }
@@ -71,10 +70,12 @@ impl Store {
     }
 
     pub async fn credential_delete(&self, scope: &Scope, name: &Name) -> Result<()> {
-        let gone = sqlx::query("DELETE FROM credentials WHERE organization_id = $1 AND name = $2")
-            .bind(scope.organization.as_str())
-            .bind(name.as_str())
-            .execute(self.writer()?)
+        let gone = self
+            .execute(
+                sqlx::query("DELETE FROM credentials WHERE organization_id = $1 AND name = $2")
+                    .bind(scope.organization.as_str())
+                    .bind(name.as_str()),
+            )
             .await?;
         if gone.rows_affected() == 0 {
             return Err(Error::not_found("credential", name.as_str()));

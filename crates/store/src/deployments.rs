@@ -2,13 +2,13 @@
 //! sees to it that there is never a second.
 
 use crate::codec::{from_json, to_json, word};
+use crate::pen::Write;
 use crate::{Error, Result, Scope, Store, revisions, services};
 use api::UnixMillis;
 use api::cause::Cause;
 use api::deployments::{Deployment, DeploymentKind, Stage, StageEntry};
 use api::ids::{DeploymentId, RevisionId, ServiceId};
 use api::services::{CommitSha, ServiceIntent, ServiceSpec};
-use sqlx::{Any, Transaction};
 
 /// A revision to be written.
 #[derive(Debug, Clone)]
@@ -43,9 +43,8 @@ impl Store {
         now_ms: UnixMillis,
     ) -> Result<Deployment> {
         let mut transaction = self.write(&scope.organization).await?;
-        let deployment = insert(&mut transaction, scope, create, now_ms).await?;
-        transaction.commit().await?;
-        Ok(deployment)
+        let made = insert(&mut transaction, scope, create, now_ms).await;
+        transaction.end(made).await
     }
 
     pub async fn deployment_get(&self, scope: &Scope, id: &DeploymentId) -> Result<Deployment> {
@@ -69,14 +68,13 @@ impl Store {
     /// Writes a deployment whose stage is still `expected`.
     pub async fn deployment_update(&self, scope: &Scope, deployment: &Deployment, expected: Stage) -> Result<()> {
         let mut transaction = self.write(&scope.organization).await?;
-        update(&mut transaction, scope, deployment, expected).await?;
-        transaction.commit().await?;
-        Ok(())
+        let written = update(&mut transaction, scope, deployment, expected).await;
+        transaction.end(written).await
     }
 }
 
 pub(crate) async fn update(
-    transaction: &mut Transaction<'static, Any>,
+    transaction: &mut Write,
     scope: &Scope,
     deployment: &Deployment,
     expected: Stage,
@@ -108,12 +106,7 @@ pub(crate) async fn update(
 }
 
 /// Ends the deployment in flight, if there is one.
-async fn supersede(
-    transaction: &mut Transaction<'static, Any>,
-    scope: &Scope,
-    service_id: &ServiceId,
-    now_ms: UnixMillis,
-) -> Result<()> {
+async fn supersede(transaction: &mut Write, scope: &Scope, service_id: &ServiceId, now_ms: UnixMillis) -> Result<()> {
     let row = sqlx::query_as::<_, (String,)>(
         "SELECT document FROM deployments WHERE service_id = $1 AND organization_id = $2 AND in_flight = 1",
     )
@@ -131,7 +124,7 @@ async fn supersede(
 }
 
 pub(crate) async fn insert(
-    transaction: &mut Transaction<'static, Any>,
+    transaction: &mut Write,
     scope: &Scope,
     create: &DeploymentCreate,
     now_ms: UnixMillis,

@@ -77,20 +77,22 @@ impl Store {
     /// Keeps a document whose generation is higher than what is kept. A generation that is not is
     /// refused as stale: somebody else was faster, look again.
     pub async fn desired_state_put(&self, scope: &Scope, server_id: &ServerId, row: &DesiredRow) -> Result<()> {
-        let written = sqlx::query(
-            "INSERT INTO desired_states (server_id, organization_id, generation, digest, document)
+        let written = self
+            .execute(
+                sqlx::query(
+                    "INSERT INTO desired_states (server_id, organization_id, generation, digest, document)
              SELECT id, organization_id, $1, $2, $3 FROM servers WHERE id = $4 AND organization_id = $5
              ON CONFLICT (server_id) DO UPDATE
              SET generation = excluded.generation, digest = excluded.digest, document = excluded.document
              WHERE desired_states.generation < excluded.generation",
-        )
-        .bind(row.generation as i64)
-        .bind(&row.digest)
-        .bind(seal("desired state", &row.signed)?)
-        .bind(server_id.as_str())
-        .bind(scope.organization.as_str())
-        .execute(self.writer()?)
-        .await?;
+                )
+                .bind(row.generation as i64)
+                .bind(&row.digest)
+                .bind(seal("desired state", &row.signed)?)
+                .bind(server_id.as_str())
+                .bind(scope.organization.as_str()),
+            )
+            .await?;
         if written.rows_affected() > 0 {
             return Ok(());
         }

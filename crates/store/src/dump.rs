@@ -180,7 +180,7 @@ impl Store {
     /// Moves the numbers of events and log lines on, for a database that may be older than what people
     /// have seen of it: who asks for what came after number 500 must not wait for a second 500.
     pub async fn counters_advance(&self, by: i64) -> Result<()> {
-        sqlx::query("UPDATE counters SET value = value + $1").bind(by).execute(self.writer()?).await?;
+        self.execute(sqlx::query("UPDATE counters SET value = value + $1").bind(by)).await?;
         Ok(())
     }
 }

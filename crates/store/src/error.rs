@@ -75,13 +75,22 @@ impl Error {
     }
 
     /// Whether a unique index refused the row.
-    pub(crate) fn is_unique_violation(error: &sqlx::Error) -> bool {
-        matches!(error, sqlx::Error::Database(inner) if inner.is_unique_violation())
+    pub(crate) fn is_unique_violation(&self) -> bool {
+        matches!(self, Self::Database(sqlx::Error::Database(inner)) if inner.is_unique_violation())
     }
 
     /// Whether the row that a new one refers to is not there.
-    pub(crate) fn is_foreign_key_violation(error: &sqlx::Error) -> bool {
-        matches!(error, sqlx::Error::Database(inner) if inner.is_foreign_key_violation())
+    pub(crate) fn is_foreign_key_violation(&self) -> bool {
+        matches!(self, Self::Database(sqlx::Error::Database(inner)) if inner.is_foreign_key_violation())
+    }
+
+    /// The same once more, for each of those whose commit failed with it.
+    pub(crate) fn for_all(&self) -> Self {
+        let reason = sqlx::Error::Protocol(self.source().map_or_else(|| self.to_string(), ToString::to_string));
+        match self {
+            Self::Full(_) => Self::Full(reason),
+            _ => Self::Unavailable(reason),
+        }
     }
 }
 

@@ -1,11 +1,11 @@
 //! Events, in the control plane's order.
 
 use crate::codec::{from_json, parse, to_json, word};
+use crate::pen::Write;
 use crate::statement::{Statement, Value};
 use crate::{Result, Scope, Store, newest_number, take_numbers};
 use api::events::{Event, EventRecord};
 use api::ids::{DeploymentId, EventId, ServerId, ServiceId, StackId};
-use sqlx::{Any, Transaction};
 use std::collections::HashSet;
 
 /// Which events; every field narrows.
@@ -34,8 +34,8 @@ impl Store {
             return Ok(Vec::new());
         }
         let mut transaction = self.write(&scope.organization).await?;
-        append_in(&mut transaction, scope, events).await?;
-        transaction.commit().await?;
+        let kept = append_in(&mut transaction, scope, events).await;
+        transaction.end(kept).await?;
         Ok(events.iter().map(|event| event.id.clone()).collect())
     }
 
@@ -77,11 +77,7 @@ impl Store {
 }
 
 /// Keeps events inside a transaction of what they tell about.
-pub(crate) async fn append_in(
-    transaction: &mut Transaction<'static, Any>,
-    scope: &Scope,
-    events: &[Event],
-) -> Result<()> {
+pub(crate) async fn append_in(transaction: &mut Write, scope: &Scope, events: &[Event]) -> Result<()> {
     for chunk in events.chunks(ROWS_PER_STATEMENT) {
         let mut seen = known_ids(transaction, scope, chunk).await?;
         let fresh: Vec<&Event> = chunk.iter().filter(|event| seen.insert(event.id.clone())).collect();
@@ -90,11 +86,7 @@ pub(crate) async fn append_in(
     Ok(())
 }
 
-async fn known_ids(
-    transaction: &mut Transaction<'static, Any>,
-    scope: &Scope,
-    events: &[Event],
-) -> Result<HashSet<EventId>> {
+async fn known_ids(transaction: &mut Write, scope: &Scope, events: &[Event]) -> Result<HashSet<EventId>> {
     let mut query = Statement::new("SELECT id FROM events WHERE organization_id = ");
     query.bind(scope.organization.as_str()).push(" AND id IN (");
     query.bind_all(events.iter().map(|event| event.id.as_str())).push(")");
@@ -102,7 +94,7 @@ async fn known_ids(
     rows.iter().map(|(id,)| parse("event", id)).collect()
 }
 
-async fn insert(transaction: &mut Transaction<'static, Any>, scope: &Scope, events: &[&Event]) -> Result<()> {
+async fn insert(transaction: &mut Write, scope: &Scope, events: &[&Event]) -> Result<()> {
     if events.is_empty() {
         return Ok(());
     }

@@ -2,7 +2,6 @@
 //! plane that dies between two writes are hard to come by otherwise. In production there is none.
 
 use crate::{Dialect, Error, Result, Store};
-use sqlx::AnyPool;
 use std::fmt::Debug;
 use std::io;
 use std::sync::Arc;
@@ -25,11 +24,11 @@ impl Store {
         self
     }
 
-    /// The connections that may write.
-    pub(crate) fn writer(&self) -> Result<&AnyPool> {
-        if let Some(gate) = &self.gate {
-            gate.before_write().map_err(|error| Error::Unavailable(sqlx::Error::Io(error)))?;
+    /// Whoever is about to write passes here.
+    pub(crate) fn pass_gate(&self) -> Result<()> {
+        match &self.gate {
+            Some(gate) => gate.before_write().map_err(|error| Error::Unavailable(sqlx::Error::Io(error))),
+            None => Ok(()),
         }
-        Ok(&self.writer)
     }
 }

@@ -1,6 +1,7 @@
 //! Instances, and the one transaction in which a rollout tick is written down.
 
 use crate::codec::{from_word, parse, word};
+use crate::pen::Write;
 use crate::statement::Statement;
 use crate::{Error, Result, Scope, Store, deployments, events as stored_events, services};
 use api::UnixMillis;
@@ -8,7 +9,6 @@ use api::deployments::{Deployment, Stage};
 use api::desired::{InstanceIntent, Traffic};
 use api::events::Event;
 use api::ids::{DeploymentId, InstanceId, RevisionId, ServerId, ServiceId};
-use sqlx::{Any, Transaction};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Instance {
@@ -115,33 +115,42 @@ impl Store {
         now_ms: UnixMillis,
     ) -> Result<()> {
         let mut transaction = self.write(&scope.organization).await?;
-        services::get_in(&mut transaction, scope, &write.service_id).await?;
-        expect_newest(&mut transaction, scope, write).await?;
-        if let Some((deployment, expected)) = &write.deployment {
-            deployments::update(&mut transaction, scope, deployment, *expected).await?;
-        }
-        for change in &write.instances {
-            apply(&mut transaction, scope, &write.service_id, change, now_ms).await?;
-        }
-        if let Some((current, previous)) = &write.current {
-            sqlx::query(
-                "UPDATE services SET current_revision_id = $1, previous_revision_id = $2
-                 WHERE id = $3 AND organization_id = $4",
-            )
-            .bind(current.as_ref().map(RevisionId::as_str))
-            .bind(previous.as_ref().map(RevisionId::as_str))
-            .bind(write.service_id.as_str())
-            .bind(scope.organization.as_str())
-            .execute(&mut *transaction)
-            .await?;
-        }
-        stored_events::append_in(&mut transaction, scope, events).await?;
-        transaction.commit().await?;
-        Ok(())
+        let written = write_in(&mut transaction, scope, write, events, now_ms).await;
+        transaction.end(written).await
     }
 }
 
-async fn expect_newest(transaction: &mut Transaction<'static, Any>, scope: &Scope, write: &RolloutWrite) -> Result<()> {
+async fn write_in(
+    transaction: &mut Write,
+    scope: &Scope,
+    write: &RolloutWrite,
+    events: &[Event],
+    now_ms: UnixMillis,
+) -> Result<()> {
+    services::get_in(transaction, scope, &write.service_id).await?;
+    expect_newest(transaction, scope, write).await?;
+    if let Some((deployment, expected)) = &write.deployment {
+        deployments::update(transaction, scope, deployment, *expected).await?;
+    }
+    for change in &write.instances {
+        apply(transaction, scope, &write.service_id, change, now_ms).await?;
+    }
+    if let Some((current, previous)) = &write.current {
+        sqlx::query(
+            "UPDATE services SET current_revision_id = $1, previous_revision_id = $2
+             WHERE id = $3 AND organization_id = $4",
+        )
+        .bind(current.as_ref().map(RevisionId::as_str))
+        .bind(previous.as_ref().map(RevisionId::as_str))
+        .bind(write.service_id.as_str())
+        .bind(scope.organization.as_str())
+        .execute(&mut **transaction)
+        .await?;
+    }
+    stored_events::append_in(transaction, scope, events).await
+}
+
+async fn expect_newest(transaction: &mut Write, scope: &Scope, write: &RolloutWrite) -> Result<()> {
     let row = sqlx::query_as::<_, (String,)>(
         "SELECT id FROM deployments WHERE service_id = $1 AND organization_id = $2 ORDER BY number DESC LIMIT 1",
     )
@@ -162,7 +171,7 @@ async fn expect_newest(transaction: &mut Transaction<'static, Any>, scope: &Scop
 }
 
 async fn apply(
-    transaction: &mut Transaction<'static, Any>,
+    transaction: &mut Write,
     scope: &Scope,
     service_id: &ServiceId,
     change: &InstanceChange,
@@ -200,7 +209,7 @@ async fn apply(
 
 /// The last lines of an instance, or the first ones over a bad network, may arrive when it is forgotten:
 /// they are taken all the same, because its logs are known here before it goes.
-async fn expect_its_logs(transaction: &mut Transaction<'static, Any>, scope: &Scope, id: &InstanceId) -> Result<()> {
+async fn expect_its_logs(transaction: &mut Write, scope: &Scope, id: &InstanceId) -> Result<()> {
     for source in ["'run:' || id", "'build:' || deployment_id"] {
         let sql = format!(
             "INSERT INTO log_streams (organization_id, source, server_id, service_id, deployment_id, next_offset)
@@ -217,7 +226,7 @@ async fn expect_its_logs(transaction: &mut Transaction<'static, Any>, scope: &Sc
 /// What the instance is made of must still be there, and be this service's: selecting it instead of
 /// naming it keeps another tenant's rows out of reach.
 async fn create(
-    transaction: &mut Transaction<'static, Any>,
+    transaction: &mut Write,
     scope: &Scope,
     service_id: &ServiceId,
     instance: &Instance,

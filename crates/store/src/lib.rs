@@ -35,6 +35,7 @@ mod logs;
 mod migrations;
 mod nonces;
 mod observed;
+mod pen;
 mod projects;
 mod retention;
 mod revisions;
@@ -69,7 +70,10 @@ pub use unscoped::User;
 
 use api::cause::Actor;
 use api::ids::OrganizationId;
-use sqlx::{Any, AnyPool, Transaction};
+use pen::{Pen, Write};
+use sqlx::any::{Any, AnyArguments, AnyQueryResult};
+use sqlx::query::Query;
+use sqlx::{AnyPool, Transaction};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -103,7 +107,8 @@ pub struct Store {
     /// For whatever writes, a transaction or a single statement.
     writer: AnyPool,
     dialect: Dialect,
-    nonces: Arc<nonces::Waiting>,
+    /// Who writes on SQLite.
+    pen: Pen,
     gate: Option<Arc<dyn Gate>>,
 }
 
@@ -119,7 +124,7 @@ impl Store {
     }
 
     fn on(connect::Pools { dialect, reader, writer }: connect::Pools) -> Self {
-        Self { pool: reader, writer, dialect, nonces: Arc::default(), gate: None }
+        Self { pool: reader, writer, dialect, pen: Pen::default(), gate: None }
     }
 
     /// `sqlite` or `postgres`.
@@ -170,12 +175,12 @@ impl Store {
     }
 
     /// A transaction that is the organization's only writer until it ends.
-    async fn write(&self, organization: &OrganizationId) -> Result<Transaction<'static, Any>> {
-        let begin = match self.dialect {
-            Dialect::Sqlite => "BEGIN IMMEDIATE",
-            Dialect::Postgres => "BEGIN",
+    async fn write(&self, organization: &OrganizationId) -> Result<Write> {
+        self.pass_gate()?;
+        let mut transaction = match self.dialect {
+            Dialect::Sqlite => self.pen.turn().await?.begin(&self.writer).await?,
+            Dialect::Postgres => Write::alone(self.begin(&self.writer, "BEGIN").await?),
         };
-        let mut transaction = self.begin(self.writer()?, begin).await?;
         let touched = sqlx::query("UPDATE organizations SET writes = writes + 1 WHERE id = $1")
             .bind(organization.as_str())
             .execute(&mut *transaction)
@@ -184,6 +189,24 @@ impl Store {
             return Err(Error::not_found("organization", organization.as_str()));
         }
         Ok(transaction)
+    }
+
+    /// A single statement that writes.
+    async fn execute(&self, statement: Query<'_, Any, AnyArguments>) -> Result<AnyQueryResult> {
+        self.pass_gate()?;
+        let turn = match self.dialect {
+            Dialect::Sqlite => Some(self.pen.turn().await?),
+            Dialect::Postgres => None,
+        };
+        match turn {
+            Some(turn) if !turn.is_alone() => {
+                let mut write = turn.begin(&self.writer).await?;
+                let done = statement.execute(&mut *write).await.map_err(Error::from);
+                write.end(done).await
+            }
+            // Kept until the statement is through.
+            _turn => Ok(statement.execute(&self.writer).await?),
+        }
     }
 
     /// Begins a transaction that is ended whatever becomes of the caller.
@@ -221,12 +244,7 @@ async fn newest_number(store: &Store, organization: &OrganizationId, name: &str)
 
 /// Takes `count` numbers from a counter and answers the first. The counter's row stays locked until
 /// the transaction ends, so numbers become visible in their order.
-async fn take_numbers(
-    transaction: &mut Transaction<'static, Any>,
-    organization: &OrganizationId,
-    name: &str,
-    count: i64,
-) -> Result<i64> {
+async fn take_numbers(transaction: &mut Write, organization: &OrganizationId, name: &str, count: i64) -> Result<i64> {
     let row = sqlx::query_as::<_, (i64,)>(
         "INSERT INTO counters (organization_id, name, value) VALUES ($1, $2, $3)
          ON CONFLICT (organization_id, name) DO UPDATE SET value = counters.value + excluded.value

@@ -4,11 +4,11 @@
 //! deployment, each with offsets of its own.
 
 use crate::codec::{text, word};
+use crate::pen::Write;
 use crate::statement::{Statement, Value};
 use crate::{Result, Scope, Store, take_numbers};
 use api::ids::ServerId;
 use api::logs::{LogAcknowledgement, LogBatch, LogLine, LogSource, LogStream};
-use sqlx::{Any, Transaction};
 
 /// Rows per INSERT: below the parameter limits of both databases.
 const ROWS_PER_STATEMENT: usize = 500;
@@ -27,22 +27,26 @@ impl Store {
             return Ok(Vec::new());
         }
         let mut transaction = self.write(&scope.organization).await?;
-        let mut acknowledged = Vec::with_capacity(batches.len());
-        for batch in batches {
-            let next_offset = append(&mut transaction, scope, server_id, batch).await?;
-            acknowledged.push(LogAcknowledgement { source: batch.source.clone(), next_offset });
-        }
-        transaction.commit().await?;
-        Ok(acknowledged)
+        let acknowledged = append_all(&mut transaction, scope, server_id, batches).await;
+        transaction.end(acknowledged).await
     }
 }
 
-async fn append(
-    transaction: &mut Transaction<'static, Any>,
+async fn append_all(
+    transaction: &mut Write,
     scope: &Scope,
     server_id: &ServerId,
-    batch: &LogBatch,
-) -> Result<u64> {
+    batches: &[LogBatch],
+) -> Result<Vec<LogAcknowledgement>> {
+    let mut acknowledged = Vec::with_capacity(batches.len());
+    for batch in batches {
+        let next_offset = append(transaction, scope, server_id, batch).await?;
+        acknowledged.push(LogAcknowledgement { source: batch.source.clone(), next_offset });
+    }
+    Ok(acknowledged)
+}
+
+async fn append(transaction: &mut Write, scope: &Scope, server_id: &ServerId, batch: &LogBatch) -> Result<u64> {
     let key = batch.source.key();
     let expected = kept_up_to(transaction, scope, server_id, &key).await?;
     let Ok(next_offset) = i64::try_from(batch.next_offset) else { return Ok(expected) };
@@ -73,12 +77,7 @@ async fn append(
     Ok(batch.next_offset)
 }
 
-async fn kept_up_to(
-    transaction: &mut Transaction<'static, Any>,
-    scope: &Scope,
-    server_id: &ServerId,
-    key: &str,
-) -> Result<u64> {
+async fn kept_up_to(transaction: &mut Write, scope: &Scope, server_id: &ServerId, key: &str) -> Result<u64> {
     let row = sqlx::query_as::<_, (i64,)>(
         "SELECT next_offset FROM log_streams WHERE organization_id = $1 AND source = $2 AND server_id = $3",
     )
@@ -90,7 +89,7 @@ async fn kept_up_to(
     Ok(row.map_or(0, |(offset,)| offset as u64))
 }
 
-async fn service_exists(transaction: &mut Transaction<'static, Any>, scope: &Scope, batch: &LogBatch) -> Result<bool> {
+async fn service_exists(transaction: &mut Write, scope: &Scope, batch: &LogBatch) -> Result<bool> {
     let row = sqlx::query_as::<_, (i64,)>("SELECT COUNT(*) FROM services WHERE id = $1 AND organization_id = $2")
         .bind(batch.service_id.as_str())
         .bind(scope.organization.as_str())
@@ -100,11 +99,7 @@ async fn service_exists(transaction: &mut Transaction<'static, Any>, scope: &Sco
 }
 
 /// Kept with the log, because an instance is forgotten when it has stopped and its log is not.
-async fn deployment_of(
-    transaction: &mut Transaction<'static, Any>,
-    scope: &Scope,
-    source: &LogSource,
-) -> Result<Option<String>> {
+async fn deployment_of(transaction: &mut Write, scope: &Scope, source: &LogSource) -> Result<Option<String>> {
     let instance_id = match source {
         LogSource::Build { deployment_id } => return Ok(Some(deployment_id.to_string())),
         LogSource::Run { instance_id } => instance_id,
@@ -126,7 +121,7 @@ fn gap_line(batch: &LogBatch, bytes: u64) -> LogLine {
 }
 
 async fn insert_lines(
-    transaction: &mut Transaction<'static, Any>,
+    transaction: &mut Write,
     scope: &Scope,
     batch: &LogBatch,
     key: &str,

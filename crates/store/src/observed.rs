@@ -21,17 +21,18 @@ impl Store {
         observed: &ObservedState,
         now_ms: UnixMillis,
     ) -> Result<()> {
-        sqlx::query(
-            "INSERT INTO observed_states (server_id, organization_id, received_at_ms, document)
+        self.execute(
+            sqlx::query(
+                "INSERT INTO observed_states (server_id, organization_id, received_at_ms, document)
              SELECT id, organization_id, $1, $2 FROM servers WHERE id = $3 AND organization_id = $4
              ON CONFLICT (server_id) DO UPDATE
              SET received_at_ms = excluded.received_at_ms, document = excluded.document",
+            )
+            .bind(now_ms)
+            .bind(to_json("observed state", observed)?)
+            .bind(server_id.as_str())
+            .bind(scope.organization.as_str()),
         )
-        .bind(now_ms)
-        .bind(to_json("observed state", observed)?)
-        .bind(server_id.as_str())
-        .bind(scope.organization.as_str())
-        .execute(self.writer()?)
         .await?;
         Ok(())
     }

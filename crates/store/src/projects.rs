@@ -1,7 +1,7 @@
 //! Projects.
 
 use crate::codec::parse;
-use crate::{Result, Scope, Store};
+use crate::{Error, Result, Scope, Store};
 use api::UnixMillis;
 use api::ids::ProjectId;
 use api::name::Name;
@@ -36,7 +36,7 @@ impl Store {
         now_ms: UnixMillis,
     ) -> Result<Project> {
         let mut transaction = self.write(&scope.organization).await?;
-        sqlx::query(
+        let made = sqlx::query(
             "INSERT INTO projects (id, organization_id, name, created_at_ms) VALUES ($1, $2, $3, $4)
              ON CONFLICT (organization_id, name) DO NOTHING",
         )
@@ -45,8 +45,8 @@ impl Store {
         .bind(name.as_str())
         .bind(now_ms)
         .execute(&mut *transaction)
-        .await?;
-        transaction.commit().await?;
-        self.project_find(scope, name).await?.ok_or_else(|| crate::Error::not_found("project", name.as_str()))
+        .await;
+        transaction.end(made.map_err(Error::from)).await?;
+        self.project_find(scope, name).await?.ok_or_else(|| Error::not_found("project", name.as_str()))
     }
 }

@@ -57,7 +57,7 @@ impl Store {
             (REVISIONS, 0),
             (LOG_STREAMS, 0),
         ] {
-            gone += sqlx::query(sql).bind(limit).execute(self.writer()?).await?.rows_affected();
+            gone += self.execute(sqlx::query(sql).bind(limit)).await?.rows_affected();
         }
         Ok(gone)
     }
@@ -81,12 +81,14 @@ impl Store {
         );
         let mut gone = 0;
         for _ in 0..CHUNKS_PER_CALL {
-            let chunk = sqlx::query(sqlx::AssertSqlSafe(sql.as_str()))
-                .bind(organization.as_str())
-                .bind(newest - count)
-                .bind(oldest_kept_ms)
-                .bind(ROWS_PER_CHUNK)
-                .execute(self.writer()?)
+            let chunk = self
+                .execute(
+                    sqlx::query(sqlx::AssertSqlSafe(sql.as_str()))
+                        .bind(organization.as_str())
+                        .bind(newest - count)
+                        .bind(oldest_kept_ms)
+                        .bind(ROWS_PER_CHUNK),
+                )
                 .await?
                 .rows_affected();
             if chunk == 0 {

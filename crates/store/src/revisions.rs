@@ -2,12 +2,12 @@
 
 use crate::codec::{open, seal, text};
 use crate::deployments::RevisionCreate;
+use crate::pen::Write;
 use crate::statement::Statement;
 use crate::{Error, Result, Scope, Store};
 use api::UnixMillis;
 use api::ids::{RevisionId, ServiceId};
 use api::services::Revision;
-use sqlx::{Any, Transaction};
 
 impl Store {
     pub async fn revision_get(&self, scope: &Scope, id: &RevisionId) -> Result<Revision> {
@@ -70,7 +70,7 @@ impl Store {
 
 /// Writes a revision with the next number of its service.
 pub(crate) async fn insert(
-    transaction: &mut Transaction<'static, Any>,
+    transaction: &mut Write,
     scope: &Scope,
     service_id: &ServiceId,
     create: &RevisionCreate,
@@ -108,7 +108,7 @@ pub(crate) async fn insert(
 
 /// A revision of this service, inside a transaction.
 pub(crate) async fn get_in(
-    transaction: &mut Transaction<'static, Any>,
+    transaction: &mut Write,
     scope: &Scope,
     service_id: &ServiceId,
     id: &RevisionId,

@@ -1,6 +1,7 @@
 //! Machines with an agent. Joining consumes the token and makes the server in one transaction.
 
 use crate::codec::{from_json, from_word, parse, text, to_json, word};
+use crate::pen::Write;
 use crate::statement::Statement;
 use crate::{Error, Result, Scope, Store};
 use api::UnixMillis;
@@ -11,7 +12,7 @@ use api::secret::Secret;
 use api::servers::{SERVERS_LIMIT, ServerFacts};
 use api::tokens::TokenPurpose;
 use serde::{Deserialize, Serialize};
-use sqlx::{Any, FromRow, Row as _, Transaction};
+use sqlx::{FromRow, Row as _};
 use std::collections::BTreeSet;
 
 #[derive(Debug, Clone, PartialEq)]
@@ -205,38 +206,42 @@ impl Store {
         now_ms: UnixMillis,
     ) -> Result<()> {
         let facts = facts.map(|f| to_json("server", f)).transpose()?;
-        sqlx::query(
-            "UPDATE servers SET last_seen_at_ms = $1, agent_version = $2, facts = COALESCE($3, facts)
+        self.execute(
+            sqlx::query(
+                "UPDATE servers SET last_seen_at_ms = $1, agent_version = $2, facts = COALESCE($3, facts)
              WHERE id = $4 AND organization_id = $5",
+            )
+            .bind(now_ms)
+            .bind(text(agent_version).as_ref())
+            .bind(facts)
+            .bind(id.as_str())
+            .bind(scope.organization.as_str()),
         )
-        .bind(now_ms)
-        .bind(text(agent_version).as_ref())
-        .bind(facts)
-        .bind(id.as_str())
-        .bind(scope.organization.as_str())
-        .execute(self.writer()?)
         .await?;
         Ok(())
     }
 
     /// Answers whether that changed anything.
     pub async fn server_online_set(&self, scope: &Scope, id: &ServerId, online: bool) -> Result<bool> {
-        let changed =
-            sqlx::query("UPDATE servers SET online = $1 WHERE id = $2 AND organization_id = $3 AND online <> $1")
-                .bind(i64::from(online))
-                .bind(id.as_str())
-                .bind(scope.organization.as_str())
-                .execute(self.writer()?)
-                .await?;
+        let changed = self
+            .execute(
+                sqlx::query("UPDATE servers SET online = $1 WHERE id = $2 AND organization_id = $3 AND online <> $1")
+                    .bind(i64::from(online))
+                    .bind(id.as_str())
+                    .bind(scope.organization.as_str()),
+            )
+            .await?;
         Ok(changed.rows_affected() > 0)
     }
 
     pub async fn server_security_mode_set(&self, scope: &Scope, id: &ServerId, mode: SecurityMode) -> Result<()> {
-        let found = sqlx::query("UPDATE servers SET security_mode = $1 WHERE id = $2 AND organization_id = $3")
-            .bind(word(&mode))
-            .bind(id.as_str())
-            .bind(scope.organization.as_str())
-            .execute(self.writer()?)
+        let found = self
+            .execute(
+                sqlx::query("UPDATE servers SET security_mode = $1 WHERE id = $2 AND organization_id = $3")
+                    .bind(word(&mode))
+                    .bind(id.as_str())
+                    .bind(scope.organization.as_str()),
+            )
             .await?;
         if found.rows_affected() == 0 {
             return Err(Error::not_found("server", id.as_str()));
@@ -251,11 +256,11 @@ impl Store {
             .bind(id.as_str())
             .bind(scope.organization.as_str())
             .execute(&mut *transaction)
-            .await?;
+            .await;
+        let gone = transaction.end(gone.map_err(Error::from)).await?;
         if gone.rows_affected() == 0 {
             return Err(Error::not_found("server", id.as_str()));
         }
-        transaction.commit().await?;
         Ok(())
     }
 
@@ -268,27 +273,38 @@ impl Store {
     ) -> Result<(OrganizationId, Server)> {
         let organization = self.token_join_organization(token_hash).await?;
         let mut transaction = self.write(&organization).await?;
-        let purpose = consume_token(&mut transaction, token_hash, now_ms).await?;
-        let TokenPurpose::Join { project, stack } = purpose else { return Err(Error::TokenUnknown) };
-        let (name, index) = free_name_and_number(&mut transaction, &organization, &join.name).await?;
-        let server = Server {
-            id: join.id.clone(),
-            name,
-            index,
-            public_key: join.public_key.clone(),
-            secret: join.secret.clone(),
-            facts: join.facts.clone(),
-            agent_version: join.agent_version.clone(),
-            security_mode: join.security_mode,
-            binding: ServerBinding { project, stack },
-            registered_at_ms: now_ms,
-            last_seen_at_ms: Some(now_ms),
-            online: true,
-        };
-        insert(&mut transaction, &organization, &server).await?;
-        transaction.commit().await?;
+        let joined = join_in(&mut transaction, &organization, token_hash, join, now_ms).await;
+        let server = transaction.end(joined).await?;
         Ok((organization, server))
     }
+}
+
+async fn join_in(
+    transaction: &mut Write,
+    organization: &OrganizationId,
+    token_hash: &str,
+    join: &ServerJoin,
+    now_ms: UnixMillis,
+) -> Result<Server> {
+    let purpose = consume_token(transaction, token_hash, now_ms).await?;
+    let TokenPurpose::Join { project, stack } = purpose else { return Err(Error::TokenUnknown) };
+    let (name, index) = free_name_and_number(transaction, organization, &join.name).await?;
+    let server = Server {
+        id: join.id.clone(),
+        name,
+        index,
+        public_key: join.public_key.clone(),
+        secret: join.secret.clone(),
+        facts: join.facts.clone(),
+        agent_version: join.agent_version.clone(),
+        security_mode: join.security_mode,
+        binding: ServerBinding { project, stack },
+        registered_at_ms: now_ms,
+        last_seen_at_ms: Some(now_ms),
+        online: true,
+    };
+    insert(transaction, organization, &server).await?;
+    Ok(server)
 }
 
 /// In one statement: every request of a machine asks this.
@@ -301,11 +317,7 @@ pub(crate) async fn find_unscoped(store: &Store, id: &ServerId) -> Result<Option
 }
 
 /// Marks the token as used, if it is good at this moment and in this transaction.
-async fn consume_token(
-    transaction: &mut Transaction<'static, Any>,
-    hash: &str,
-    now_ms: UnixMillis,
-) -> Result<TokenPurpose> {
+async fn consume_token(transaction: &mut Write, hash: &str, now_ms: UnixMillis) -> Result<TokenPurpose> {
     let taken = sqlx::query_as::<_, (String,)>(
         "UPDATE tokens SET used_at_ms = $1
          WHERE hash = $2 AND kind = 'join' AND used_at_ms IS NULL AND revoked_at_ms IS NULL
@@ -322,7 +334,7 @@ async fn consume_token(
     }
 }
 
-async fn why_not_good(transaction: &mut Transaction<'static, Any>, hash: &str) -> Result<Error> {
+async fn why_not_good(transaction: &mut Write, hash: &str) -> Result<Error> {
     let row = sqlx::query_as::<_, (Option<i64>, Option<i64>)>(
         "SELECT used_at_ms, revoked_at_ms FROM tokens WHERE hash = $1 AND kind = 'join'",
     )
@@ -338,7 +350,7 @@ async fn why_not_good(transaction: &mut Transaction<'static, Any>, hash: &str) -
 
 /// The wished name or the first free `name-2`, `name-3`, …, and the lowest free number.
 async fn free_name_and_number(
-    transaction: &mut Transaction<'static, Any>,
+    transaction: &mut Write,
     organization: &OrganizationId,
     wished: &Name,
 ) -> Result<(Name, u16)> {
@@ -362,11 +374,7 @@ async fn free_name_and_number(
     Ok((name, number))
 }
 
-async fn insert(
-    transaction: &mut Transaction<'static, Any>,
-    organization: &OrganizationId,
-    server: &Server,
-) -> Result<()> {
+async fn insert(transaction: &mut Write, organization: &OrganizationId, server: &Server) -> Result<()> {
     sqlx::query(
         "INSERT INTO servers (id, organization_id, name, number, public_key, secret, facts, agent_version,
                               security_mode, binding, registered_at_ms, last_seen_at_ms, online)

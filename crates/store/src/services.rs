@@ -1,6 +1,7 @@
 //! Services, what the user last asked of them, and the variables set beside their manifest.
 
 use crate::codec::{from_word, parse};
+use crate::pen::Write;
 use crate::retention::ROWS_PER_CHUNK;
 use crate::statement::Statement;
 use crate::{Error, Result, Scope, Store};
@@ -8,7 +9,6 @@ use api::ids::{RevisionId, ServiceId, StackId};
 use api::name::Name;
 use api::secret::Secret;
 use api::services::ServiceIntent;
-use sqlx::{Any, Transaction};
 use std::collections::BTreeMap;
 
 #[derive(Debug, Clone, PartialEq)]
@@ -97,39 +97,30 @@ impl Store {
     /// manifest or has instances.
     pub async fn service_delete(&self, scope: &Scope, id: &ServiceId) -> Result<()> {
         let mut transaction = self.write(&scope.organization).await?;
-        expect_deletable(&mut transaction, scope, id).await?;
-        transaction.commit().await?;
+        let deletable = expect_deletable(&mut transaction, scope, id).await;
+        transaction.end(deletable).await?;
         // There may be very many lines: they go first and in chunks, so that nobody else has to wait.
         while self.service_log_lines_delete(scope, id).await? > 0 {}
         let mut transaction = self.write(&scope.organization).await?;
-        expect_deletable(&mut transaction, scope, id).await?;
-        for sql in [
-            "DELETE FROM deployments WHERE service_id = $1 AND organization_id = $2",
-            "DELETE FROM revisions WHERE service_id = $1 AND organization_id = $2",
-            "DELETE FROM log_lines WHERE service_id = $1 AND organization_id = $2",
-            "DELETE FROM log_streams WHERE service_id = $1 AND organization_id = $2",
-            "DELETE FROM service_env WHERE service_id = $1 AND organization_id = $2",
-            "DELETE FROM services WHERE id = $1 AND organization_id = $2",
-        ] {
-            sqlx::query(sql).bind(id.as_str()).bind(scope.organization.as_str()).execute(&mut *transaction).await?;
-        }
-        transaction.commit().await?;
-        Ok(())
+        let deleted = delete(&mut transaction, scope, id).await;
+        transaction.end(deleted).await
     }
 
     async fn service_log_lines_delete(&self, scope: &Scope, id: &ServiceId) -> Result<u64> {
-        let gone = sqlx::query(
-            "DELETE FROM log_lines
+        let gone = self
+            .execute(
+                sqlx::query(
+                    "DELETE FROM log_lines
              WHERE service_id = $1 AND organization_id = $2 AND sequence <=
                (SELECT MAX(sequence) FROM
                  (SELECT sequence FROM log_lines WHERE service_id = $1 AND organization_id = $2
                   ORDER BY sequence LIMIT $3) AS chunk)",
-        )
-        .bind(id.as_str())
-        .bind(scope.organization.as_str())
-        .bind(ROWS_PER_CHUNK)
-        .execute(self.writer()?)
-        .await?;
+                )
+                .bind(id.as_str())
+                .bind(scope.organization.as_str())
+                .bind(ROWS_PER_CHUNK),
+            )
+            .await?;
         Ok(gone.rows_affected())
     }
 
@@ -157,29 +148,51 @@ impl Store {
             return Err(Error::Conflict(format!("the variable `{name}` holds a NUL character, which none can hold")));
         }
         let mut transaction = self.write(&scope.organization).await?;
-        get_in(&mut transaction, scope, id).await?;
-        for (name, value) in variables {
-            let query = match value {
-                Some(value) => sqlx::query(
-                    "INSERT INTO service_env (service_id, organization_id, name, value) VALUES ($1, $2, $3, $4)
-                     ON CONFLICT (service_id, name) DO UPDATE SET value = excluded.value",
-                )
+        let patched = patch_env(&mut transaction, scope, id, variables).await;
+        transaction.end(patched).await
+    }
+}
+
+async fn delete(transaction: &mut Write, scope: &Scope, id: &ServiceId) -> Result<()> {
+    expect_deletable(transaction, scope, id).await?;
+    for sql in [
+        "DELETE FROM deployments WHERE service_id = $1 AND organization_id = $2",
+        "DELETE FROM revisions WHERE service_id = $1 AND organization_id = $2",
+        "DELETE FROM log_lines WHERE service_id = $1 AND organization_id = $2",
+        "DELETE FROM log_streams WHERE service_id = $1 AND organization_id = $2",
+        "DELETE FROM service_env WHERE service_id = $1 AND organization_id = $2",
+        "DELETE FROM services WHERE id = $1 AND organization_id = $2",
+    ] {
+        sqlx::query(sql).bind(id.as_str()).bind(scope.organization.as_str()).execute(&mut **transaction).await?;
+    }
+    Ok(())
+}
+
+async fn patch_env(
+    transaction: &mut Write,
+    scope: &Scope,
+    id: &ServiceId,
+    variables: &BTreeMap<String, Option<Secret>>,
+) -> Result<()> {
+    get_in(transaction, scope, id).await?;
+    for (name, value) in variables {
+        let query = match value {
+            Some(value) => sqlx::query(
+                "INSERT INTO service_env (service_id, organization_id, name, value) VALUES ($1, $2, $3, $4)
+                 ON CONFLICT (service_id, name) DO UPDATE SET value = excluded.value",
+            )
+            .bind(id.as_str())
+            .bind(scope.organization.as_str())
+            .bind(name)
+            .bind(value.expose()),
+            None => sqlx::query("DELETE FROM service_env WHERE service_id = $1 AND organization_id = $2 AND name = $3")
                 .bind(id.as_str())
                 .bind(scope.organization.as_str())
-                .bind(name)
-                .bind(value.expose()),
-                None => {
-                    sqlx::query("DELETE FROM service_env WHERE service_id = $1 AND organization_id = $2 AND name = $3")
-                        .bind(id.as_str())
-                        .bind(scope.organization.as_str())
-                        .bind(name)
-                }
-            };
-            query.execute(&mut *transaction).await?;
-        }
-        transaction.commit().await?;
-        Ok(())
+                .bind(name),
+        };
+        query.execute(&mut **transaction).await?;
     }
+    Ok(())
 }
 
 fn holds_nul(name: &str, value: Option<&Secret>) -> bool {
@@ -187,11 +200,7 @@ fn holds_nul(name: &str, value: Option<&Secret>) -> bool {
 }
 
 /// A service, inside a transaction.
-pub(crate) async fn get_in(
-    transaction: &mut Transaction<'static, Any>,
-    scope: &Scope,
-    id: &ServiceId,
-) -> Result<Service> {
+pub(crate) async fn get_in(transaction: &mut Write, scope: &Scope, id: &ServiceId) -> Result<Service> {
     let sql = format!("SELECT {COLUMNS} FROM services WHERE organization_id = $1 AND id = $2");
     let row = sqlx::query_as::<_, Row>(sqlx::AssertSqlSafe(sql))
         .bind(scope.organization.as_str())
@@ -201,7 +210,7 @@ pub(crate) async fn get_in(
     service(row.ok_or_else(|| Error::not_found("service", id.as_str()))?)
 }
 
-async fn expect_deletable(transaction: &mut Transaction<'static, Any>, scope: &Scope, id: &ServiceId) -> Result<()> {
+async fn expect_deletable(transaction: &mut Write, scope: &Scope, id: &ServiceId) -> Result<()> {
     let service = get_in(transaction, scope, id).await?;
     if !service.removing {
         return Err(Error::Conflict(format!("the service `{}` is still in its stack's manifest", service.name)));

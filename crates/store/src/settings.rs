@@ -19,24 +19,26 @@ impl Store {
     }
 
     pub async fn setting_put<T: Serialize>(&self, scope: &Scope, name: &str, value: &T) -> Result<()> {
-        sqlx::query(
-            "INSERT INTO settings (organization_id, name, value) VALUES ($1, $2, $3)
+        self.execute(
+            sqlx::query(
+                "INSERT INTO settings (organization_id, name, value) VALUES ($1, $2, $3)
              ON CONFLICT (organization_id, name) DO UPDATE SET value = excluded.value",
+            )
+            .bind(scope.organization.as_str())
+            .bind(name)
+            .bind(seal("setting", value)?),
         )
-        .bind(scope.organization.as_str())
-        .bind(name)
-        .bind(seal("setting", value)?)
-        .execute(self.writer()?)
         .await?;
         Ok(())
     }
 
     pub async fn setting_delete(&self, scope: &Scope, name: &str) -> Result<()> {
-        sqlx::query("DELETE FROM settings WHERE organization_id = $1 AND name = $2")
-            .bind(scope.organization.as_str())
-            .bind(name)
-            .execute(self.writer()?)
-            .await?;
+        self.execute(
+            sqlx::query("DELETE FROM settings WHERE organization_id = $1 AND name = $2")
+                .bind(scope.organization.as_str())
+                .bind(name),
+        )
+        .await?;
         Ok(())
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::codec::{parse, text};
 use crate::deployments::{self, DeploymentCreate, RevisionCreate};
+use crate::pen::Write;
 use crate::{Error, Result, Scope, Store};
 use api::UnixMillis;
 use api::cause::Cause;
@@ -9,7 +10,6 @@ use api::deployments::{Deployment, DeploymentKind};
 use api::ids::{DeploymentId, ProjectId, RevisionId, ServiceId, StackId};
 use api::name::Name;
 use api::services::ServiceIntent;
-use sqlx::{Any, Transaction};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stack {
@@ -119,28 +119,8 @@ impl Store {
     /// All of it or nothing. Refused as stale if the stack is no longer at the expected version.
     pub async fn stack_deploy(&self, scope: &Scope, deploy: &StackDeploy, now_ms: UnixMillis) -> Result<StackDeployed> {
         let mut transaction = self.write(&scope.organization).await?;
-        let found = find_in(&mut transaction, scope, &deploy.name).await?;
-        let found_version = found.as_ref().map_or(0, |stack| stack.version);
-        if found_version != deploy.expected_version {
-            return Err(Error::Stale {
-                noun: "stack",
-                expected: format!("version {}", deploy.expected_version),
-                found: format!("version {found_version}"),
-            });
-        }
-        expect_project(&mut transaction, scope, &deploy.project_id).await?;
-        let stack_id = upsert(&mut transaction, scope, deploy, found.map(|stack| stack.id), now_ms).await?;
-        let mut made = Vec::new();
-        for service in &deploy.services {
-            made.extend(deploy_service(&mut transaction, scope, deploy, &stack_id, service, now_ms).await?);
-        }
-        for removal in &deploy.removals {
-            made.extend(remove_service(&mut transaction, scope, &stack_id, removal, &deploy.cause, now_ms).await?);
-        }
-        let stack = find_in(&mut transaction, scope, &deploy.name).await?;
-        transaction.commit().await?;
-        let stack = stack.ok_or_else(|| Error::not_found("stack", deploy.name.as_str()))?;
-        Ok(StackDeployed { stack, deployments: made })
+        let deployed = deploy_in(&mut transaction, scope, deploy, now_ms).await;
+        transaction.end(deployed).await
     }
 
     /// Begins the removal of a whole stack: every service stops, and is forgotten when it has.
@@ -153,24 +133,8 @@ impl Store {
         now_ms: UnixMillis,
     ) -> Result<Vec<Deployment>> {
         let mut transaction = self.write(&scope.organization).await?;
-        let found = sqlx::query(
-            "UPDATE stacks SET removing = 1, version = version + 1, updated_at_ms = $1
-             WHERE id = $2 AND organization_id = $3",
-        )
-        .bind(now_ms)
-        .bind(id.as_str())
-        .bind(scope.organization.as_str())
-        .execute(&mut *transaction)
-        .await?;
-        if found.rows_affected() == 0 {
-            return Err(Error::not_found("stack", id.as_str()));
-        }
-        let mut made = Vec::new();
-        for removal in removals {
-            made.extend(remove_service(&mut transaction, scope, id, removal, cause, now_ms).await?);
-        }
-        transaction.commit().await?;
-        Ok(made)
+        let removed = remove_in(&mut transaction, scope, id, removals, cause, now_ms).await;
+        transaction.end(removed).await
     }
 
     /// Forgets a stack that is being removed and has no service left. Answers whether it did.
@@ -183,14 +147,70 @@ impl Store {
         .bind(id.as_str())
         .bind(scope.organization.as_str())
         .execute(&mut *transaction)
-        .await?;
-        transaction.commit().await?;
+        .await;
+        let gone = transaction.end(gone.map_err(Error::from)).await?;
         Ok(gone.rows_affected() > 0)
     }
 }
 
+async fn deploy_in(
+    transaction: &mut Write,
+    scope: &Scope,
+    deploy: &StackDeploy,
+    now_ms: UnixMillis,
+) -> Result<StackDeployed> {
+    let found = find_in(transaction, scope, &deploy.name).await?;
+    let found_version = found.as_ref().map_or(0, |stack| stack.version);
+    if found_version != deploy.expected_version {
+        return Err(Error::Stale {
+            noun: "stack",
+            expected: format!("version {}", deploy.expected_version),
+            found: format!("version {found_version}"),
+        });
+    }
+    expect_project(transaction, scope, &deploy.project_id).await?;
+    let stack_id = upsert(transaction, scope, deploy, found.map(|stack| stack.id), now_ms).await?;
+    let mut made = Vec::new();
+    for service in &deploy.services {
+        made.extend(deploy_service(transaction, scope, deploy, &stack_id, service, now_ms).await?);
+    }
+    for removal in &deploy.removals {
+        made.extend(remove_service(transaction, scope, &stack_id, removal, &deploy.cause, now_ms).await?);
+    }
+    let stack = find_in(transaction, scope, &deploy.name).await?;
+    let stack = stack.ok_or_else(|| Error::not_found("stack", deploy.name.as_str()))?;
+    Ok(StackDeployed { stack, deployments: made })
+}
+
+async fn remove_in(
+    transaction: &mut Write,
+    scope: &Scope,
+    id: &StackId,
+    removals: &[ServiceRemoval],
+    cause: &Cause,
+    now_ms: UnixMillis,
+) -> Result<Vec<Deployment>> {
+    let found = sqlx::query(
+        "UPDATE stacks SET removing = 1, version = version + 1, updated_at_ms = $1
+         WHERE id = $2 AND organization_id = $3",
+    )
+    .bind(now_ms)
+    .bind(id.as_str())
+    .bind(scope.organization.as_str())
+    .execute(&mut **transaction)
+    .await?;
+    if found.rows_affected() == 0 {
+        return Err(Error::not_found("stack", id.as_str()));
+    }
+    let mut made = Vec::new();
+    for removal in removals {
+        made.extend(remove_service(transaction, scope, id, removal, cause, now_ms).await?);
+    }
+    Ok(made)
+}
+
 /// A stack must not reach into another tenant's project.
-async fn expect_project(transaction: &mut Transaction<'static, Any>, scope: &Scope, id: &ProjectId) -> Result<()> {
+async fn expect_project(transaction: &mut Write, scope: &Scope, id: &ProjectId) -> Result<()> {
     let row = sqlx::query_as::<_, (i64,)>("SELECT COUNT(*) FROM projects WHERE id = $1 AND organization_id = $2")
         .bind(id.as_str())
         .bind(scope.organization.as_str())
@@ -199,7 +219,7 @@ async fn expect_project(transaction: &mut Transaction<'static, Any>, scope: &Sco
     if row.0 == 0 { Err(Error::not_found("project", id.as_str())) } else { Ok(()) }
 }
 
-async fn find_in(transaction: &mut Transaction<'static, Any>, scope: &Scope, name: &Name) -> Result<Option<Stack>> {
+async fn find_in(transaction: &mut Write, scope: &Scope, name: &Name) -> Result<Option<Stack>> {
     let sql = format!("SELECT {COLUMNS} FROM stacks WHERE organization_id = $1 AND name = $2");
     let row = sqlx::query_as::<_, Row>(sqlx::AssertSqlSafe(sql))
         .bind(scope.organization.as_str())
@@ -210,7 +230,7 @@ async fn find_in(transaction: &mut Transaction<'static, Any>, scope: &Scope, nam
 }
 
 async fn upsert(
-    transaction: &mut Transaction<'static, Any>,
+    transaction: &mut Write,
     scope: &Scope,
     deploy: &StackDeploy,
     existing: Option<StackId>,
@@ -247,7 +267,7 @@ async fn upsert(
 }
 
 async fn deploy_service(
-    transaction: &mut Transaction<'static, Any>,
+    transaction: &mut Write,
     scope: &Scope,
     deploy: &StackDeploy,
     stack_id: &StackId,
@@ -300,11 +320,7 @@ async fn deploy_service(
     deployments::insert(transaction, scope, &create, now_ms).await.map(Some)
 }
 
-async fn newest_revision(
-    transaction: &mut Transaction<'static, Any>,
-    scope: &Scope,
-    service_id: &ServiceId,
-) -> Result<Option<RevisionId>> {
+async fn newest_revision(transaction: &mut Write, scope: &Scope, service_id: &ServiceId) -> Result<Option<RevisionId>> {
     let row = sqlx::query_as::<_, (String,)>(
         "SELECT id FROM revisions WHERE service_id = $1 AND organization_id = $2 ORDER BY number DESC LIMIT 1",
     )
@@ -317,11 +333,7 @@ async fn newest_revision(
 
 /// The revision that a service is on its way to, else the one that serves, else the newest: what
 /// "the same, but …" means. After a rollback that is not the newest.
-async fn revision_in_use(
-    transaction: &mut Transaction<'static, Any>,
-    scope: &Scope,
-    service_id: &ServiceId,
-) -> Result<Option<RevisionId>> {
+async fn revision_in_use(transaction: &mut Write, scope: &Scope, service_id: &ServiceId) -> Result<Option<RevisionId>> {
     type Row = (Option<String>, Option<String>, Option<String>);
     let row = sqlx::query_as::<_, Row>(
         "SELECT (SELECT d.revision_id FROM deployments d WHERE d.service_id = s.id AND d.in_flight = 1),
@@ -338,7 +350,7 @@ async fn revision_in_use(
 }
 
 async fn remove_service(
-    transaction: &mut Transaction<'static, Any>,
+    transaction: &mut Write,
     scope: &Scope,
     stack_id: &StackId,
     removal: &ServiceRemoval,

@@ -4,11 +4,12 @@
 //! both, so this one numbers its values. Whatever comes from outside is a value; only literals of this
 //! crate become text.
 
+use crate::pen::Write;
 use crate::{Result, Scope};
 use sqlx::any::{Any, AnyArguments, AnyRow};
 use sqlx::query::{Query, QueryAs};
 use sqlx::{AssertSqlSafe, FromRow};
-use std::fmt::Write;
+use std::fmt::Write as _;
 
 /// A value for a placeholder.
 pub enum Value {
@@ -93,7 +94,7 @@ impl Statement {
     }
 
     /// Not kept prepared: its text is hardly ever the same twice.
-    pub async fn execute(self, transaction: &mut sqlx::Transaction<'static, Any>) -> Result<()> {
+    pub async fn execute(self, transaction: &mut Write) -> Result<()> {
         let mut query: Query<'static, Any, AnyArguments> = sqlx::query(AssertSqlSafe(self.sql)).persistent(false);
         for value in self.values {
             query = match value {

@@ -42,19 +42,20 @@ fn view(row: Row, now_ms: UnixMillis) -> Result<TokenView> {
 
 impl Store {
     pub async fn token_create(&self, scope: &Scope, token: &TokenCreate, now_ms: UnixMillis) -> Result<TokenView> {
-        sqlx::query(
-            "INSERT INTO tokens (id, organization_id, hash, name, kind, purpose, created_at_ms, expires_at_ms)
+        self.execute(
+            sqlx::query(
+                "INSERT INTO tokens (id, organization_id, hash, name, kind, purpose, created_at_ms, expires_at_ms)
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+            )
+            .bind(token.id.as_str())
+            .bind(scope.organization.as_str())
+            .bind(&token.hash)
+            .bind(text(&token.name).as_ref())
+            .bind(kind_of(&token.purpose))
+            .bind(to_json("token", &token.purpose)?)
+            .bind(now_ms)
+            .bind(token.expires_at_ms),
         )
-        .bind(token.id.as_str())
-        .bind(scope.organization.as_str())
-        .bind(&token.hash)
-        .bind(text(&token.name).as_ref())
-        .bind(kind_of(&token.purpose))
-        .bind(to_json("token", &token.purpose)?)
-        .bind(now_ms)
-        .bind(token.expires_at_ms)
-        .execute(self.writer()?)
         .await?;
         Ok(TokenView {
             id: token.id.clone(),
@@ -81,13 +82,12 @@ impl Store {
 
     /// A token that was revoked is as one that never was. Revoking twice is no mistake.
     pub async fn token_revoke(&self, scope: &Scope, id: &TokenId, now_ms: UnixMillis) -> Result<()> {
-        let found = sqlx::query(
+        let found = self.execute(sqlx::query(
             "UPDATE tokens SET revoked_at_ms = COALESCE(revoked_at_ms, $1) WHERE id = $2 AND organization_id = $3",
         )
         .bind(now_ms)
         .bind(id.as_str())
-        .bind(scope.organization.as_str())
-        .execute(self.writer()?)
+        .bind(scope.organization.as_str()))
         .await?;
         if found.rows_affected() == 0 {
             return Err(Error::not_found("token", id.as_str()));

@@ -25,13 +25,14 @@ impl Store {
         name: &str,
         now_ms: UnixMillis,
     ) -> Result<OrganizationId> {
-        sqlx::query(
-            "INSERT INTO organizations (id, name, created_at_ms) VALUES ($1, $2, $3) ON CONFLICT (name) DO NOTHING",
+        self.execute(
+            sqlx::query(
+                "INSERT INTO organizations (id, name, created_at_ms) VALUES ($1, $2, $3) ON CONFLICT (name) DO NOTHING",
+            )
+            .bind(id.as_str())
+            .bind(name)
+            .bind(now_ms),
         )
-        .bind(id.as_str())
-        .bind(name)
-        .bind(now_ms)
-        .execute(self.writer()?)
         .await?;
         let row = sqlx::query_as::<_, (String,)>("SELECT id FROM organizations WHERE name = $1")
             .bind(name)

@@ -14,19 +14,18 @@ impl Store {
         password_hash: &str,
         now_ms: UnixMillis,
     ) -> Result<()> {
-        sqlx::query(
+        self.execute(sqlx::query(
             "INSERT INTO users (id, organization_id, name, password_hash, created_at_ms) VALUES ($1, $2, $3, $4, $5)",
         )
         .bind(id.as_str())
         .bind(scope.organization.as_str())
         .bind(text(name).as_ref())
         .bind(password_hash)
-        .bind(now_ms)
-        .execute(self.writer()?)
+        .bind(now_ms))
         .await
-        .map_err(|e| match Error::is_unique_violation(&e) {
+        .map_err(|error| match error.is_unique_violation() {
             true => Error::Conflict(format!("there is a user `{name}` already")),
-            false => e.into(),
+            false => error,
         })?;
         Ok(())
     }
@@ -39,17 +38,19 @@ impl Store {
         now_ms: UnixMillis,
         expires_at_ms: UnixMillis,
     ) -> Result<()> {
-        let made = sqlx::query(
-            "INSERT INTO sessions (hash, organization_id, user_id, created_at_ms, expires_at_ms)
+        let made = self
+            .execute(
+                sqlx::query(
+                    "INSERT INTO sessions (hash, organization_id, user_id, created_at_ms, expires_at_ms)
              SELECT $1, organization_id, id, $2, $3 FROM users WHERE id = $4 AND organization_id = $5",
-        )
-        .bind(hash)
-        .bind(now_ms)
-        .bind(expires_at_ms)
-        .bind(user_id.as_str())
-        .bind(scope.organization.as_str())
-        .execute(self.writer()?)
-        .await?;
+                )
+                .bind(hash)
+                .bind(now_ms)
+                .bind(expires_at_ms)
+                .bind(user_id.as_str())
+                .bind(scope.organization.as_str()),
+            )
+            .await?;
         if made.rows_affected() == 0 {
             return Err(Error::not_found("user", user_id.as_str()));
         }
@@ -57,11 +58,12 @@ impl Store {
     }
 
     pub async fn session_delete(&self, scope: &Scope, hash: &str) -> Result<()> {
-        sqlx::query("DELETE FROM sessions WHERE hash = $1 AND organization_id = $2")
-            .bind(hash)
-            .bind(scope.organization.as_str())
-            .execute(self.writer()?)
-            .await?;
+        self.execute(
+            sqlx::query("DELETE FROM sessions WHERE hash = $1 AND organization_id = $2")
+                .bind(hash)
+                .bind(scope.organization.as_str()),
+        )
+        .await?;
         Ok(())
     }
 }

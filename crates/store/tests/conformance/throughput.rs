@@ -1,14 +1,16 @@
-//! Many writers at once: nobody fails, and nobody waits for long.
+//! Many writers at once: nobody fails, nobody waits for long, and on SQLite they wait for the disk together.
 
 use crate::database::Database;
 use crate::fixtures::*;
 use api::events::Event;
-use sqlx::Executor;
+use sqlx::{Connection, Executor, SqliteConnection};
+use std::path::Path;
 use std::time::Instant;
 use store::EventFilter;
 
 on_every_database![
     four_hundred_read_then_write_transactions_from_eight_tasks_fail_none,
+    writers_of_every_kind_at_once_are_all_answered_and_all_kept,
     two_processes_on_one_database_fail_none,
     readers_are_not_held_up_by_a_writer,
     a_large_transaction_is_seen_whole_or_not_at_all,
@@ -39,6 +41,77 @@ async fn four_hundred_read_then_write_transactions_from_eight_tasks_fail_none(da
     }
     println!("{}: 400 transactions in {:?}, the longest {longest:?}", store.dialect_name(), started.elapsed());
     assert_eq!(store.event_newest(&tenant.scope).await.unwrap(), 400);
+}
+
+/// Transactions and single statements, such that are refused among them, from many tasks. Each commit of SQLite
+/// is one wait for the disk.
+async fn writers_of_every_kind_at_once_are_all_answered_and_all_kept(database: Database) {
+    const TASKS: usize = 16;
+    const ROUNDS: usize = 10;
+    let store = database.open().await;
+    let tenant = tenant(&store, "acme").await;
+    let server = joined(&store, &tenant.scope, "web").await.id;
+    let commits = match &database.file {
+        Some(file) => Some(Commits::from_now_on(file).await),
+        None => None,
+    };
+    let tasks: Vec<_> = (0..TASKS)
+        .map(|task| {
+            let (store, scope, server) = (store.clone(), tenant.scope.clone(), server.clone());
+            tokio::spawn(async move {
+                for round in 0..ROUNDS {
+                    let name = format!("{task}-{round}");
+                    assert!(store.nonce_claim(&server, &name, NOW).await.unwrap());
+                    store.setting_put(&scope, &name, &round).await.unwrap();
+                    store.event_append(&scope, &[event(&name)]).await.unwrap();
+                    assert!(!store.nonce_claim(&server, &name, NOW).await.unwrap(), "it is used");
+                    store.service_delete(&scope, &service_id()).await.unwrap_err();
+                }
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+    let all = TASKS * ROUNDS;
+    assert_eq!(store.event_newest(&tenant.scope).await.unwrap(), all as i64);
+    assert_eq!(store.setting_list::<usize>(&tenant.scope, "").await.unwrap().len(), all);
+    if let Some(commits) = commits {
+        let (written, counted) = (3 * all, commits.count());
+        println!("sqlite: {written} writes that were kept in {counted} commits");
+        assert!(counted < written / 2, "{counted} commits of {written} writes");
+    }
+}
+
+/// The commits that SQLite writes into its log.
+struct Commits<'a> {
+    file: &'a Path,
+    before: usize,
+    /// Reads the whole time, so that the log does not begin anew.
+    _reader: SqliteConnection,
+}
+
+impl<'a> Commits<'a> {
+    async fn from_now_on(file: &'a Path) -> Self {
+        let mut reader = SqliteConnection::connect(&format!("sqlite://{}", file.display())).await.unwrap();
+        reader.execute("BEGIN; SELECT count(*) FROM organizations").await.unwrap();
+        Self { file, before: Self::in_log(file), _reader: reader }
+    }
+
+    fn count(&self) -> usize {
+        Self::in_log(self.file) - self.before
+    }
+
+    /// The last frame of a commit says how many pages the database has then; every other says 0.
+    fn in_log(file: &Path) -> usize {
+        const HEADER_BYTES: usize = 32;
+        const FRAME_HEADER_BYTES: usize = 24;
+        let log = std::fs::read(file.with_extension("db-wal")).unwrap();
+        let number = |at: usize| u32::from_be_bytes(log[at..at + 4].try_into().unwrap());
+        let (page_bytes, salts) = (number(8) as usize, &log[16..24]);
+        let frames = log[HEADER_BYTES..].chunks_exact(FRAME_HEADER_BYTES + page_bytes);
+        frames.take_while(|frame| &frame[8..16] == salts).filter(|frame| frame[4..8] != [0; 4]).count()
+    }
 }
 
 /// Each opened store has its own connections, as a second process would: they meet at the file's lock.
