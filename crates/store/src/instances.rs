@@ -90,10 +90,7 @@ impl Store {
     }
 
     async fn instances_where(&self, scope: &Scope, only: Option<(&'static str, &str)>) -> Result<Vec<Instance>> {
-        let condition = only.map(|(column, _)| format!("AND {column} = $2")).unwrap_or_default();
-        let sql = format!(
-            "SELECT {COLUMNS} FROM instances WHERE organization_id = $1 {condition} ORDER BY service_id, ordinal, id"
-        );
+        let sql = select_where(only.map(|(column, _)| column));
         let mut query = sqlx::query_as::<_, Row>(sqlx::AssertSqlSafe(sql)).bind(scope.organization.as_str());
         if let Some((_, key)) = only {
             query = query.bind(key);
@@ -118,6 +115,11 @@ impl Store {
         let written = write_in(&mut transaction, scope, write, events, now_ms).await;
         transaction.end(written).await
     }
+}
+
+fn select_where(only: Option<&'static str>) -> String {
+    let condition = only.map(|column| format!("AND {column} = $2")).unwrap_or_default();
+    format!("SELECT {COLUMNS} FROM instances WHERE organization_id = $1 {condition} ORDER BY service_id, ordinal, id")
 }
 
 async fn write_in(
@@ -261,4 +263,28 @@ async fn create(
         });
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// With a thousand services, a rollout's every look would otherwise go through the instances of all.
+    #[tokio::test]
+    async fn the_instances_of_one_service_or_server_are_found_without_looking_at_the_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open_sqlite(&folder.path().join("mainstay.db")).await.unwrap();
+        for column in ["service_id", "server_id"] {
+            let explained = format!("EXPLAIN QUERY PLAN {}", select_where(Some(column)));
+            let steps = sqlx::query_as::<_, (i64, i64, i64, String)>(sqlx::AssertSqlSafe(explained))
+                .bind("organization")
+                .bind("key")
+                .fetch_all(&store.pool)
+                .await
+                .unwrap();
+            let steps: Vec<String> = steps.into_iter().map(|(_, _, _, step)| step).collect();
+            assert!(steps[0].contains(&format!("({column}=? AND organization_id=?)")), "{steps:?}");
+            assert!(steps.iter().all(|step| !step.contains("TEMP B-TREE")), "they are sorted: {steps:?}");
+        }
+    }
 }

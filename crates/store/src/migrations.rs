@@ -8,9 +8,10 @@ use sqlx::SqlSafeStr;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 
 /// Version, description, SQL; oldest first.
-const ALL: [(i64, &str, &str); 2] = [
+const ALL: [(i64, &str, &str); 3] = [
     (1, "foundation", include_str!("../migrations/0001_foundation.sql")),
     (2, "server numbers", include_str!("../migrations/0002_server_numbers.sql")),
+    (3, "instance indexes", include_str!("../migrations/0003_instance_indexes.sql")),
 ];
 
 pub const NEWEST: i64 = ALL[ALL.len() - 1].0;
