@@ -267,11 +267,24 @@ impl<'a> Tick<'a> {
         }
     }
 
-    /// Whether its gateway has acknowledged that it sends it requests; a worker gets none.
+    /// Whether its gateway was last heard to send it requests; a worker gets none.
     fn takes_requests(&self, index: usize) -> bool {
+        !self.listens(index) || self.instances[index].routed
+    }
+
+    /// Whether its gateway has acknowledged the traffic that it has now. What the deployment in flight made
+    /// had none before. Anything else may have lost its traffic and got it back, as a warm release does in a
+    /// rollback; a report from before says that it is asked, and meanwhile it is not. So for those only a
+    /// report counts that answers what is wanted now.
+    fn has_acknowledged(&self, index: usize) -> bool {
         let instance = &self.instances[index];
-        let listens = self.revision(&instance.revision_id).is_some_and(|r| r.port != PortSpec::None);
-        !listens || instance.routed
+        let deployment = self.input.deployment.as_ref().filter(|deployment| deployment.stage.in_flight());
+        let new = deployment.is_some_and(|deployment| deployment.id == instance.deployment_id);
+        !self.listens(index) || (instance.routed && (new || instance.caught_up))
+    }
+
+    fn listens(&self, index: usize) -> bool {
+        self.revision(&self.instances[index].revision_id).is_some_and(|r| r.port != PortSpec::None)
     }
 
     fn revision(&self, id: &RevisionId) -> Option<&'a RolloutRevision> {

@@ -313,7 +313,7 @@ impl Tick<'_> {
         }
         let deadline_ms = self.entered_at_ms(deployment, Stage::RoutesUpdating) + ROUTES_WITHIN_MS;
         let late = self.input.now_ms >= deadline_ms;
-        if let Some(index) = self.awaited_target(deployment) {
+        if let Some(index) = self.awaited_target(deployment, late) {
             if late {
                 self.fail_routes(deployment, index);
                 return Step::Done;
@@ -338,10 +338,12 @@ impl Tick<'_> {
         Step::Wait
     }
 
-    /// A target that has to take requests before what still serves beside the targets may go.
-    fn awaited_target(&self, deployment: &Deployment) -> Option<usize> {
+    /// A target that has to take requests before what still serves beside the targets may go. A machine of
+    /// which so much is wanted that no report ever answers the newest of it is believed when time is over.
+    fn awaited_target(&self, deployment: &Deployment, late: bool) -> Option<usize> {
         let targets = self.targets(deployment);
-        let awaited = targets.iter().copied().find(|&i| !self.takes_requests(i));
+        let acknowledged = |i: usize| self.has_acknowledged(i) || (late && self.takes_requests(i));
+        let awaited = targets.iter().copied().find(|&i| !acknowledged(i));
         let serves = |i: &usize| self.serves(*i) && self.instances[*i].healthy();
         let alone = !targets.iter().any(serves) && self.others(deployment).iter().any(serves);
         awaited.or_else(|| targets.first().copied().filter(|_| alone))

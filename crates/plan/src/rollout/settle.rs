@@ -66,7 +66,7 @@ impl Tick<'_> {
             let starts = matches!(state, InstanceState::Transient | InstanceState::Running | InstanceState::Healthy);
             starts || instance.unknown()
         };
-        kept.iter().any(|&i| self.serves(i) && comes(&self.instances[i]) && !self.takes_requests(i))
+        kept.iter().any(|&i| self.serves(i) && comes(&self.instances[i]) && !self.has_acknowledged(i))
     }
 
     /// Whether it is to have traffic and to go on running.
@@ -273,7 +273,7 @@ impl Tick<'_> {
         for (server, mut leaving) in leaving {
             let (here, elsewhere): (Vec<usize>, Vec<usize>) =
                 targets.iter().copied().partition(|&i| self.instances[i].server_id == server);
-            let awaited = elsewhere.into_iter().filter(|&i| !self.takes_requests(i)).count();
+            let awaited = elsewhere.into_iter().filter(|&i| !self.has_acknowledged(i)).count();
             let stays = leaving.len().saturating_sub(here.len()).min(awaited);
             // Healthy ones are worth keeping, and those of which nothing is known: they may serve.
             leaving.sort_by_key(|&i| !self.instances[i].healthy());

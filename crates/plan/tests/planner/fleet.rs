@@ -12,6 +12,7 @@ use api::observed::{InstanceObserved, PreparationObserved};
 use api::services::{PortSpec, RolloutSpec, ServiceIntent};
 use plan::placement::Candidate;
 use plan::rollout::{RolloutChange, RolloutInput, RolloutInstance, RolloutPlan, RolloutRevision};
+use std::collections::BTreeSet;
 
 /// One round of everybody.
 pub const ROUND_MS: i64 = 1_000;
@@ -57,6 +58,9 @@ pub struct Fleet {
     pub most: u32,
     /// How many instances must serve, whatever the planner does.
     pub floor: usize,
+    /// What a reboot took away, until it answers again: a release may be called running by what was reported
+    /// before that.
+    away: BTreeSet<InstanceId>,
 }
 
 impl Fleet {
@@ -86,7 +90,17 @@ impl Fleet {
             story: Vec::new(),
             most: replicas,
             floor: 0,
+            away: BTreeSet::new(),
         }
+    }
+
+    /// A machine loses its processes.
+    pub fn reboot(&mut self, index: usize) {
+        let server = &mut self.servers[index];
+        self.away.extend(server.machine.alive().map(|instance| instance.instance_id.clone()));
+        server.machine.reboot();
+        self.floor = 0;
+        self.tell(format!("server {} reboots", index + 1));
     }
 
     pub fn tell(&mut self, what: impl Into<String>) {
@@ -286,8 +300,10 @@ impl Fleet {
                 deployment.warm_until_ms = warm_until_ms;
                 let fixed = matches!(self.port, PortSpec::Fixed { .. });
                 if stage == Stage::Running && !fixed {
-                    // All of them, unless the server of one was removed meanwhile.
-                    let active = |row: &&RolloutInstance| row.traffic == Traffic::Active && self.server(row).exists;
+                    // All of them, unless the server of one was removed meanwhile, or has just rebooted.
+                    let active = |row: &&RolloutInstance| {
+                        row.traffic == Traffic::Active && self.server(row).exists && !self.away.contains(&row.id)
+                    };
                     self.floor = self.rows.iter().filter(active).count().min(self.replicas as usize);
                 }
             }
@@ -349,10 +365,12 @@ impl Fleet {
         for what in stories {
             self.tell(what);
         }
+        let answering: Vec<InstanceId> = self.servers.iter().flat_map(|server| server.machine.answering()).collect();
+        self.away.retain(|id| !answering.contains(id));
     }
 
     pub fn serving(&self) -> usize {
-        self.servers.iter().map(|server| server.machine.serving()).sum()
+        self.servers.iter().map(|server| server.machine.answering().len()).sum()
     }
 }
 

@@ -84,11 +84,11 @@ impl Machine {
     }
 
     /// Instances that the gateway sends requests to and that answer.
-    pub fn serving(&self) -> usize {
+    pub fn answering(&self) -> Vec<InstanceId> {
         let answers = |id: &InstanceId| {
             self.instances.get(id).is_some_and(|i| matches!(i.state, InstanceState::Running | InstanceState::Healthy))
         };
-        self.active().iter().filter(|id| answers(id)).count()
+        self.active().into_iter().filter(answers).collect()
     }
 
     pub fn alive(&self) -> impl Iterator<Item = &InstanceObserved> {

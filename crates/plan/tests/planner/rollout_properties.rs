@@ -376,7 +376,9 @@ proptest! {
             _ => i.revision_id == deployment.revision_id,
         };
         let mut new = input.instances.iter().filter(own).filter(|i| i.traffic == Traffic::Active && i.server_exists);
-        let acknowledged = new.all(|i| i.routed || !listens(i) || i.intent == InstanceIntent::Stop);
+        // What had traffic before may have lost it since it said that it is asked.
+        let answers = |i: &RolloutInstance| i.caught_up || i.deployment_id == deployment.id || late;
+        let acknowledged = new.all(|i| i.routed && answers(i) || !listens(i) || i.intent == InstanceIntent::Stop);
         let enough = input.instances.iter().filter(own).filter(|i| i.traffic == Traffic::Active && i.server_exists);
         // More than are wanted leave like any other.
         if enough.count() > deployment.replicas as usize {
@@ -400,6 +402,49 @@ proptest! {
             let now = rows.get(&before.id);
             let drained = before.traffic == Traffic::Active && now.is_none_or(|now| now.traffic != Traffic::Active);
             prop_assert!(!drained || acknowledged || current_serves, "drained too early: {before:?}");
+        }
+    }
+
+    /// On one server a switch is one step of its gateway. Elsewhere what serves stays, until a report says that
+    /// it is asked who comes in its stead, and says it of the traffic that those have now.
+    #[test]
+    fn a_switch_takes_from_a_server_only_what_is_asked_there_or_has_been_acknowledged_elsewhere(
+        input in prop_oneof![input(), handing_over()]
+    ) {
+        let Some(deployment) = flying(&input) else { return Ok(()) };
+        let plan = plan::rollout::plan(&input);
+        let switched =
+            |c: &RolloutChange| matches!(c, RolloutChange::SetStage { stage: Stage::RoutesUpdating, .. });
+        let on_fixed_port = fixed(&input, &deployment.revision_id).is_some();
+        if !plan.changes.iter().any(switched) || goes_back(&plan) || on_fixed_port {
+            return Ok(());
+        }
+        let own = |i: &RolloutInstance| match deployment.kind {
+            DeploymentKind::Restart => i.deployment_id == deployment.id,
+            DeploymentKind::Stop => false,
+            _ => i.revision_id == deployment.revision_id,
+        };
+        let rows = after(&input, &plan);
+        let serves = |i: &RolloutInstance| i.traffic == Traffic::Active && is_to_run(i);
+        let targets: Vec<_> = rows.values().filter(|now| own(now) && serves(now)).collect();
+        if targets.len() > deployment.replicas as usize {
+            return Ok(());
+        }
+        let awaited = |now: &&&RolloutInstance| {
+            let listens = input.revisions.iter().any(|r| r.id == now.revision_id && r.port != PortSpec::None);
+            let had_it = input.instances.iter().any(|i| i.id == now.id && i.traffic == Traffic::Active);
+            let new = now.deployment_id == deployment.id;
+            listens && !(now.routed && (new || now.caught_up && had_it))
+        };
+        for server in input.instances.iter().map(|i| &i.server_id) {
+            let here = |i: &&RolloutInstance| &i.server_id == server;
+            let old = |i: &&RolloutInstance| !own(i) && serves(i) && healthy(i);
+            let served = input.instances.iter().filter(here).filter(old).count();
+            let serve = rows.values().filter(here).filter(old).count();
+            let gained = targets.iter().filter(|now| here(*now)).count();
+            let awaited = targets.iter().filter(|now| !here(*now)).filter(awaited).count();
+            let needed = served.saturating_sub(gained).min(awaited);
+            prop_assert!(serve >= needed, "{serve} of {served} stay on {server}, {needed} must: {:?}", plan.changes);
         }
     }
 

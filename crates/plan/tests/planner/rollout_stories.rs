@@ -126,11 +126,7 @@ fn happen(fleet: &mut Fleet, event: &Event) {
             fleet.tell(format!("the agent of server {} restarts", index % count + 1));
             fleet.servers[index % count].machine.restart_agent();
         }
-        (Event::MachineReboots(index), _) => {
-            fleet.floor = 0;
-            fleet.tell(format!("server {} reboots", index % count + 1));
-            fleet.servers[index % count].machine.reboot();
-        }
+        (Event::MachineReboots(index), _) => fleet.reboot(index % count),
         _ => {}
     }
 }
