@@ -17,6 +17,7 @@ use api::logs::{LogAcknowledgement, LogBatch, LogSource, LogUpload, LogUploadAns
 use api::observed::ObservedState;
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use store::ReportWrite;
 
 /// At most so many events in one report; the agent sends the rest with the next.
 const EVENTS_LIMIT: usize = 1_000;
@@ -40,12 +41,18 @@ pub async fn take_status(state: &AppState, request: &SignedRequest, report: Stat
         before.as_ref().is_none_or(|heard| !(0..=STORED_AGE_LIMIT_MS).contains(&(now_ms - heard.stored_at_ms)));
     let version = &observed.agent.version;
     let new_facts = facts.as_ref().filter(|facts| *facts != &server.facts);
-    if old_copy || new_facts.is_some() || version != &server.agent_version {
-        state.store().server_seen(scope, &server.id, new_facts, version, now_ms).await?;
-    }
+    let seen = old_copy || new_facts.is_some() || version != &server.agent_version;
     let store_it = changed || old_copy;
-    if store_it {
-        state.store().observed_put(scope, &server.id, &observed, now_ms).await?;
+    let events = own_events(request, events);
+    let write = ReportWrite {
+        seen: seen.then_some((version.as_str(), new_facts)),
+        observed: store_it.then_some(&observed),
+        events: &events,
+        back: (!server.online).then(|| came_back(request)),
+    };
+    let is_back = state.store().report_take(scope, &server.id, &write, now_ms).await?;
+    if is_back || !events.is_empty() {
+        state.wakeups().events_stored();
     }
     let stored_at_ms = if store_it { now_ms } else { before.map_or(0, |heard| heard.stored_at_ms) };
     let observed = Arc::new(observed);
@@ -61,9 +68,8 @@ pub async fn take_status(state: &AppState, request: &SignedRequest, report: Stat
         },
     );
 
-    let acknowledged_events = take_events(state, request, events).await?;
-    if !server.online && state.store().server_online_set(scope, &server.id, true).await? {
-        came_back(state, request).await?;
+    if is_back {
+        state.wakeups().all_services_changed();
     }
     if new_facts.is_some_and(|facts| facts.root != server.facts.root) {
         crate::desired::refresh(state, scope, &server.id).await?;
@@ -78,6 +84,7 @@ pub async fn take_status(state: &AppState, request: &SignedRequest, report: Stat
     }
     let generation = state.store().desired_state_head(scope, &server.id).await?.map_or(0, |(generation, _)| generation);
     let send_document = crate::recovery::on_report(state, request, &observed, held, generation).await?;
+    let acknowledged_events = events.into_iter().map(|event| event.id).collect();
     Ok(StatusAnswer { acknowledged_events, generation, send_document })
 }
 
@@ -86,8 +93,9 @@ fn services_in(observed: &ObservedState) -> BTreeSet<ServiceId> {
     instances.chain(observed.preparations.iter().map(|preparation| preparation.service_id.clone())).collect()
 }
 
-async fn take_events(state: &AppState, request: &SignedRequest, events: Vec<Event>) -> Result<Vec<api::ids::EventId>> {
-    let own: Vec<Event> = events
+/// A machine's events are about itself, and have a bound.
+fn own_events(request: &SignedRequest, events: Vec<Event>) -> Vec<Event> {
+    events
         .into_iter()
         .take(EVENTS_LIMIT)
         .map(|mut event| {
@@ -97,11 +105,10 @@ async fn take_events(state: &AppState, request: &SignedRequest, events: Vec<Even
             }
             event
         })
-        .collect();
-    crate::events::append(state, &request.scope, &own).await
+        .collect()
 }
 
-async fn came_back(state: &AppState, request: &SignedRequest) -> Result<()> {
+fn came_back(request: &SignedRequest) -> Event {
     let message = format!("the server {} reports again", request.server.name);
     let cause = Cause {
         actor: request.scope.actor.clone(),
@@ -111,9 +118,7 @@ async fn came_back(state: &AppState, request: &SignedRequest) -> Result<()> {
     };
     let mut online = event(EventKind::ServerOnline, EventLevel::Info, message, cause);
     online.server_id = Some(request.server.id.clone());
-    crate::events::record(state, &request.scope, vec![online]).await?;
-    state.wakeups().all_services_changed();
-    Ok(())
+    online
 }
 
 /// Log lines: kept from where the last ones ended.

@@ -1,6 +1,6 @@
 //! One tick of one service: rows and reports in, [`plan::rollout`], rows and events out.
 
-use crate::actions::deploy::{about, created_event};
+use crate::actions::deploy::about;
 use crate::clock;
 use crate::desired::{self, may_take};
 use crate::error::Result;
@@ -61,13 +61,12 @@ pub async fn tick(state: &AppState, service_id: &ServiceId) -> Result<Outcome> {
 
 /// A removed service without instances is forgotten, and its stack with the last of them.
 async fn forget(state: &AppState, scope: &Scope, service: &Service) -> Result<Outcome> {
-    state.store().service_delete(scope, &service.id).await?;
-    if state.store().stack_delete_if_empty(scope, &service.stack_id).await? {
-        let cause = Cause::system("rollout", "its last service was removed");
-        let mut removed =
-            event(EventKind::StackRemoved, EventLevel::Info, "the stack is gone: all its services were removed", cause);
-        removed.stack_id = Some(service.stack_id.clone());
-        crate::events::record(state, scope, vec![removed]).await?;
+    let cause = Cause::system("rollout", "its last service was removed");
+    let mut removed =
+        event(EventKind::StackRemoved, EventLevel::Info, "the stack is gone: all its services were removed", cause);
+    removed.stack_id = Some(service.stack_id.clone());
+    if state.store().service_delete(scope, &service.id, &[removed]).await? {
+        state.wakeups().events_stored();
     }
     desired::refresh_all(state, scope).await?;
     Ok(Outcome::Gone)
@@ -221,9 +220,6 @@ async fn write(
             RolloutChange::SetStage { deployment_id, stage, failure, bake_until_ms, warm_until_ms } => {
                 let Some(deployment) = deployment.as_mut().filter(|d| d.id == deployment_id) else { continue };
                 stage_changed = true;
-                if deployment.stages.len() == 1 {
-                    events.push(created_event(deployment));
-                }
                 deployment.stage = stage;
                 deployment.stages.push(StageEntry { stage, at_ms: now_ms });
                 deployment.failure = failure.or(deployment.failure.take());

@@ -1,12 +1,13 @@
 //! Deployments. Creating one supersedes the one in flight, in the same transaction; a unique index
-//! sees to it that there is never a second.
+//! sees to it that there is never a second. What is told about it is kept in that transaction as well.
 
 use crate::codec::{from_json, to_json, word};
 use crate::pen::Write;
-use crate::{Error, Result, Scope, Store, revisions, services};
+use crate::{Error, Result, Scope, Store, events as stored_events, revisions, services};
 use api::UnixMillis;
 use api::cause::Cause;
 use api::deployments::{Deployment, DeploymentKind, Stage, StageEntry};
+use api::events::Event;
 use api::ids::{DeploymentId, RevisionId, ServiceId};
 use api::services::{CommitSha, ServiceIntent, ServiceSpec};
 
@@ -33,7 +34,20 @@ pub struct DeploymentCreate {
     pub intent: Option<ServiceIntent>,
     /// A revision that is written first; `revision_id` names it.
     pub revision: Option<RevisionCreate>,
+    pub tell: Tell,
+    /// What is told besides.
+    pub events: Vec<Event>,
 }
+
+/// A deployment that was begun, and the one in flight that it ended.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Begun {
+    pub deployment: Deployment,
+    pub superseded: Option<Deployment>,
+}
+
+/// What is told about a deployment that was begun: its number is known only in the transaction that makes it.
+pub type Tell = fn(&Begun) -> Vec<Event>;
 
 impl Store {
     pub async fn deployment_create(
@@ -43,7 +57,7 @@ impl Store {
         now_ms: UnixMillis,
     ) -> Result<Deployment> {
         let mut transaction = self.write(&scope.organization).await?;
-        let made = insert(&mut transaction, scope, create, now_ms).await;
+        let made = begin(&mut transaction, scope, create, now_ms).await;
         transaction.end(made).await
     }
 
@@ -65,11 +79,18 @@ impl Store {
         Ok(self.deployment_list(scope, service_id, 1).await?.pop())
     }
 
-    /// Writes a deployment whose stage is still `expected`.
-    pub async fn deployment_update(&self, scope: &Scope, deployment: &Deployment, expected: Stage) -> Result<()> {
+    /// Writes a deployment whose stage is still `expected`, and what is told about it.
+    pub async fn deployment_update(
+        &self,
+        scope: &Scope,
+        deployment: &Deployment,
+        expected: Stage,
+        events: &[Event],
+    ) -> Result<()> {
         let mut transaction = self.write(&scope.organization).await?;
-        let written = update(&mut transaction, scope, deployment, expected).await;
-        transaction.end(written).await
+        let updated = update(&mut transaction, scope, deployment, expected).await;
+        let told = stored_events::append_after(&mut transaction, scope, updated, events).await;
+        transaction.end(told).await
     }
 }
 
@@ -106,7 +127,12 @@ pub(crate) async fn update(
 }
 
 /// Ends the deployment in flight, if there is one.
-async fn supersede(transaction: &mut Write, scope: &Scope, service_id: &ServiceId, now_ms: UnixMillis) -> Result<()> {
+async fn supersede(
+    transaction: &mut Write,
+    scope: &Scope,
+    service_id: &ServiceId,
+    now_ms: UnixMillis,
+) -> Result<Option<Deployment>> {
     let row = sqlx::query_as::<_, (String,)>(
         "SELECT document FROM deployments WHERE service_id = $1 AND organization_id = $2 AND in_flight = 1",
     )
@@ -114,21 +140,36 @@ async fn supersede(transaction: &mut Write, scope: &Scope, service_id: &ServiceI
     .bind(scope.organization.as_str())
     .fetch_optional(&mut **transaction)
     .await?;
-    let Some((text,)) = row else { return Ok(()) };
+    let Some((text,)) = row else { return Ok(None) };
     let mut deployment: Deployment = from_json("deployment", &text)?;
     let before = deployment.stage;
     deployment.stage = Stage::Superseded;
     deployment.stages.push(StageEntry { stage: Stage::Superseded, at_ms: now_ms });
     deployment.ended_at_ms = Some(now_ms);
-    update(transaction, scope, &deployment, before).await
+    update(transaction, scope, &deployment, before).await?;
+    Ok(Some(deployment))
 }
 
-pub(crate) async fn insert(
+/// Makes a deployment and keeps what is told about it.
+pub(crate) async fn begin(
     transaction: &mut Write,
     scope: &Scope,
     create: &DeploymentCreate,
     now_ms: UnixMillis,
 ) -> Result<Deployment> {
+    let begun = insert(transaction, scope, create, now_ms).await?;
+    let mut events = (create.tell)(&begun);
+    events.extend(create.events.iter().cloned());
+    stored_events::append_in(transaction, scope, &events).await?;
+    Ok(begun.deployment)
+}
+
+async fn insert(
+    transaction: &mut Write,
+    scope: &Scope,
+    create: &DeploymentCreate,
+    now_ms: UnixMillis,
+) -> Result<Begun> {
     let service = services::get_in(transaction, scope, &create.service_id).await?;
     if service.removing && create.kind != DeploymentKind::Stop {
         return Err(Error::Conflict(format!(
@@ -140,7 +181,7 @@ pub(crate) async fn insert(
         Some(revision) => revisions::insert(transaction, scope, &create.service_id, revision, now_ms).await?,
         None => revisions::get_in(transaction, scope, &create.service_id, &create.revision_id).await?,
     };
-    supersede(transaction, scope, &create.service_id, now_ms).await?;
+    let superseded = supersede(transaction, scope, &create.service_id, now_ms).await?;
     let replicas = create.replicas.unwrap_or(service.replicas);
     sqlx::query("UPDATE services SET intent = $1, replicas = $2 WHERE id = $3 AND organization_id = $4")
         .bind(word(&create.intent.unwrap_or(service.intent)))
@@ -193,5 +234,5 @@ pub(crate) async fn insert(
     .bind(now_ms)
     .execute(&mut **transaction)
     .await?;
-    Ok(deployment)
+    Ok(Begun { deployment, superseded })
 }

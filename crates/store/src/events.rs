@@ -76,6 +76,19 @@ impl Store {
     }
 }
 
+/// Keeps events of what went well, in its transaction.
+pub(crate) async fn append_after<T>(
+    transaction: &mut Write,
+    scope: &Scope,
+    done: Result<T>,
+    events: &[Event],
+) -> Result<T> {
+    if done.is_ok() {
+        append_in(transaction, scope, events).await?;
+    }
+    done
+}
+
 /// Keeps events inside a transaction of what they tell about.
 pub(crate) async fn append_in(transaction: &mut Write, scope: &Scope, events: &[Event]) -> Result<()> {
     for chunk in events.chunks(ROWS_PER_STATEMENT) {

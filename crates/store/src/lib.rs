@@ -37,6 +37,7 @@ mod nonces;
 mod observed;
 mod pen;
 mod projects;
+mod reports;
 mod retention;
 mod revisions;
 mod servers;
@@ -50,7 +51,7 @@ mod users;
 
 pub use connect::drivers_are_installed;
 pub use credentials::Credential;
-pub use deployments::{DeploymentCreate, RevisionCreate};
+pub use deployments::{Begun, DeploymentCreate, RevisionCreate, Tell};
 pub use desired::DesiredRow;
 pub use dump::{DumpSummary, LOG_TABLES, TABLES, is_empty, load};
 pub use error::Error;
@@ -61,10 +62,11 @@ pub use logs::{LogFilter, LogKind};
 pub use migrations::NEWEST as NEWEST_SCHEMA;
 pub use observed::ObservedRow;
 pub use projects::Project;
+pub use reports::ReportWrite;
 pub use retention::Retention;
 pub use servers::{LeastLoaded, Server, ServerBinding, ServerJoin};
 pub use services::Service;
-pub use stacks::{RevisionChange, ServiceDeploy, ServiceRemoval, Stack, StackDeploy, StackDeployed};
+pub use stacks::{RevisionChange, ServiceDeploy, ServiceRemoval, Stack, StackDeploy, StackDeployed, StackRemove};
 pub use tokens::TokenCreate;
 pub use unscoped::User;
 
@@ -176,11 +178,7 @@ impl Store {
 
     /// A transaction that is the organization's only writer until it ends.
     async fn write(&self, organization: &OrganizationId) -> Result<Write> {
-        self.pass_gate()?;
-        let mut transaction = match self.dialect {
-            Dialect::Sqlite => self.pen.turn().await?.begin(&self.writer).await?,
-            Dialect::Postgres => Write::alone(self.begin(&self.writer, "BEGIN").await?),
-        };
+        let mut transaction = self.write_beside_others().await?;
         let touched = sqlx::query("UPDATE organizations SET writes = writes + 1 WHERE id = $1")
             .bind(organization.as_str())
             .execute(&mut *transaction)
@@ -189,6 +187,15 @@ impl Store {
             return Err(Error::not_found("organization", organization.as_str()));
         }
         Ok(transaction)
+    }
+
+    /// A transaction for rows that nobody else writes.
+    async fn write_beside_others(&self) -> Result<Write> {
+        self.pass_gate()?;
+        match self.dialect {
+            Dialect::Sqlite => self.pen.turn().await?.begin(&self.writer).await,
+            Dialect::Postgres => Ok(Write::alone(self.begin(&self.writer, "BEGIN").await?)),
+        }
     }
 
     /// A single statement that writes.

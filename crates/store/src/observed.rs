@@ -1,6 +1,7 @@
 //! The last report of each server, whole.
 
 use crate::codec::{from_json, parse, to_json};
+use crate::pen::Write;
 use crate::{Result, Scope, Store};
 use api::UnixMillis;
 use api::ids::ServerId;
@@ -14,29 +15,6 @@ pub struct ObservedRow {
 }
 
 impl Store {
-    pub async fn observed_put(
-        &self,
-        scope: &Scope,
-        server_id: &ServerId,
-        observed: &ObservedState,
-        now_ms: UnixMillis,
-    ) -> Result<()> {
-        self.execute(
-            sqlx::query(
-                "INSERT INTO observed_states (server_id, organization_id, received_at_ms, document)
-             SELECT id, organization_id, $1, $2 FROM servers WHERE id = $3 AND organization_id = $4
-             ON CONFLICT (server_id) DO UPDATE
-             SET received_at_ms = excluded.received_at_ms, document = excluded.document",
-            )
-            .bind(now_ms)
-            .bind(to_json("observed state", observed)?)
-            .bind(server_id.as_str())
-            .bind(scope.organization.as_str()),
-        )
-        .await?;
-        Ok(())
-    }
-
     pub async fn observed_list(&self, scope: &Scope) -> Result<Vec<ObservedRow>> {
         let rows = sqlx::query_as::<_, (String, i64, String)>(
             "SELECT server_id, received_at_ms, document FROM observed_states WHERE organization_id = $1",
@@ -73,4 +51,26 @@ impl Store {
         })
         .transpose()
     }
+}
+
+pub(crate) async fn put(
+    transaction: &mut Write,
+    scope: &Scope,
+    server_id: &ServerId,
+    observed: &ObservedState,
+    now_ms: UnixMillis,
+) -> Result<()> {
+    sqlx::query(
+        "INSERT INTO observed_states (server_id, organization_id, received_at_ms, document)
+         SELECT id, organization_id, $1, $2 FROM servers WHERE id = $3 AND organization_id = $4
+         ON CONFLICT (server_id) DO UPDATE
+         SET received_at_ms = excluded.received_at_ms, document = excluded.document",
+    )
+    .bind(now_ms)
+    .bind(to_json("observed state", observed)?)
+    .bind(server_id.as_str())
+    .bind(scope.organization.as_str())
+    .execute(&mut **transaction)
+    .await?;
+    Ok(())
 }

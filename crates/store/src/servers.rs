@@ -1,11 +1,13 @@
 //! Machines with an agent. Joining consumes the token and makes the server in one transaction.
 
 use crate::codec::{from_json, from_word, parse, text, to_json, word};
+use crate::events as stored_events;
 use crate::pen::Write;
 use crate::statement::Statement;
 use crate::{Error, Result, Scope, Store};
 use api::UnixMillis;
 use api::desired::SecurityMode;
+use api::events::Event;
 use api::ids::{OrganizationId, ServerId, ServiceId, StackId};
 use api::name::Name;
 use api::secret::Secret;
@@ -196,42 +198,27 @@ impl Store {
         server(row.ok_or_else(|| Error::not_found("server", id.as_str()))?)
     }
 
-    /// A report came: the server is there. `facts` and version are written only when given.
-    pub async fn server_seen(
+    /// Answers whether that changed anything; only then the events are kept, which tell it.
+    pub async fn server_online_set(
         &self,
         scope: &Scope,
         id: &ServerId,
-        facts: Option<&ServerFacts>,
-        agent_version: &str,
-        now_ms: UnixMillis,
-    ) -> Result<()> {
-        let facts = facts.map(|f| to_json("server", f)).transpose()?;
-        self.execute(
-            sqlx::query(
-                "UPDATE servers SET last_seen_at_ms = $1, agent_version = $2, facts = COALESCE($3, facts)
-             WHERE id = $4 AND organization_id = $5",
-            )
-            .bind(now_ms)
-            .bind(text(agent_version).as_ref())
-            .bind(facts)
-            .bind(id.as_str())
-            .bind(scope.organization.as_str()),
+        online: bool,
+        events: &[Event],
+    ) -> Result<bool> {
+        // Mostly it is so already, and to see that is no write.
+        let other = sqlx::query_as::<_, (i64,)>(
+            "SELECT COUNT(*) FROM servers WHERE id = $1 AND organization_id = $2 AND online <> $3",
         )
-        .await?;
-        Ok(())
-    }
-
-    /// Answers whether that changed anything.
-    pub async fn server_online_set(&self, scope: &Scope, id: &ServerId, online: bool) -> Result<bool> {
-        let changed = self
-            .execute(
-                sqlx::query("UPDATE servers SET online = $1 WHERE id = $2 AND organization_id = $3 AND online <> $1")
-                    .bind(i64::from(online))
-                    .bind(id.as_str())
-                    .bind(scope.organization.as_str()),
-            )
-            .await?;
-        Ok(changed.rows_affected() > 0)
+        .bind(id.as_str())
+        .bind(scope.organization.as_str())
+        .bind(i64::from(online));
+        if other.fetch_one(&self.pool).await?.0 == 0 {
+            return Ok(false);
+        }
+        let mut transaction = self.write(&scope.organization).await?;
+        let changed = set_online(&mut transaction, scope, id, online, events).await;
+        transaction.end(changed).await
     }
 
     pub async fn server_security_mode_set(&self, scope: &Scope, id: &ServerId, mode: SecurityMode) -> Result<()> {
@@ -249,19 +236,13 @@ impl Store {
         Ok(())
     }
 
-    /// Forgets a server, its secret and its states. Its instances are forgotten by the rollout.
-    pub async fn server_delete(&self, scope: &Scope, id: &ServerId) -> Result<()> {
+    /// Forgets a server, its secret and its states, and keeps what is told about that. Its instances are
+    /// forgotten by the rollout.
+    pub async fn server_delete(&self, scope: &Scope, id: &ServerId, events: &[Event]) -> Result<()> {
         let mut transaction = self.write(&scope.organization).await?;
-        let gone = sqlx::query("DELETE FROM servers WHERE id = $1 AND organization_id = $2")
-            .bind(id.as_str())
-            .bind(scope.organization.as_str())
-            .execute(&mut *transaction)
-            .await;
-        let gone = transaction.end(gone.map_err(Error::from)).await?;
-        if gone.rows_affected() == 0 {
-            return Err(Error::not_found("server", id.as_str()));
-        }
-        Ok(())
+        let deleted = delete(&mut transaction, scope, id).await;
+        let told = stored_events::append_after(&mut transaction, scope, deleted, events).await;
+        transaction.end(told).await
     }
 
     /// Exchanges a one-time token for a server. A token that is not good changes nothing.
@@ -277,6 +258,60 @@ impl Store {
         let server = transaction.end(joined).await?;
         Ok((organization, server))
     }
+}
+
+/// A report came: the server is there. Facts are written only when given.
+pub(crate) async fn seen(
+    transaction: &mut Write,
+    scope: &Scope,
+    id: &ServerId,
+    agent_version: &str,
+    facts: Option<&ServerFacts>,
+    now_ms: UnixMillis,
+) -> Result<()> {
+    let facts = facts.map(|f| to_json("server", f)).transpose()?;
+    sqlx::query(
+        "UPDATE servers SET last_seen_at_ms = $1, agent_version = $2, facts = COALESCE($3, facts)
+         WHERE id = $4 AND organization_id = $5",
+    )
+    .bind(now_ms)
+    .bind(text(agent_version).as_ref())
+    .bind(facts)
+    .bind(id.as_str())
+    .bind(scope.organization.as_str())
+    .execute(&mut **transaction)
+    .await?;
+    Ok(())
+}
+
+pub(crate) async fn set_online(
+    transaction: &mut Write,
+    scope: &Scope,
+    id: &ServerId,
+    online: bool,
+    events: &[Event],
+) -> Result<bool> {
+    let changed = sqlx::query("UPDATE servers SET online = $1 WHERE id = $2 AND organization_id = $3 AND online <> $1")
+        .bind(i64::from(online))
+        .bind(id.as_str())
+        .bind(scope.organization.as_str())
+        .execute(&mut **transaction)
+        .await?
+        .rows_affected()
+        > 0;
+    if changed {
+        stored_events::append_in(transaction, scope, events).await?;
+    }
+    Ok(changed)
+}
+
+async fn delete(transaction: &mut Write, scope: &Scope, id: &ServerId) -> Result<()> {
+    let gone = sqlx::query("DELETE FROM servers WHERE id = $1 AND organization_id = $2")
+        .bind(id.as_str())
+        .bind(scope.organization.as_str())
+        .execute(&mut **transaction)
+        .await?;
+    if gone.rows_affected() == 0 { Err(Error::not_found("server", id.as_str())) } else { Ok(()) }
 }
 
 async fn join_in(

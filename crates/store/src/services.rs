@@ -4,11 +4,13 @@ use crate::codec::{from_word, parse};
 use crate::pen::Write;
 use crate::retention::ROWS_PER_CHUNK;
 use crate::statement::Statement;
-use crate::{Error, Result, Scope, Store};
+use crate::{Error, Result, Scope, Store, events as stored_events, stacks};
+use api::events::Event;
 use api::ids::{RevisionId, ServiceId, StackId};
 use api::name::Name;
 use api::secret::Secret;
 use api::services::ServiceIntent;
+use sqlx::AnyConnection;
 use std::collections::BTreeMap;
 
 #[derive(Debug, Clone, PartialEq)]
@@ -94,15 +96,14 @@ impl Store {
     }
 
     /// Forgets a service that left its manifest, with all its history. Refused while it is in its
-    /// manifest or has instances.
-    pub async fn service_delete(&self, scope: &Scope, id: &ServiceId) -> Result<()> {
-        let mut transaction = self.write(&scope.organization).await?;
-        let deletable = expect_deletable(&mut transaction, scope, id).await;
-        transaction.end(deletable).await?;
+    /// manifest or has instances. Its stack goes with the last one if it is being removed, and only then the
+    /// events are kept, which tell that; answers whether it did.
+    pub async fn service_delete(&self, scope: &Scope, id: &ServiceId, stack_gone: &[Event]) -> Result<bool> {
+        expect_deletable(&mut *self.pool.acquire().await?, scope, id).await?;
         // There may be very many lines: they go first and in chunks, so that nobody else has to wait.
         while self.service_log_lines_delete(scope, id).await? > 0 {}
         let mut transaction = self.write(&scope.organization).await?;
-        let deleted = delete(&mut transaction, scope, id).await;
+        let deleted = delete(&mut transaction, scope, id, stack_gone).await;
         transaction.end(deleted).await
     }
 
@@ -136,12 +137,13 @@ impl Store {
         Ok(rows.into_iter().map(|(name, value)| (name, Secret::new(value))).collect())
     }
 
-    /// Sets and (with `None`) removes variables, all or none.
+    /// Sets and (with `None`) removes variables, all or none, and keeps what is told about it.
     pub async fn service_env_patch(
         &self,
         scope: &Scope,
         id: &ServiceId,
         variables: &BTreeMap<String, Option<Secret>>,
+        events: &[Event],
     ) -> Result<()> {
         if let Some(name) = variables.iter().find_map(|(name, value)| holds_nul(name, value.as_ref()).then_some(name)) {
             let name = name.escape_debug();
@@ -149,12 +151,13 @@ impl Store {
         }
         let mut transaction = self.write(&scope.organization).await?;
         let patched = patch_env(&mut transaction, scope, id, variables).await;
-        transaction.end(patched).await
+        let told = stored_events::append_after(&mut transaction, scope, patched, events).await;
+        transaction.end(told).await
     }
 }
 
-async fn delete(transaction: &mut Write, scope: &Scope, id: &ServiceId) -> Result<()> {
-    expect_deletable(transaction, scope, id).await?;
+async fn delete(transaction: &mut Write, scope: &Scope, id: &ServiceId, stack_gone: &[Event]) -> Result<bool> {
+    let service = expect_deletable(transaction, scope, id).await?;
     for sql in [
         "DELETE FROM deployments WHERE service_id = $1 AND organization_id = $2",
         "DELETE FROM revisions WHERE service_id = $1 AND organization_id = $2",
@@ -165,7 +168,11 @@ async fn delete(transaction: &mut Write, scope: &Scope, id: &ServiceId) -> Resul
     ] {
         sqlx::query(sql).bind(id.as_str()).bind(scope.organization.as_str()).execute(&mut **transaction).await?;
     }
-    Ok(())
+    let gone = stacks::delete_if_empty(transaction, scope, &service.stack_id).await?;
+    if gone {
+        stored_events::append_in(transaction, scope, stack_gone).await?;
+    }
+    Ok(gone)
 }
 
 async fn patch_env(
@@ -199,19 +206,19 @@ fn holds_nul(name: &str, value: Option<&Secret>) -> bool {
     name.contains('\0') || value.is_some_and(|value| value.expose().contains('\0'))
 }
 
-/// A service, inside a transaction.
-pub(crate) async fn get_in(transaction: &mut Write, scope: &Scope, id: &ServiceId) -> Result<Service> {
+/// A service, inside a transaction or not.
+pub(crate) async fn get_in(connection: &mut AnyConnection, scope: &Scope, id: &ServiceId) -> Result<Service> {
     let sql = format!("SELECT {COLUMNS} FROM services WHERE organization_id = $1 AND id = $2");
     let row = sqlx::query_as::<_, Row>(sqlx::AssertSqlSafe(sql))
         .bind(scope.organization.as_str())
         .bind(id.as_str())
-        .fetch_optional(&mut **transaction)
+        .fetch_optional(connection)
         .await?;
     service(row.ok_or_else(|| Error::not_found("service", id.as_str()))?)
 }
 
-async fn expect_deletable(transaction: &mut Write, scope: &Scope, id: &ServiceId) -> Result<()> {
-    let service = get_in(transaction, scope, id).await?;
+async fn expect_deletable(connection: &mut AnyConnection, scope: &Scope, id: &ServiceId) -> Result<Service> {
+    let service = get_in(connection, scope, id).await?;
     if !service.removing {
         return Err(Error::Conflict(format!("the service `{}` is still in its stack's manifest", service.name)));
     }
@@ -219,10 +226,10 @@ async fn expect_deletable(transaction: &mut Write, scope: &Scope, id: &ServiceId
         sqlx::query_as::<_, (i64,)>("SELECT COUNT(*) FROM instances WHERE service_id = $1 AND organization_id = $2")
             .bind(id.as_str())
             .bind(scope.organization.as_str())
-            .fetch_one(&mut **transaction)
+            .fetch_one(connection)
             .await?;
     match instances {
-        0 => Ok(()),
+        0 => Ok(service),
         1 => Err(Error::Conflict(format!("the service `{}` still has an instance", service.name))),
         more => Err(Error::Conflict(format!("the service `{}` still has {more} instances", service.name))),
     }

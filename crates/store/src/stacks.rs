@@ -1,12 +1,13 @@
 //! Stacks, and the one transaction in which a manifest becomes services, revisions and deployments.
 
 use crate::codec::{parse, text};
-use crate::deployments::{self, DeploymentCreate, RevisionCreate};
+use crate::deployments::{self, DeploymentCreate, RevisionCreate, Tell};
 use crate::pen::Write;
-use crate::{Error, Result, Scope, Store};
+use crate::{Error, Result, Scope, Store, events as stored_events};
 use api::UnixMillis;
 use api::cause::Cause;
 use api::deployments::{Deployment, DeploymentKind};
+use api::events::Event;
 use api::ids::{DeploymentId, ProjectId, RevisionId, ServiceId, StackId};
 use api::name::Name;
 use api::services::ServiceIntent;
@@ -37,6 +38,20 @@ pub struct StackDeploy {
     pub services: Vec<ServiceDeploy>,
     pub removals: Vec<ServiceRemoval>,
     pub cause: Cause,
+    pub tell: Tell,
+    /// What is told about the stack, before what is told about its deployments.
+    pub events: Vec<Event>,
+}
+
+/// A stack to be removed with all its services.
+#[derive(Debug, Clone)]
+pub struct StackRemove {
+    pub stack_id: StackId,
+    pub removals: Vec<ServiceRemoval>,
+    pub cause: Cause,
+    pub tell: Tell,
+    /// What is told about the stack, before what is told about its deployments.
+    pub events: Vec<Event>,
 }
 
 /// A service that the manifest names.
@@ -123,34 +138,31 @@ impl Store {
         transaction.end(deployed).await
     }
 
-    /// Begins the removal of a whole stack: every service stops, and is forgotten when it has.
+    /// Begins the removal of a whole stack: every service stops, and is forgotten when it has; the stack with
+    /// the last of them, and one that has none at once.
     pub async fn stack_remove(
         &self,
         scope: &Scope,
-        id: &StackId,
-        removals: &[ServiceRemoval],
-        cause: &Cause,
+        remove: &StackRemove,
         now_ms: UnixMillis,
     ) -> Result<Vec<Deployment>> {
         let mut transaction = self.write(&scope.organization).await?;
-        let removed = remove_in(&mut transaction, scope, id, removals, cause, now_ms).await;
+        let removed = remove_in(&mut transaction, scope, remove, now_ms).await;
         transaction.end(removed).await
     }
+}
 
-    /// Forgets a stack that is being removed and has no service left. Answers whether it did.
-    pub async fn stack_delete_if_empty(&self, scope: &Scope, id: &StackId) -> Result<bool> {
-        let mut transaction = self.write(&scope.organization).await?;
-        let gone = sqlx::query(
-            "DELETE FROM stacks WHERE id = $1 AND organization_id = $2 AND removing = 1
-             AND NOT EXISTS (SELECT 1 FROM services WHERE services.stack_id = stacks.id)",
-        )
-        .bind(id.as_str())
-        .bind(scope.organization.as_str())
-        .execute(&mut *transaction)
-        .await;
-        let gone = transaction.end(gone.map_err(Error::from)).await?;
-        Ok(gone.rows_affected() > 0)
-    }
+/// Forgets a stack that is being removed and has no service left. Answers whether it did.
+pub(crate) async fn delete_if_empty(transaction: &mut Write, scope: &Scope, id: &StackId) -> Result<bool> {
+    let gone = sqlx::query(
+        "DELETE FROM stacks WHERE id = $1 AND organization_id = $2 AND removing = 1
+         AND NOT EXISTS (SELECT 1 FROM services WHERE services.stack_id = stacks.id)",
+    )
+    .bind(id.as_str())
+    .bind(scope.organization.as_str())
+    .execute(&mut **transaction)
+    .await?;
+    Ok(gone.rows_affected() > 0)
 }
 
 async fn deploy_in(
@@ -170,12 +182,15 @@ async fn deploy_in(
     }
     expect_project(transaction, scope, &deploy.project_id).await?;
     let stack_id = upsert(transaction, scope, deploy, found.map(|stack| stack.id), now_ms).await?;
+    stored_events::append_in(transaction, scope, &deploy.events).await?;
     let mut made = Vec::new();
     for service in &deploy.services {
         made.extend(deploy_service(transaction, scope, deploy, &stack_id, service, now_ms).await?);
     }
     for removal in &deploy.removals {
-        made.extend(remove_service(transaction, scope, &stack_id, removal, &deploy.cause, now_ms).await?);
+        made.extend(
+            remove_service(transaction, scope, &stack_id, removal, (&deploy.cause, deploy.tell), now_ms).await?,
+        );
     }
     let stack = find_in(transaction, scope, &deploy.name).await?;
     let stack = stack.ok_or_else(|| Error::not_found("stack", deploy.name.as_str()))?;
@@ -185,11 +200,10 @@ async fn deploy_in(
 async fn remove_in(
     transaction: &mut Write,
     scope: &Scope,
-    id: &StackId,
-    removals: &[ServiceRemoval],
-    cause: &Cause,
+    remove: &StackRemove,
     now_ms: UnixMillis,
 ) -> Result<Vec<Deployment>> {
+    let id = &remove.stack_id;
     let found = sqlx::query(
         "UPDATE stacks SET removing = 1, version = version + 1, updated_at_ms = $1
          WHERE id = $2 AND organization_id = $3",
@@ -202,10 +216,12 @@ async fn remove_in(
     if found.rows_affected() == 0 {
         return Err(Error::not_found("stack", id.as_str()));
     }
+    stored_events::append_in(transaction, scope, &remove.events).await?;
     let mut made = Vec::new();
-    for removal in removals {
-        made.extend(remove_service(transaction, scope, id, removal, cause, now_ms).await?);
+    for removal in &remove.removals {
+        made.extend(remove_service(transaction, scope, id, removal, (&remove.cause, remove.tell), now_ms).await?);
     }
+    delete_if_empty(transaction, scope, id).await?;
     Ok(made)
 }
 
@@ -316,8 +332,10 @@ async fn deploy_service(
         replicas: Some(service.replicas),
         intent: Some(ServiceIntent::Run),
         revision: revision.clone(),
+        tell: deploy.tell,
+        events: Vec::new(),
     };
-    deployments::insert(transaction, scope, &create, now_ms).await.map(Some)
+    deployments::begin(transaction, scope, &create, now_ms).await.map(Some)
 }
 
 async fn newest_revision(transaction: &mut Write, scope: &Scope, service_id: &ServiceId) -> Result<Option<RevisionId>> {
@@ -354,7 +372,7 @@ async fn remove_service(
     scope: &Scope,
     stack_id: &StackId,
     removal: &ServiceRemoval,
-    cause: &Cause,
+    (cause, tell): (&Cause, Tell),
     now_ms: UnixMillis,
 ) -> Result<Option<Deployment>> {
     let found = sqlx::query(
@@ -379,6 +397,8 @@ async fn remove_service(
         replicas: None,
         intent: Some(ServiceIntent::Stop),
         revision: None,
+        tell,
+        events: Vec::new(),
     };
-    deployments::insert(transaction, scope, &create, now_ms).await.map(Some)
+    deployments::begin(transaction, scope, &create, now_ms).await.map(Some)
 }

@@ -11,14 +11,14 @@ use crate::clock;
 use crate::desired::may_take;
 use crate::error::{HttpError, Result};
 use crate::state::{AppState, event, fresh};
-use api::deployments::{Deployment, DeploymentKind, Stage};
+use api::deployments::{Deployment, DeploymentKind};
 use api::error::ErrorCode;
 use api::events::{Event, EventKind, EventLevel};
-use api::ids::{DeploymentId, EventId, ProjectId, RevisionId, ServiceId, StackId};
+use api::ids::{DeploymentId, ProjectId, RevisionId, ServiceId, StackId};
 use api::name::Name;
 use api::plans::{DeployAnswer, DeployRequest, ServicePlan, ServicePlanAction};
 use api::services::REPLICAS_LIMIT;
-use store::{Error, Project, RevisionCreate, Scope, ServiceDeploy, ServiceRemoval, StackDeploy, StackDeployed};
+use store::{Begun, Error, Project, RevisionCreate, Scope, ServiceDeploy, ServiceRemoval, StackDeploy, StackDeployed};
 
 /// How often a deploy that was overtaken compares again.
 const TRIES: u32 = 4;
@@ -50,13 +50,14 @@ async fn attempt(
     let compared = planning::compare(state, scope, prepared).await?;
     refuse_stale(request.fingerprint.as_deref(), &compared.plan.fingerprint)?;
     let project = project_of(state, scope, prepared).await?;
-    let change = change(prepared, &compared, request, &project, caller);
+    let mut change = change(prepared, &compared, request, &project, caller);
     if change.services.iter().all(|service| service.change.is_none()) && change.removals.is_empty() {
         return Ok(Some((compared, None)));
     }
     if change.services.iter().any(|service| service.change.is_some()) {
         refuse_without_server(state, scope, &compared, &project, prepared.stack_name()).await?;
     }
+    change.events.push(stack_changed(&change, &compared));
     match state.store().stack_deploy(scope, &change, state.steady.now_ms()).await {
         Ok(done) => Ok(Some((compared, Some(done)))),
         Err(Error::Stale { .. }) => Ok(None),
@@ -86,14 +87,7 @@ async fn finish(
             deployments: vec![],
         });
     };
-    let message = format!("{} is at version {} now: {}", done.stack.name, done.stack.version, plan::render::sum(&plan));
-    let mut changed = event(EventKind::StackChanged, EventLevel::Info, message, caller.cause("deploy"));
-    changed.stack_id = Some(done.stack.id.clone());
-    let mut events = vec![changed];
-    for deployment in &done.deployments {
-        events.extend(begun_events(state, caller.scope(), deployment).await?);
-    }
-    crate::events::record(state, caller.scope(), events).await?;
+    state.wakeups().events_stored();
     // Also the services that stay as they are carry the stack's new version.
     crate::desired::refresh_all(state, caller.scope()).await?;
     for deployment in &done.deployments {
@@ -106,32 +100,28 @@ async fn finish(
     Ok(DeployAnswer { stack_id: stack.id, stack: stack.name, version: stack.version, plan, deployments })
 }
 
-/// The events of a deployment that was begun: that of its beginning, and of the end of the one that
-/// it superseded.
-pub async fn begun_events(state: &AppState, scope: &Scope, deployment: &Deployment) -> Result<Vec<Event>> {
-    let mut events = Vec::new();
-    let newest = state.store().deployment_list(scope, &deployment.service_id, 2).await?;
-    let ended_by_it = |d: &&Deployment| d.stage == Stage::Superseded && d.ended_at_ms == Some(deployment.created_at_ms);
-    if let Some(before) = newest.iter().find(ended_by_it) {
-        let message = format!(
-            "{} of {} (revision {}): superseded by a newer deployment",
-            before.kind, before.service, before.revision_number
-        );
-        let cause = deployment.cause.clone();
-        events.push(about(before, event(EventKind::DeploymentStageChanged, EventLevel::Info, message, cause)));
-    }
-    events.push(created_event(deployment));
-    Ok(events)
+/// The stack's version follows from the one that the plan is for: any other is refused as stale.
+fn stack_changed(change: &StackDeploy, compared: &Compared) -> Event {
+    let (name, version) = (&change.name, change.expected_version + 1);
+    let message = format!("{name} is at version {version} now: {}", plan::render::sum(&compared.plan));
+    let mut changed = event(EventKind::StackChanged, EventLevel::Info, message, change.cause.clone());
+    let existing = compared.stack.as_ref().map(|stack| &stack.id);
+    changed.stack_id = Some(existing.unwrap_or(&change.stack_id).clone());
+    changed
 }
 
-/// Written before the wish is answered, and once more with the first change of stage: whoever dies between the
-/// deployment and its event, the event comes. Its id follows from the deployment's, so it is kept once.
-pub fn created_event(deployment: &Deployment) -> Event {
-    let message = format!("{} of {} (revision {})", deployment.kind, deployment.service, deployment.revision_number);
-    let created = event(EventKind::DeploymentCreated, EventLevel::Info, message, deployment.cause.clone());
-    let (_, digits) = deployment.id.as_str().split_once('_').expect("an id is a prefix and digits");
-    let id = format!("{}_{digits}", EventId::PREFIX).parse().expect("the digits of one id are those of another");
-    about(deployment, Event { id, ..created })
+/// The events of a deployment that was begun: of the end of the one that it superseded, and of its beginning.
+pub fn begun_events(begun: &Begun) -> Vec<Event> {
+    let Begun { deployment, superseded } = begun;
+    let told = |about_it: &Deployment, kind: EventKind, suffix: &str| {
+        let number = about_it.revision_number;
+        let message = format!("{} of {} (revision {number}){suffix}", about_it.kind, about_it.service);
+        about(about_it, event(kind, EventLevel::Info, message, deployment.cause.clone()))
+    };
+    let ended = superseded
+        .iter()
+        .map(|before| told(before, EventKind::DeploymentStageChanged, ": superseded by a newer deployment"));
+    ended.chain([told(deployment, EventKind::DeploymentCreated, "")]).collect()
 }
 
 /// An event that is about a deployment.
@@ -245,6 +235,8 @@ fn change(
         services,
         removals,
         cause: caller.cause("deploy"),
+        tell: begun_events,
+        events: Vec::new(),
     }
 }
 

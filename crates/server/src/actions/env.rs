@@ -93,8 +93,13 @@ pub async fn patch(
     let _deciding = state.deciding.lock().await;
     let (stack, service) = find_service(state, scope, stack, name).await?;
     let before = state.store().service_env_list(scope, &service.id).await?;
-    state.store().service_env_patch(scope, &service.id, &patch.variables).await?;
-    let set = state.store().service_env_list(scope, &service.id).await?;
+    let mut set = before.clone();
+    for (name, value) in patch.variables.clone() {
+        match value {
+            Some(value) => drop(set.insert(name, value)),
+            None => drop(set.remove(&name)),
+        }
+    }
     if before != set {
         let names: Vec<&str> = patch.variables.keys().map(String::as_str).collect();
         let when = if patch.deploy { "" } else { "; the next deployment takes it up" };
@@ -102,7 +107,8 @@ pub async fn patch(
         let mut changed = event(EventKind::EnvChanged, EventLevel::Info, message, caller.cause("set variables"));
         changed.stack_id = Some(stack.id.clone());
         changed.service_id = Some(service.id.clone());
-        crate::events::record(state, scope, vec![changed]).await?;
+        state.store().service_env_patch(scope, &service.id, &patch.variables, &[changed]).await?;
+        state.wakeups().events_stored();
     }
     if !patch.deploy || service.removing || service.intent == ServiceIntent::Stop {
         return Ok(None);

@@ -61,16 +61,16 @@ fn check_public_key(text: &str) -> Result<()> {
 pub async fn remove(state: &AppState, caller: &Caller, key: &str) -> Result<()> {
     let server = views::find_server(state, caller.scope(), key).await?;
     let affected = state.store().instance_list_on_server(caller.scope(), &server.id).await?;
-    state.store().server_delete(caller.scope(), &server.id).await?;
-    state.forget(&server.id);
-    state.wrong_clocks.forget(&server.id);
-    state.recoveries.forget(state, caller.scope(), &server.id).await?;
-    state.wakeups().server_removed(&server.id);
     let message =
         format!("the server {} was removed; it had {}", server.name, api::words::count_of(&affected, "instance"));
     let mut removed = event(EventKind::ServerRemoved, EventLevel::Warning, message, caller.cause("remove a server"));
     removed.server_id = Some(server.id.clone());
-    crate::events::record(state, caller.scope(), vec![removed]).await?;
+    state.store().server_delete(caller.scope(), &server.id, &[removed]).await?;
+    state.wakeups().events_stored();
+    state.forget(&server.id);
+    state.wrong_clocks.forget(&server.id);
+    state.recoveries.forget(state, caller.scope(), &server.id).await?;
+    state.wakeups().server_removed(&server.id);
     for instance in affected {
         state.wakeups().service_changed(&instance.service_id);
     }

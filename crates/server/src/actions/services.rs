@@ -35,22 +35,28 @@ impl Asked {
 /// Writes the deployment down, tells whom it concerns. The caller holds the deciding lock.
 pub async fn begin(state: &AppState, caller: &Caller, service: &Service, asked: Asked) -> Result<Deployment> {
     let cause = caller.cause(asked.kind.as_str());
+    let id = fresh(DeploymentId::from_uuid);
+    let happened = asked.event.map(|(kind, message)| {
+        let mut happened = event(kind, EventLevel::Info, message, cause.clone());
+        happened.stack_id = Some(service.stack_id.clone());
+        happened.service_id = Some(service.id.clone());
+        happened.deployment_id = Some(id.clone());
+        happened
+    });
     let create = DeploymentCreate {
-        id: fresh(DeploymentId::from_uuid),
+        id,
         service_id: service.id.clone(),
         kind: asked.kind,
         revision_id: asked.revision_id,
-        cause: cause.clone(),
+        cause,
         replicas: asked.replicas,
         intent: asked.intent,
         revision: asked.revision,
+        tell: begun_events,
+        events: happened.into_iter().collect(),
     };
     let deployment = state.store().deployment_create(caller.scope(), &create, state.steady.now_ms()).await?;
-    let mut events = begun_events(state, caller.scope(), &deployment).await?;
-    if let Some((kind, message)) = asked.event {
-        events.push(about(&deployment, event(kind, EventLevel::Info, message, cause)));
-    }
-    crate::events::record(state, caller.scope(), events).await?;
+    state.wakeups().events_stored();
     let instances = state.store().instance_list_of_service(caller.scope(), &service.id).await?;
     crate::desired::refresh_service(state, caller.scope(), service, &instances).await?;
     state.wakeups().service_changed(&service.id);
@@ -253,7 +259,6 @@ pub async fn cancel(state: &AppState, caller: &Caller, id: &str) -> Result<Deplo
     deployment.stage = Stage::Cancelled;
     deployment.stages.push(StageEntry { stage: Stage::Cancelled, at_ms: now_ms });
     deployment.ended_at_ms = Some(now_ms);
-    state.store().deployment_update(caller.scope(), &deployment, before).await?;
     let message = format!(
         "the {} of {} (revision {}) was cancelled",
         deployment.kind, deployment.service, deployment.revision_number
@@ -261,7 +266,8 @@ pub async fn cancel(state: &AppState, caller: &Caller, id: &str) -> Result<Deplo
     let mut cause = caller.cause("cancel");
     cause.deployment_id = Some(deployment.id.clone());
     let cancelled = about(&deployment, event(EventKind::DeploymentStageChanged, EventLevel::Warning, message, cause));
-    crate::events::record(state, caller.scope(), vec![cancelled]).await?;
+    state.store().deployment_update(caller.scope(), &deployment, before, &[cancelled]).await?;
+    state.wakeups().events_stored();
     state.wakeups().service_changed(&deployment.service_id);
     Ok(deployment)
 }

@@ -7,7 +7,7 @@ use crate::state::{AppState, event, fresh};
 use crate::views::find_stack;
 use api::events::{EventKind, EventLevel};
 use api::ids::DeploymentId;
-use store::ServiceRemoval;
+use store::{ServiceRemoval, StackRemove};
 
 /// Begins to stop all services of a stack; they and it are forgotten once nothing of them runs.
 pub async fn remove(state: &AppState, caller: &Caller, key: &str) -> Result<()> {
@@ -21,17 +21,12 @@ pub async fn remove(state: &AppState, caller: &Caller, key: &str) -> Result<()> 
         .map(|service| ServiceRemoval { service_id: service.id.clone(), deployment_id: fresh(DeploymentId::from_uuid) })
         .collect();
     let cause = caller.cause("remove the stack");
-    let begun = state.store().stack_remove(scope, &stack.id, &removals, &cause, state.steady.now_ms()).await?;
     let message = format!("{} is being removed with its {}", stack.name, api::words::count_of(&services, "service"));
-    let mut removed = event(EventKind::StackChanged, EventLevel::Warning, message, cause);
+    let mut removed = event(EventKind::StackChanged, EventLevel::Warning, message, cause.clone());
     removed.stack_id = Some(stack.id.clone());
-    let mut events = vec![removed];
-    for deployment in &begun {
-        events.extend(begun_events(state, scope, deployment).await?);
-    }
-    crate::events::record(state, scope, events).await?;
-    // A stack without services goes at once.
-    state.store().stack_delete_if_empty(scope, &stack.id).await?;
+    let remove = StackRemove { stack_id: stack.id, removals, cause, tell: begun_events, events: vec![removed] };
+    state.store().stack_remove(scope, &remove, state.steady.now_ms()).await?;
+    state.wakeups().events_stored();
     crate::desired::refresh_all(state, scope).await?;
     for service in services {
         state.wakeups().service_changed(&service.id);

@@ -34,14 +34,14 @@ pub async fn look(state: &AppState) -> Result<()> {
     let patience_ms = patience_ms(state.options().poll_interval_ms);
     // Asked of memory: with a thousand machines that all report, nothing is read.
     for (server_id, last_ms) in state.silent_since(now_ms - patience_ms) {
-        if !state.store().server_online_set(&scope, &server_id, false).await? {
-            continue;
-        }
         let server = match state.store().server_get(&scope, &server_id).await {
             Ok(server) => server,
             Err(store::Error::NotFound { .. }) => continue,
             Err(error) => return Err(error.into()),
         };
+        if !server.online {
+            continue;
+        }
         let seconds = (now_ms - last_ms) / 1000;
         let name = &server.name;
         let (message, cause) = match state.wrong_clocks.difference_ms(&server_id) {
@@ -63,7 +63,10 @@ pub async fn look(state: &AppState) -> Result<()> {
         let mut offline =
             event(EventKind::ServerOffline, EventLevel::Warning, message, Cause::system("presence", cause));
         offline.server_id = Some(server.id.clone());
-        crate::events::record(state, &scope, vec![offline]).await?;
+        if !state.store().server_online_set(&scope, &server.id, false, &[offline]).await? {
+            continue;
+        }
+        state.wakeups().events_stored();
         for instance in state.store().instance_list_on_server(&scope, &server.id).await? {
             state.wakeups().service_changed(&instance.service_id);
         }

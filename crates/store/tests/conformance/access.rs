@@ -108,6 +108,6 @@ async fn free_text_with_a_nul_is_kept_without_it(database: Database) {
     assert_eq!(store.token_list(&tenant.scope, NOW).await.unwrap(), [view]);
     let machine = store::ServerJoin { agent_version: "0\x001".into(), ..machine("web") };
     let (_, server) = store.server_join("hash", &machine, NOW).await.unwrap();
-    store.server_seen(&tenant.scope, &server.id, None, "1\x002", NOW).await.unwrap();
+    store.report_take(&tenant.scope, &server.id, &seen("1\x002"), NOW).await.unwrap();
     assert_eq!(store.server_get(&tenant.scope, &server.id).await.unwrap().agent_version, "1\u{fffd}2");
 }

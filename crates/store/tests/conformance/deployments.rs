@@ -49,7 +49,7 @@ async fn an_ended_deployment_is_not_superseded(database: Database) {
     let tenant = tenant(&store, "acme").await;
     let (_, first) = shop(&store, &tenant).await;
     let running = Deployment { stage: Stage::Running, ..first.clone() };
-    store.deployment_update(&tenant.scope, &running, Stage::Pending).await.unwrap();
+    store.deployment_update(&tenant.scope, &running, Stage::Pending, &[]).await.unwrap();
     store.deployment_create(&tenant.scope, &again(&first, DeploymentKind::Restart), NOW).await.unwrap();
     assert_eq!(store.deployment_get(&tenant.scope, &first.id).await.unwrap(), running);
 }
@@ -88,7 +88,7 @@ async fn a_stale_stage_is_refused(database: Database) {
     let tenant = tenant(&store, "acme").await;
     let (_, first) = shop(&store, &tenant).await;
     let next = Deployment { stage: Stage::Healthy, ..first.clone() };
-    let error = store.deployment_update(&tenant.scope, &next, Stage::Starting).await.unwrap_err();
+    let error = store.deployment_update(&tenant.scope, &next, Stage::Starting, &[]).await.unwrap_err();
     assert!(matches!(&error, Error::Stale { found, .. } if found == "pending"), "{error:?}");
     assert_eq!(store.deployment_get(&tenant.scope, &first.id).await.unwrap(), first);
 }
@@ -142,7 +142,7 @@ async fn a_service_that_is_being_removed_only_stops(database: Database) {
     let tenant = tenant(&store, "acme").await;
     let (stack, first) = shop(&store, &tenant).await;
     let removal = store::ServiceRemoval { service_id: first.service_id.clone(), deployment_id: deployment_id() };
-    let stops = store.stack_remove(&tenant.scope, &stack.id, &[removal], &cause(), NOW).await.unwrap();
+    let stops = store.stack_remove(&tenant.scope, &stack_remove(&stack.id, vec![removal]), NOW).await.unwrap();
     let start = store.deployment_create(&tenant.scope, &again(&first, DeploymentKind::Start), NOW).await.unwrap_err();
     assert!(matches!(start, Error::Conflict(_)), "{start:?}");
     assert_eq!(store.deployment_newest(&tenant.scope, &first.service_id).await.unwrap().as_ref(), stops.first());

@@ -60,7 +60,7 @@ async fn an_observed_state_replaces_the_one_before(database: Database) {
     let server = joined(&store, &tenant.scope, "web").await.id;
     assert!(store.observed_get(&tenant.scope, &server).await.unwrap().is_none());
     for generation in [7, 3] {
-        store.observed_put(&tenant.scope, &server, &observed(&server, generation), NOW + 1).await.unwrap();
+        store.report_take(&tenant.scope, &server, &saw(&observed(&server, generation)), NOW + 1).await.unwrap();
     }
     let row = store.observed_get(&tenant.scope, &server).await.unwrap().unwrap();
     assert_eq!((row.observed.generation, row.received_at_ms), (3, NOW + 1));
@@ -71,11 +71,19 @@ async fn a_report_keeps_the_facts_when_it_brings_none(database: Database) {
     let store = database.open().await;
     let tenant = tenant(&store, "acme").await;
     let server = joined(&store, &tenant.scope, "web").await;
-    store.server_seen(&tenant.scope, &server.id, None, "0.2.0", NOW + 1).await.unwrap();
+    store.report_take(&tenant.scope, &server.id, &seen("0.2.0"), NOW + 1).await.unwrap();
     let seen = store.server_get(&tenant.scope, &server.id).await.unwrap();
     assert_eq!((seen.facts, seen.last_seen_at_ms), (server.facts, Some(NOW + 1)));
     let facts = ServerFacts { hostname: "new".into(), ..ServerFacts::default() };
-    store.server_seen(&tenant.scope, &server.id, Some(&facts), "0.2.0", NOW + 2).await.unwrap();
+    store
+        .report_take(
+            &tenant.scope,
+            &server.id,
+            &store::ReportWrite { seen: Some(("0.2.0", Some(&facts))), ..store::ReportWrite::default() },
+            NOW + 2,
+        )
+        .await
+        .unwrap();
     assert_eq!(store.server_get(&tenant.scope, &server.id).await.unwrap().facts, facts);
 }
 
@@ -85,9 +93,10 @@ async fn a_server_turns_online_and_offline_once(database: Database) {
     let server = joined(&store, &tenant.scope, "web").await.id;
     let mut changed = Vec::new();
     for online in [true, false, false, true] {
-        changed.push(store.server_online_set(&tenant.scope, &server, online).await.unwrap());
+        changed.push(store.server_online_set(&tenant.scope, &server, online, &[event("there or not")]).await.unwrap());
     }
     assert_eq!(changed, [false, true, false, true]);
+    assert_eq!(store.event_newest(&tenant.scope).await.unwrap(), 2, "it is told when it changed");
 }
 
 async fn what_is_read_together_is_what_is_read_one_by_one(database: Database) {
@@ -100,7 +109,7 @@ async fn what_is_read_together_is_what_is_read_one_by_one(database: Database) {
     let create = tick(&deployment, vec![InstanceChange::Create(on_one.clone())]);
     store.rollout_apply(scope, &create, NOW).await.unwrap();
     store.desired_state_put(scope, &one.id, &desired(3)).await.unwrap();
-    store.server_online_set(scope, &two.id, false).await.unwrap();
+    store.server_online_set(scope, &two.id, false, &[]).await.unwrap();
 
     // Some that are there, and one that never was.
     let (both, nobody) = ([&one.id, &two.id], server_id());

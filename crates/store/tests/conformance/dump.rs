@@ -41,7 +41,7 @@ async fn filled(store: &Store) -> Tenant {
         .unwrap();
     shop(store, &tenant).await;
     store.desired_state_put(&tenant.scope, &server, &desired(5)).await.unwrap();
-    store.observed_put(&tenant.scope, &server, &observed(&server, 5), -1).await.unwrap();
+    store.report_take(&tenant.scope, &server, &saw(&observed(&server, 5)), -1).await.unwrap();
     store.nonce_claim(&server, "a nonce", NOW).await.unwrap();
     store
         .event_append(&tenant.scope, &(0..1_700).map(|_| event("something happened")).collect::<Vec<_>>())

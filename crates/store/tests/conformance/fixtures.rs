@@ -131,7 +131,13 @@ pub fn stack_deploy(tenant: &Tenant, called: &str, expected_version: u64, servic
         services,
         removals: Vec::new(),
         cause: cause(),
+        tell: |_| Vec::new(),
+        events: Vec::new(),
     }
+}
+
+pub fn stack_remove(stack: &StackId, removals: Vec<ServiceRemoval>) -> StackRemove {
+    StackRemove { stack_id: stack.clone(), removals, cause: cause(), tell: |_| Vec::new(), events: Vec::new() }
 }
 
 /// A stack with one service, and the deployment that made it.
@@ -152,6 +158,8 @@ pub fn again(of: &Deployment, kind: DeploymentKind) -> DeploymentCreate {
         replicas: None,
         intent: None,
         revision: None,
+        tell: |_| Vec::new(),
+        events: Vec::new(),
     }
 }
 
@@ -208,6 +216,16 @@ pub fn observed(server: &ServerId, generation: u64) -> ObservedState {
         blocked: Vec::new(),
         resources: Resources::default(),
     }
+}
+
+/// A report that tells only what was seen.
+pub fn saw(observed: &ObservedState) -> ReportWrite<'_> {
+    ReportWrite { observed: Some(observed), ..ReportWrite::default() }
+}
+
+/// A report that tells only that an agent of this version is there.
+pub fn seen(agent_version: &str) -> ReportWrite<'_> {
+    ReportWrite { seen: Some((agent_version, None)), ..ReportWrite::default() }
 }
 
 pub fn event(message: &str) -> Event {

@@ -164,7 +164,7 @@ async fn an_instance_outlives_its_server_until_it_is_forgotten(database: Databas
     let lost = instance(&deployment, &server);
     let create = tick(&deployment, vec![InstanceChange::Create(lost.clone())]);
     store.rollout_apply(&tenant.scope, &create, NOW).await.unwrap();
-    store.server_delete(&tenant.scope, &server.id).await.unwrap();
+    store.server_delete(&tenant.scope, &server.id, &[]).await.unwrap();
     assert_eq!(store.instance_list(&tenant.scope).await.unwrap(), std::slice::from_ref(&lost));
     let delete = tick(&deployment, vec![InstanceChange::Delete { id: lost.id }]);
     store.rollout_apply(&tenant.scope, &delete, NOW).await.unwrap();

@@ -44,9 +44,9 @@ impl World {
         store.user_create(scope, &user, "admin", "hash", NOW).await.unwrap();
         store.session_create(scope, "session", &user, NOW, NOW + 10).await.unwrap();
         store.credential_put(scope, &name("github"), &credential("secret"), NOW).await.unwrap();
-        store.service_env_patch(scope, &deployment.service_id, &variable("1")).await.unwrap();
+        store.service_env_patch(scope, &deployment.service_id, &variable("1"), &[]).await.unwrap();
         store.desired_state_put(scope, &server.id, &desired(1)).await.unwrap();
-        store.observed_put(scope, &server.id, &observed(&server.id, 1), NOW).await.unwrap();
+        store.report_take(scope, &server.id, &saw(&observed(&server.id, 1)), NOW).await.unwrap();
         store.event_append(scope, &[event("mine")]).await.unwrap();
         let log = batch(&build_of(&deployment), &deployment.service_id, 0, 10, &["mine"]);
         store.log_append(scope, &server.id, &[log]).await.unwrap();
@@ -163,18 +163,18 @@ async fn nothing_of_another_tenant_is_changed(database: Database) {
     let before = world.everything().await;
     let (store, scope) = (&world.store, &world.stranger.scope);
     let (server, service) = (&world.server.id, &world.deployment.service_id);
-    store.server_seen(scope, server, None, "9.9.9", NOW + 9).await.unwrap();
-    assert!(!store.server_online_set(scope, server, false).await.unwrap());
+    store.report_take(scope, server, &seen("9.9.9"), NOW + 9).await.unwrap();
+    assert!(!store.server_online_set(scope, server, false, &[]).await.unwrap());
     not_there(store.server_security_mode_set(scope, server, SecurityMode::Open).await);
-    not_there(store.service_env_patch(scope, service, &variable("2")).await);
+    not_there(store.service_env_patch(scope, service, &variable("2"), &[]).await);
     not_there(store.desired_state_put(scope, server, &desired(2)).await);
-    store.observed_put(scope, server, &observed(server, 2), NOW + 9).await.unwrap();
+    store.report_take(scope, server, &saw(&observed(server, 2)), NOW + 9).await.unwrap();
     not_there(store.token_revoke(scope, &world.token, NOW).await);
     not_there(store.session_create(scope, "theirs", &world.user, NOW, NOW + 10).await);
     store.credential_put(scope, &name("github"), &credential("other"), NOW).await.unwrap();
     not_there(store.deployment_create(scope, &again(&world.deployment, DeploymentKind::Stop), NOW).await);
     let healthy = Deployment { stage: Stage::Healthy, ..world.deployment.clone() };
-    not_there(store.deployment_update(scope, &healthy, Stage::Pending).await);
+    not_there(store.deployment_update(scope, &healthy, Stage::Pending, &[]).await);
     let drain = InstanceChange::SetTraffic { id: world.instance.id.clone(), traffic: Traffic::Draining };
     let write = RolloutWrite {
         current: Some((Some(world.deployment.revision_id.clone()), None)),
@@ -184,7 +184,7 @@ async fn nothing_of_another_tenant_is_changed(database: Database) {
     not_there(store.rollout_apply(scope, &write, NOW).await);
     not_there(store.rollout_apply(scope, &RolloutWrite { newest: None, deployment: None, ..write }, NOW).await);
     let removal = ServiceRemoval { service_id: service.clone(), deployment_id: deployment_id() };
-    not_there(store.stack_remove(scope, &world.stack.id, &[], &cause(), NOW).await);
+    not_there(store.stack_remove(scope, &stack_remove(&world.stack.id, vec![]), NOW).await);
     let deploy = StackDeploy { removals: vec![removal], ..stack_deploy(&world.stranger, "theirs", 0, vec![]) };
     not_there(store.stack_deploy(scope, &deploy, NOW).await);
     store.event_append(scope, &[event("theirs")]).await.unwrap();
@@ -198,10 +198,9 @@ async fn nothing_of_another_tenant_is_deleted(database: Database) {
     let world = World::new(&database).await;
     let before = world.everything().await;
     let (store, scope) = (&world.store, &world.stranger.scope);
-    not_there(store.server_delete(scope, &world.server.id).await);
-    not_there(store.service_delete(scope, &world.deployment.service_id).await);
+    not_there(store.server_delete(scope, &world.server.id, &[]).await);
+    not_there(store.service_delete(scope, &world.deployment.service_id, &[]).await);
     not_there(store.credential_delete(scope, &name("github")).await);
-    assert!(!store.stack_delete_if_empty(scope, &world.stack.id).await.unwrap());
     store.session_delete(scope, "session").await.unwrap();
     let delete = InstanceChange::Delete { id: world.instance.id.clone() };
     not_there(store.rollout_apply(scope, &tick(&world.deployment, vec![delete.clone()]), NOW).await);

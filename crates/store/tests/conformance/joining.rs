@@ -152,7 +152,7 @@ async fn the_lowest_free_number_is_taken(database: Database) {
     joined(&store, &tenant.scope, "a").await;
     let second = joined(&store, &tenant.scope, "b").await;
     joined(&store, &tenant.scope, "c").await;
-    store.server_delete(&tenant.scope, &second.id).await.unwrap();
+    store.server_delete(&tenant.scope, &second.id, &[]).await.unwrap();
     assert_eq!(joined(&store, &tenant.scope, "d").await.index, 2);
     assert_eq!(joined(&store, &tenant.scope, "e").await.index, 4);
 }
@@ -198,7 +198,7 @@ async fn the_machine_after_the_last_number_is_refused_and_keeps_its_token(databa
     let error = store.server_join("hash", &machine("web"), NOW).await.unwrap_err();
     assert!(matches!(error, Error::ServersFull), "{error:?}");
 
-    store.server_delete(&tenant.scope, &first.id).await.unwrap();
+    store.server_delete(&tenant.scope, &first.id, &[]).await.unwrap();
     let (_, server) = store.server_join("hash", &machine("web"), NOW).await.unwrap();
     assert_eq!((server.index, server.name.as_str()), (1, "web"));
 }
@@ -236,15 +236,15 @@ async fn a_removed_server_takes_its_states_with_it(database: Database) {
     let tenant = tenant(&store, "acme").await;
     let server = joined(&store, &tenant.scope, "web").await;
     store.desired_state_put(&tenant.scope, &server.id, &desired(1)).await.unwrap();
-    store.observed_put(&tenant.scope, &server.id, &observed(&server.id, 1), NOW).await.unwrap();
+    store.report_take(&tenant.scope, &server.id, &saw(&observed(&server.id, 1)), NOW).await.unwrap();
     store.nonce_claim(&server.id, "n", NOW).await.unwrap();
     store.server_security_mode_set(&tenant.scope, &server.id, SecurityMode::Open).await.unwrap();
 
-    store.server_delete(&tenant.scope, &server.id).await.unwrap();
+    store.server_delete(&tenant.scope, &server.id, &[]).await.unwrap();
 
     assert!(store.server_authenticate(&server.id).await.unwrap().is_none());
     assert!(store.desired_state_get(&tenant.scope, &server.id).await.unwrap().is_none());
     assert!(store.observed_list(&tenant.scope).await.unwrap().is_empty());
-    let again = store.server_delete(&tenant.scope, &server.id).await.unwrap_err();
+    let again = store.server_delete(&tenant.scope, &server.id, &[]).await.unwrap_err();
     assert!(matches!(again, Error::NotFound { .. }), "{again:?}");
 }

@@ -23,4 +23,5 @@ mod power_loss;
 mod retention;
 mod services;
 mod stacks;
+mod telling;
 mod throughput;

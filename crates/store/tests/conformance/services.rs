@@ -21,12 +21,12 @@ async fn variables_are_set_replaced_and_removed(database: Database) {
         pairs.iter().map(|(name, value)| ((*name).into(), value.map(Secret::new))).collect()
     };
     let set = patch(&[("A", Some("1")), ("B", Some("2")), ("C", Some("ü 🚀\n"))]);
-    store.service_env_patch(&tenant.scope, &service, &set).await.unwrap();
+    store.service_env_patch(&tenant.scope, &service, &set, &[]).await.unwrap();
     let changed = patch(&[("A", Some("3")), ("B", None), ("NEVER", None)]);
-    store.service_env_patch(&tenant.scope, &service, &changed).await.unwrap();
+    store.service_env_patch(&tenant.scope, &service, &changed, &[]).await.unwrap();
     let listed = store.service_env_list(&tenant.scope, &service).await.unwrap();
     assert_eq!(listed, BTreeMap::from([("A".into(), Secret::new("3")), ("C".into(), Secret::new("ü 🚀\n"))]));
-    let nobody = store.service_env_patch(&tenant.scope, &service_id(), &set).await.unwrap_err();
+    let nobody = store.service_env_patch(&tenant.scope, &service_id(), &set, &[]).await.unwrap_err();
     assert!(matches!(nobody, Error::NotFound { noun: "service", .. }), "{nobody:?}");
 }
 
@@ -37,7 +37,7 @@ async fn a_variable_with_a_nul_is_refused_with_all_the_others(database: Database
     let good = ("A".to_owned(), Some(Secret::new("1")));
     for bad in [("B".to_owned(), Some(Secret::new("a\0b"))), ("C\0".to_owned(), None)] {
         let patch = BTreeMap::from([good.clone(), bad]);
-        let error = store.service_env_patch(&tenant.scope, &service, &patch).await.unwrap_err();
+        let error = store.service_env_patch(&tenant.scope, &service, &patch, &[]).await.unwrap_err();
         assert!(matches!(&error, Error::Conflict(text) if text.contains("NUL") && !text.contains('\0')), "{error:?}");
     }
     assert!(store.service_env_list(&tenant.scope, &service).await.unwrap().is_empty());
@@ -64,13 +64,13 @@ async fn a_forgotten_service_leaves_nothing_behind(database: Database) {
     let (stack, deployment) = shop(&store, &tenant).await;
     let service = deployment.service_id.clone();
     let variables = BTreeMap::from([("A".to_owned(), Some(Secret::new("1")))]);
-    store.service_env_patch(&tenant.scope, &service, &variables).await.unwrap();
+    store.service_env_patch(&tenant.scope, &service, &variables, &[]).await.unwrap();
     let log = batch(&build_of(&deployment), &service, 0, 10, &["one", "two"]);
     store.log_append(&tenant.scope, &server.id, std::slice::from_ref(&log)).await.unwrap();
     let removal = ServiceRemoval { service_id: service.clone(), deployment_id: deployment_id() };
-    store.stack_remove(&tenant.scope, &stack.id, &[removal], &cause(), NOW).await.unwrap();
+    store.stack_remove(&tenant.scope, &stack_remove(&stack.id, vec![removal]), NOW).await.unwrap();
 
-    store.service_delete(&tenant.scope, &service).await.unwrap();
+    store.service_delete(&tenant.scope, &service, &[]).await.unwrap();
 
     let mut connection = database.connect().await;
     for table in ["services", "service_env", "revisions", "deployments", "log_streams", "log_lines"] {
@@ -78,7 +78,7 @@ async fn a_forgotten_service_leaves_nothing_behind(database: Database) {
         let (left,) = sqlx::query_as::<_, (i64,)>(sqlx::AssertSqlSafe(sql)).fetch_one(&mut connection).await.unwrap();
         assert_eq!(left, 0, "{table}");
     }
-    let again = store.service_delete(&tenant.scope, &service).await.unwrap_err();
+    let again = store.service_delete(&tenant.scope, &service, &[]).await.unwrap_err();
     assert!(matches!(again, Error::NotFound { noun: "service", .. }), "{again:?}");
     // An agent that still has lines of it may let them go.
     let late = store.log_append(&tenant.scope, &server.id, &[log]).await.unwrap();

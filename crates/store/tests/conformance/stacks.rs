@@ -17,6 +17,8 @@ on_every_database![
     a_removed_service_stops_and_can_be_added_again,
     a_removal_of_a_service_of_another_stack_is_refused,
     a_removed_stack_is_forgotten_when_its_services_are,
+    a_stack_stays_when_one_of_its_services_is_forgotten,
+    a_stack_without_services_is_gone_as_soon_as_it_is_removed,
     a_stack_that_is_being_removed_can_be_deployed_again,
 ];
 
@@ -184,40 +186,60 @@ async fn a_removed_stack_is_forgotten_when_its_services_are(database: Database) 
     let tenant = tenant(&store, "acme").await;
     let server = joined(&store, &tenant.scope, "one").await;
     let (stack, first) = shop(&store, &tenant).await;
-    assert!(!store.stack_delete_if_empty(&tenant.scope, &stack.id).await.unwrap(), "it is not being removed");
-    let kept = store.service_delete(&tenant.scope, &first.service_id).await.unwrap_err();
+    let kept = store.service_delete(&tenant.scope, &first.service_id, &[]).await.unwrap_err();
     assert!(matches!(kept, Error::Conflict(_)), "{kept:?}");
     let last = instance(&first, &server);
     let create = tick(&first, vec![InstanceChange::Create(last.clone())]);
     store.rollout_apply(&tenant.scope, &create, NOW).await.unwrap();
 
-    let stops = store.stack_remove(&tenant.scope, &stack.id, &[removal(&first)], &cause(), NOW).await.unwrap();
+    let stops = store.stack_remove(&tenant.scope, &stack_remove(&stack.id, vec![removal(&first)]), NOW).await.unwrap();
     let removing = store.stack_get(&tenant.scope, &stack.id).await.unwrap();
     assert_eq!((removing.removing, removing.version), (true, 2));
-    assert!(!store.stack_delete_if_empty(&tenant.scope, &stack.id).await.unwrap(), "it has a service");
-    let early = store.service_delete(&tenant.scope, &first.service_id).await.unwrap_err();
+    let early = store.service_delete(&tenant.scope, &first.service_id, &[]).await.unwrap_err();
     assert!(matches!(&early, Error::Conflict(text) if text.contains("an instance")), "{early:?}");
 
     let delete = tick(&stops[0], vec![InstanceChange::Delete { id: last.id }]);
     store.rollout_apply(&tenant.scope, &delete, NOW).await.unwrap();
-    store.service_delete(&tenant.scope, &first.service_id).await.unwrap();
-    assert!(store.stack_delete_if_empty(&tenant.scope, &stack.id).await.unwrap());
+    assert!(store.service_delete(&tenant.scope, &first.service_id, &[]).await.unwrap(), "its stack goes with it");
     assert!(store.stack_list(&tenant.scope).await.unwrap().is_empty());
-    assert!(!store.stack_delete_if_empty(&tenant.scope, &stack.id).await.unwrap(), "it is gone already");
     let (again, _) = shop(&store, &tenant).await;
     assert_eq!(again.version, 1);
+}
+
+async fn a_stack_stays_when_one_of_its_services_is_forgotten(database: Database) {
+    let store = database.open().await;
+    let tenant = tenant(&store, "acme").await;
+    let (stack, first) = shop(&store, &tenant).await;
+    // The last service of a stack that is not being removed, and one of two of a stack that is.
+    let deploy = StackDeploy { removals: vec![removal(&first)], ..stack_deploy(&tenant, "shop", 1, vec![]) };
+    store.stack_deploy(&tenant.scope, &deploy, NOW).await.unwrap();
+    assert!(!store.service_delete(&tenant.scope, &first.service_id, &[]).await.unwrap());
+    let deploy = stack_deploy(&tenant, "shop", 2, vec![deployed("web"), deployed("worker")]);
+    let two = store.stack_deploy(&tenant.scope, &deploy, NOW).await.unwrap().deployments;
+    let both = two.iter().map(removal).collect();
+    store.stack_remove(&tenant.scope, &stack_remove(&stack.id, both), NOW).await.unwrap();
+    assert!(!store.service_delete(&tenant.scope, &two[0].service_id, &[]).await.unwrap());
+    assert!(store.stack_get(&tenant.scope, &stack.id).await.unwrap().removing);
+    assert!(store.service_delete(&tenant.scope, &two[1].service_id, &[]).await.unwrap());
+}
+
+async fn a_stack_without_services_is_gone_as_soon_as_it_is_removed(database: Database) {
+    let store = database.open().await;
+    let tenant = tenant(&store, "acme").await;
+    let stack = store.stack_deploy(&tenant.scope, &stack_deploy(&tenant, "shop", 0, vec![]), NOW).await.unwrap().stack;
+    store.stack_remove(&tenant.scope, &stack_remove(&stack.id, vec![]), NOW).await.unwrap();
+    assert!(store.stack_list(&tenant.scope).await.unwrap().is_empty());
 }
 
 async fn a_stack_that_is_being_removed_can_be_deployed_again(database: Database) {
     let store = database.open().await;
     let tenant = tenant(&store, "acme").await;
     let (stack, first) = shop(&store, &tenant).await;
-    store.stack_remove(&tenant.scope, &stack.id, &[removal(&first)], &cause(), NOW).await.unwrap();
+    store.stack_remove(&tenant.scope, &stack_remove(&stack.id, vec![removal(&first)]), NOW).await.unwrap();
     let blind = stack_deploy(&tenant, "shop", 1, vec![deployed("web")]);
     let error = store.stack_deploy(&tenant.scope, &blind, NOW).await.unwrap_err();
     assert!(matches!(error, Error::Stale { .. }), "a plan from before the removal is stale: {error:?}");
     let deploy = stack_deploy(&tenant, "shop", 2, vec![deployed("web")]);
     let made = store.stack_deploy(&tenant.scope, &deploy, NOW).await.unwrap();
     assert!(!made.stack.removing);
-    assert!(!store.stack_delete_if_empty(&tenant.scope, &stack.id).await.unwrap());
 }

@@ -65,7 +65,7 @@ async fn writers_of_every_kind_at_once_are_all_answered_and_all_kept(database: D
                     store.setting_put(&scope, &name, &round).await.unwrap();
                     store.event_append(&scope, &[event(&name)]).await.unwrap();
                     assert!(!store.nonce_claim(&server, &name, NOW).await.unwrap(), "it is used");
-                    store.service_delete(&scope, &service_id()).await.unwrap_err();
+                    store.service_delete(&scope, &service_id(), &[]).await.unwrap_err();
                 }
             })
         })
