@@ -41,4 +41,6 @@ pub fn run(mode: Mode) -> Result<()> {
 #[cfg(feature = "docs")]
 mod commands;
 #[cfg(feature = "docs")]
+mod json;
+#[cfg(feature = "docs")]
 mod reference;

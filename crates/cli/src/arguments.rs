@@ -4,6 +4,7 @@ use crate::commands as c;
 use crate::commands::lifecycle::Action;
 use crate::context::{Context, Global};
 use crate::exit::{Exit, Failure, Outcome};
+use crate::explain::explain;
 use clap::{CommandFactory, Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -36,6 +37,7 @@ enum Command {
     Status(c::status::Options),
     Logs(c::logs::Options),
     Events(c::events::Options),
+    Top(c::top::Options),
     Open(c::open::Options),
     Rollback(c::rollback::Options),
     /// Start new instances of the current revision and replace the old ones with them, without a gap
@@ -52,13 +54,13 @@ enum Command {
     Tokens(c::tokens::Options),
     Credentials(c::credentials::Options),
     Login(c::login::Options),
+    Doctor(c::doctor::Options),
     Backup(c::backup::Options),
     Restore(c::restore::Options),
     Server(c::server::Options),
     Agent(c::agent::Options),
     Gateway(c::gateway::Options),
     Completions(c::completions::Options),
-    #[command(hide = true)]
     Man(c::man::Options),
     #[command(hide = true)]
     Shim(c::shim::Options),
@@ -81,6 +83,7 @@ pub fn main() -> ExitCode {
     let cli = match Cli::try_parse_from(&arguments) {
         Ok(cli) => cli,
         Err(error) => {
+            let error = one_suggestion(error);
             // Nowhere is left to say that stderr is closed.
             let _ = error.print();
             return if error.use_stderr() { Exit::Usage.into() } else { Exit::Ok.into() };
@@ -94,6 +97,19 @@ pub fn main() -> ExitCode {
             failure.exit.into()
         }
     }
+}
+
+/// Of the commands that a word may have meant, the nearest; and none that people do not start.
+fn one_suggestion(mut error: clap::Error) -> clap::Error {
+    use clap::error::{ContextKind, ContextValue};
+    if let Some(ContextValue::Strings(names)) = error.remove(ContextKind::SuggestedSubcommand) {
+        let hidden = |name: &str| command().find_subcommand(name).is_some_and(clap::Command::is_hide_set);
+        // They come with the nearest at the end.
+        if let Some(nearest) = names.into_iter().rev().find(|name| !hidden(name)) {
+            error.insert(ContextKind::SuggestedSubcommand, ContextValue::Strings(vec![nearest]));
+        }
+    }
+    error
 }
 
 /// Names and commands that other programs use; before anything else, because there is one process
@@ -118,7 +134,7 @@ fn dispatch(context: &Context, command: Command) -> Outcome {
         Command::Shim(options) => {
             return Ok(if c::shim::run(&options.directory) == ExitCode::SUCCESS { Exit::Ok } else { Exit::Failed });
         }
-        Command::Completions(options) => return c::completions::run(options),
+        Command::Completions(options) => return c::completions::run(context, options),
         Command::Man(options) => return c::man::run(context, options),
         _ => {}
     }
@@ -137,7 +153,17 @@ fn dispatch(context: &Context, command: Command) -> Outcome {
     outcome
 }
 
+/// What a command does, and if it failed, why for this person.
 async fn perform(context: &Context, command: Command) -> Outcome {
+    // Whoever signs in gave a password just now: that it is wrong has nothing to do with a token.
+    let signs_in = matches!(command, Command::Login(_)) && context.global.token.is_none();
+    match act(context, command).await {
+        Err(failure) if !signs_in => Err(explain(context, failure).await),
+        outcome => outcome,
+    }
+}
+
+async fn act(context: &Context, command: Command) -> Outcome {
     match command {
         Command::Up(options) => c::up::run(context, options).await,
         Command::Down(options) => c::down::run(context, options).await,
@@ -159,6 +185,8 @@ async fn perform(context: &Context, command: Command) -> Outcome {
         Command::Servers(options) => c::servers::run(context, options).await,
         Command::Tokens(options) => c::tokens::run(context, options).await,
         Command::Credentials(options) => c::credentials::run(context, options).await,
+        Command::Top(options) => c::top::run(context, options).await,
+        Command::Doctor(options) => c::doctor::run(context, options).await,
         Command::Login(options) => c::login::run(context, options).await,
         Command::Backup(options) => c::backup::run(context, options).await,
         Command::Restore(options) => c::restore::run(context, options).await,

@@ -18,6 +18,7 @@ use crate::excerpt;
 use crate::printer::{Paint, Printer};
 use api::error::{ApiError, ErrorCode, ErrorDetail};
 use client::ClientError;
+use serde::Serialize;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -51,6 +52,16 @@ pub struct SourceText {
     pub text: String,
 }
 
+/// Whether more can be said about a failure by whoever knows this command's circumstances.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Kind {
+    Unauthenticated,
+    /// The other side does not know what it was asked, or answers what makes no sense here.
+    Foreign,
+    #[default]
+    Other,
+}
+
 /// Why a command did not do what it was asked.
 #[derive(Debug, Clone)]
 pub struct Failure {
@@ -61,6 +72,29 @@ pub struct Failure {
     more: Box<More>,
 }
 
+/// What stands on stderr with `--json` when a command failed
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct FailureAnswer {
+    pub error: FailureDetails,
+    /// As the process ends with.
+    pub exit_code: u8,
+}
+
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct FailureDetails {
+    /// Of the API, if it was the control plane that refused.
+    pub code: Option<ErrorCode>,
+    pub message: String,
+    /// Places in a manifest, or fields of a request, that are wrong.
+    pub details: Vec<ErrorDetail>,
+    /// The last probe, the end of a log.
+    pub evidence: Vec<String>,
+    /// What to do next.
+    pub help: Option<String>,
+    /// Of use where the control plane itself is at fault: its log has it.
+    pub request_id: Option<String>,
+}
+
 #[derive(Debug, Clone, Default)]
 struct More {
     details: Vec<ErrorDetail>,
@@ -69,6 +103,7 @@ struct More {
     evidence: Vec<String>,
     code: Option<ErrorCode>,
     request_id: Option<String>,
+    kind: Kind,
 }
 
 impl Failure {
@@ -106,10 +141,21 @@ impl Failure {
         self
     }
 
+    pub fn kind(&self) -> Kind {
+        self.more.kind
+    }
+
+    /// The same refusal of the control plane, in other words.
+    pub fn code_of(mut self, other: &Self) -> Self {
+        self.more.code = other.more.code;
+        self
+    }
+
     /// Writes it to stderr.
     pub fn print(&self, printer: &Printer) {
         if printer.json() {
-            printer.error_text(&self.to_json().to_string());
+            let json = serde_json::to_string(&self.to_json()).expect("a failure serializes to JSON");
+            printer.error_text(&json);
         } else {
             printer.error_text(&self.to_text(printer.paint_err()));
         }
@@ -142,18 +188,17 @@ impl Failure {
         text.trim_end().to_owned()
     }
 
-    fn to_json(&self) -> serde_json::Value {
-        serde_json::json!({
-            "error": {
-                "code": self.more.code,
-                "message": self.message,
-                "details": self.more.details,
-                "evidence": self.more.evidence,
-                "help": self.help,
-                "request_id": self.more.request_id,
-            },
-            "exit_code": self.exit as u8,
-        })
+    fn to_json(&self) -> FailureAnswer {
+        let More { details, evidence, code, request_id, .. } = *self.more.clone();
+        let error = FailureDetails {
+            code,
+            message: self.message.clone(),
+            details,
+            evidence,
+            help: self.help.clone(),
+            request_id,
+        };
+        FailureAnswer { error, exit_code: self.exit as u8 }
     }
 }
 
@@ -178,7 +223,14 @@ impl From<ApiError> for Failure {
         // The id is of use to somebody only where the control plane itself is at fault.
         let request_id =
             error.request_id.filter(|_| matches!(error.code, ErrorCode::Internal | ErrorCode::Unavailable));
+        let kind = match error.code {
+            ErrorCode::Unauthenticated => Kind::Unauthenticated,
+            ErrorCode::NotFound if error.message.contains("page or endpoint") => Kind::Foreign,
+            ErrorCode::InvalidInput if error.message.contains("is not possible on /api/") => Kind::Foreign,
+            _ => Kind::Other,
+        };
         let more = More {
+            kind,
             details: error.details,
             code: Some(error.code),
             request_id: request_id.map(|id| id.to_string()),
@@ -198,7 +250,11 @@ impl From<ClientError> for Failure {
                     .help("is it running? start it with `mainstay up` or name another with --server")
             }
             ClientError::TimedOut { .. } => Self::new(Exit::Unreachable, error.to_string()),
-            ClientError::NotMainstay { .. } => Self::new(Exit::Unreachable, error.to_string()),
+            ClientError::NotMainstay { .. } => {
+                let mut failure = Self::new(Exit::Unreachable, error.to_string());
+                failure.more.kind = Kind::Foreign;
+                failure
+            }
             ClientError::Address { .. } => Self::usage(error.to_string()),
         }
     }

@@ -12,6 +12,8 @@ use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
 
+/// Below the data directory.
+const FILE: &str = "gateway-port";
 /// How many ports after the usual one are tried.
 const TRIES: u16 = 20;
 
@@ -22,18 +24,18 @@ pub async fn choose(
     wished: Option<u16>,
     public: bool,
 ) -> Result<Option<u16>, Failure> {
-    let file = data_dir.join("gateway-port");
+    let file = data_dir.join(FILE);
     if let Some(port) = wished {
         keep(context, &file, port);
         return Ok(Some(port));
     }
-    let kept = std::fs::read_to_string(&file).ok().and_then(|text| text.trim().parse::<u16>().ok());
+    let kept = kept(&file);
     // A gateway that still runs here holds its port itself.
     let ours = GatewayClient::new(data_dir.join("agent/gateway")).status().await.is_ok();
     if kept.is_some() || ours {
         return Ok(kept);
     }
-    let usual = if rustix::process::geteuid().is_root() { 80 } else { 8080 };
+    let usual = usual();
     let problem = match probe(usual, public) {
         Ok(()) => return Ok(None),
         Err(problem) => problem,
@@ -49,6 +51,19 @@ pub async fn choose(
     }
     Err(Failure::general(format!("port {usual} {problem}, and so are the {TRIES} from 8080 on"))
         .help("choose a free one: --gateway-port PORT"))
+}
+
+/// The port that `mainstay up` would try first on a data directory.
+pub fn kept_or_usual(data_dir: &Path) -> u16 {
+    kept(&data_dir.join(FILE)).unwrap_or_else(usual)
+}
+
+fn kept(file: &Path) -> Option<u16> {
+    std::fs::read_to_string(file).ok().and_then(|text| text.trim().parse().ok())
+}
+
+fn usual() -> u16 {
+    if rustix::process::geteuid().is_root() { 80 } else { 8080 }
 }
 
 fn keep(context: &Context, file: &Path, port: u16) {

@@ -9,15 +9,19 @@
 //! `mainstay-git-askpass` are this same file under another name, started by git.
 
 pub mod address;
+pub mod answers;
 mod arguments;
 mod background;
 mod commands;
 pub mod config;
 pub mod context;
 mod disks;
+mod doctor;
 mod excerpt;
 pub mod exit;
+mod explain;
 mod gateway_port;
+mod installed;
 mod log_search;
 mod logging;
 mod paths;
@@ -32,6 +36,7 @@ mod running;
 mod system;
 mod table;
 mod times;
+mod usage;
 mod words;
 mod worktree;
 

@@ -4,8 +4,8 @@
 //! person still sees progress and notes. Colour follows `--color`, `NO_COLOR` and whether the stream
 //! is a terminal, and never carries a meaning alone: each coloured word is a word.
 
+use crate::answers::Answer;
 use crate::table::{self, Column};
-use serde::Serialize;
 use std::io::{IsTerminal, Write};
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -170,14 +170,21 @@ impl Printer {
         write_or_leave(&mut std::io::stdout().lock(), text);
     }
 
+    /// Control sequences for the terminal that stdout is, and what is drawn with them.
+    pub fn control(&self, text: &str) {
+        let mut out = std::io::stdout().lock();
+        // Who closes the terminal ends the command by that.
+        let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    }
+
     /// Data for programs: one JSON document, or one line of a stream.
-    pub fn data_json<T: Serialize>(&self, value: &T, pretty: bool) {
+    pub fn data_json<T: Answer>(&self, value: &T, pretty: bool) {
         let text = if pretty { serde_json::to_string_pretty(value) } else { serde_json::to_string(value) };
         self.data(&text.expect("nouns of the api serialize to JSON"));
     }
 
     /// Either the JSON of a value or what `text` makes of it.
-    pub fn either<T: Serialize>(&self, value: &T, text: impl FnOnce(&T, &Self)) {
+    pub fn either<T: Answer>(&self, value: &T, text: impl FnOnce(&T, &Self)) {
         if self.json { self.data_json(value, true) } else { text(value, self) }
     }
 
@@ -217,14 +224,15 @@ impl Printer {
 }
 
 /// How wide the terminal is that stdout goes to; without one, tables have no width.
-fn terminal_width() -> Option<usize> {
-    let out = std::io::stdout();
-    if !out.is_terminal() {
-        return None;
-    }
-    // A terminal that does not know its size (a serial line) is taken for the usual one.
-    let columns = rustix::termios::tcgetwinsize(out).map_or(0, |size| size.ws_col);
-    Some(if columns == 0 { 80 } else { usize::from(columns) })
+pub fn terminal_width() -> Option<usize> {
+    std::io::stdout().is_terminal().then(|| terminal_size().0)
+}
+
+/// Columns and lines. A terminal that does not know its size (a serial line) is taken for the usual one.
+pub fn terminal_size() -> (usize, usize) {
+    let size = rustix::termios::tcgetwinsize(std::io::stdout()).ok();
+    let or_usual = |size: Option<u16>, usual: usize| size.map(usize::from).filter(|size| *size > 0).unwrap_or(usual);
+    (or_usual(size.map(|s| s.ws_col), 80), or_usual(size.map(|s| s.ws_row), 24))
 }
 
 /// Who reads stdout may stop reading (`mainstay logs | head`): that is the end of the command, not a failure.

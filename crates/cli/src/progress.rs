@@ -12,7 +12,7 @@ use crate::times::{length, now_ms};
 use api::deployments::{Deployment, DeploymentKind, Stage};
 use api::ids::DeploymentId;
 use client::{Client, ClientError, EventQuery, LogKind, LogQuery};
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
@@ -181,6 +181,16 @@ pub fn waits(deployment: &Deployment) -> Option<String> {
 /// Whether a deployment ended the way it was meant to.
 pub fn succeeded(deployment: &Deployment) -> bool {
     matches!((deployment.stage, deployment.kind), (Stage::Running, _) | (Stage::Stopped, DeploymentKind::Stop))
+}
+
+/// Something that turns while one waits, on a terminal; elsewhere nothing.
+pub fn spinner(printer: &Printer) -> ProgressBar {
+    let bar = ProgressBar::new_spinner();
+    if !printer.live() {
+        bar.set_draw_target(ProgressDrawTarget::hidden());
+    }
+    bar.enable_steady_tick(Duration::from_millis(100));
+    bar
 }
 
 struct Display {

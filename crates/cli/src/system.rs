@@ -14,7 +14,7 @@ use api::name::Name;
 use api::secret::Secret;
 use api::servers::{ServerCondition, ServerView};
 use client::Client;
-use server::{Server, ServerOptions};
+use server::{ListenError, Server, ServerOptions};
 use std::io::IsTerminal;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -74,7 +74,7 @@ impl System {
             disk_reserve_bytes: wishes.disk_reserve_bytes,
             ..ServerOptions::new(&wishes.data_dir)
         };
-        let server = Server::start(options).await?;
+        let server = Server::start(options).await.map_err(|error| not_started(error, wishes))?;
         let address = reachable_address(server.address());
         let agent_shutdown = CancellationToken::new();
         let agent = match start_agent(wishes, &server, &address, agent_shutdown.clone()).await {
@@ -128,6 +128,19 @@ impl System {
         drop(self.claim);
         stopped
     }
+}
+
+/// A port in use is the commonest reason, and has a way out of its own.
+fn not_started(error: anyhow::Error, wishes: &Wishes) -> Failure {
+    let Some(ListenError::InUse { address, holder }) = error.downcast_ref::<ListenError>() else {
+        return error.into();
+    };
+    let by = holder.as_ref().map(|holder| format!(" by {holder}")).unwrap_or_default();
+    let other = wishes.listen.port().checked_add(1).unwrap_or(4600);
+    Failure::general(format!("cannot listen on {address}: the port is in use{by}")).help(format!(
+        "if that is another Mainstay, deploy to it with `mainstay deploy --server http://{address}`; else stop it, or choose another port: --listen {}:{other}",
+        wishes.listen.ip()
+    ))
 }
 
 async fn start_agent(

@@ -23,7 +23,7 @@ mod dns;
 mod handover;
 mod limits;
 mod listeners;
-mod port_owner;
+pub mod port_owner;
 mod process;
 mod proxy;
 mod routes;

@@ -54,7 +54,8 @@ const FILE_LIMIT_BYTES: u64 = 64 * 1024;
 const MANIFEST_LIMIT_BYTES: u64 = 1024 * 1024;
 
 /// What a backup says about itself.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(as = BackupManifest)]
 pub struct Manifest {
     pub format: u32,
     /// Of the Mainstay that wrote it.
@@ -72,7 +73,8 @@ pub struct Manifest {
     pub parts: Vec<Part>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(as = BackupPart)]
 pub struct Part {
     pub name: String,
     pub length: u64,
@@ -80,18 +82,21 @@ pub struct Part {
 }
 
 /// A file that was made, or looked at.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
 pub struct Backup {
+    #[schema(value_type = String)]
     pub file: PathBuf,
     pub bytes: u64,
     pub manifest: Manifest,
 }
 
 /// Where a control plane was put back to.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
 pub struct Restored {
+    #[schema(value_type = String)]
     pub directory: PathBuf,
     /// What was there before.
+    #[schema(value_type = Option<String>)]
     pub set_aside: Option<PathBuf>,
     pub manifest: Manifest,
     pub servers: usize,

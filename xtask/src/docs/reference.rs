@@ -15,6 +15,8 @@ pub fn run(mode: Mode) -> Result<()> {
         ("docs/reference/manifest.schema.json", format!("{:#}\n", manifest::schema())),
         ("docs/reference/cli.md", command_line()),
         ("docs/reference/exit-codes.md", exit_codes()?),
+        ("docs/reference/json.md", super::json::page(NOTE)?),
+        ("docs/reference/json.schema.json", format!("{:#}\n", cli::answers::schema())),
         ("docs/reference/api.md", api()?),
         ("docs/reference/openapi.json", format!("{:#}\n", serde_json::to_value(server::openapi())?)),
     ];

@@ -2,14 +2,13 @@
 
 use crate::context::{Context, read_cli_token};
 use crate::exit::{Exit, Failure, Outcome};
+use crate::progress::spinner;
 use crate::{running, words};
 use api::words::{count, plural};
 use client::Client;
-use indicatif::{ProgressBar, ProgressDrawTarget};
 use server::ServerOptions;
 use server::backup::{self, Backup, Manifest};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 /// Write the control plane to one file, while it goes on working
 ///
@@ -40,7 +39,7 @@ pub async fn run(context: &Context, options: Options) -> Outcome {
     let file = std::path::absolute(&file)
         .map_err(|error| Failure::usage(format!("{} is no usable file: {error}", file.display())))?;
     let settings = ServerOptions { database_url: options.database, ..ServerOptions::new(&data_dir) };
-    let bar = spinner(context);
+    let bar = spinner(&context.printer);
     let mut progress = |rows: u64| bar.set_message(count(rows, "row"));
     let made = backup::create(&settings, &file, !options.without_logs, &mut progress).await;
     bar.finish_and_clear();
@@ -61,16 +60,6 @@ pub fn contents(manifest: &Manifest) -> String {
     let counted: Vec<String> = nouns.iter().map(|noun| count(rows(&plural(noun)), noun)).collect();
     let logs = if manifest.with_logs { "" } else { ", without logs" };
     format!("{}{logs}", counted.join(", "))
-}
-
-/// Rows go by, on a terminal.
-pub fn spinner(context: &Context) -> ProgressBar {
-    let bar = ProgressBar::new_spinner();
-    if context.global.quiet || context.global.json {
-        bar.set_draw_target(ProgressDrawTarget::hidden());
-    }
-    bar.enable_steady_tick(Duration::from_millis(100));
-    bar
 }
 
 /// A control plane that works on PostgreSQL may have left a SQLite file behind; that is not what is meant.

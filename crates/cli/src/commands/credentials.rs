@@ -1,6 +1,7 @@
 //! `mainstay credentials`: deploy keys and tokens for private repositories.
 
 use crate::address::unknown_name;
+use crate::answers::{Removed, Stored};
 use crate::context::Context;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::table::Column;
@@ -57,7 +58,7 @@ pub async fn run(context: &Context, options: Options) -> Outcome {
                 }
             };
             context.client()?.credential_add(&CredentialRequest { name: name.clone(), credential }).await?;
-            context.printer.either(&serde_json::json!({ "stored": name }), |_, printer| {
+            context.printer.either(&Stored { stored: name.to_string() }, |_, printer| {
                 printer.data(&format!("stored {name}"));
                 printer.hint(&format!("Name it in mainstay.toml: credential = \"{name}\""));
             });
@@ -81,7 +82,7 @@ pub async fn run(context: &Context, options: Options) -> Outcome {
             client.credential_remove(&name).await?;
             context
                 .printer
-                .either(&serde_json::json!({ "removed": name }), |_, printer| printer.data(&format!("removed {name}")));
+                .either(&Removed { removed: name.clone() }, |_, printer| printer.data(&format!("removed {name}")));
         }
     }
     Ok(Exit::Ok)

@@ -1,5 +1,6 @@
 //! `mainstay down`: the end of `mainstay up --detach`.
 
+use crate::answers::Stopped;
 use crate::context::Context;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::running::{self, Running};
@@ -32,12 +33,12 @@ pub async fn run(context: &Context, options: Options) -> Outcome {
     };
     let services = stopped.as_ref().map_or(0, |stopped| stopped.instances);
     let gateway = stopped.as_ref().is_some_and(|stopped| stopped.gateway);
-    let answer = serde_json::json!({ "control_plane": running, "instances": services, "gateway": gateway });
-    context.printer.either(&answer, |_, printer| match (&running, services, gateway) {
+    let answer = Stopped { control_plane: running, instances: services, gateway };
+    context.printer.either(&answer, |answer, printer| match (&answer.control_plane, services, gateway) {
         (None, 0, false) => printer.data(&format!("nothing of Mainstay runs on {}", data_dir.display())),
         _ => {
             let parts = [
-                running.as_ref().map(|running| format!("Mainstay (pid {})", running.pid)),
+                answer.control_plane.as_ref().map(|running| format!("Mainstay (pid {})", running.pid)),
                 gateway.then(|| "the gateway".to_owned()),
                 (services > 0).then(|| count(services, "instance")),
             ];

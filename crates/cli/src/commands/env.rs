@@ -1,5 +1,6 @@
 //! `mainstay env`: environment variables that are set beside the manifest, where secrets belong.
 
+use crate::answers::Changed;
 use crate::context::Context;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::progress::WaitOptions;
@@ -120,7 +121,7 @@ async fn patch(
     match deployment {
         Some(deployment) => report::finish_one(context, client, deployment, &then.wait).await,
         None => {
-            context.printer.either(&serde_json::json!({ "changed": names, "deployment": null }), |_, printer| {
+            context.printer.either(&Changed { changed: names.clone(), deployment: None }, |_, printer| {
                 printer.data(&format!(
                     "changed {} of {}; it counts from the next deployment on",
                     names.join(", "),

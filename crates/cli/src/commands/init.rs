@@ -1,5 +1,6 @@
 //! `mainstay init`: write down how a project is built and run.
 
+use crate::answers::Written;
 use crate::context::Context;
 use crate::exit::{Exit, Failure, Outcome};
 use manifest::detect::Folder;
@@ -39,7 +40,8 @@ pub async fn run(context: &Context, options: Options) -> Outcome {
     let written = open.write(true).open(&file).and_then(|mut file| file.write_all(detection.manifest.as_bytes()));
     written.map_err(|error| Failure::general(format!("cannot write {}: {error}", file.display())))?;
     if context.printer.json() {
-        let answer = serde_json::json!({ "path": file, "what": detection.what, "reasons": detection.reasons, "manifest": detection.manifest });
+        let answer =
+            Written { path: file, what: detection.what, reasons: detection.reasons, manifest: detection.manifest };
         context.printer.data_json(&answer, true);
         return Ok(Exit::Ok);
     }

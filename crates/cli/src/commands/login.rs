@@ -1,5 +1,6 @@
 //! `mainstay login`: remember a control plane and a token for it.
 
+use crate::answers::SignedIn;
 use crate::config::Config;
 use crate::context::Context;
 use crate::exit::{Exit, Failure, Outcome};
@@ -42,10 +43,10 @@ pub async fn run(context: &Context, options: Options) -> Outcome {
     config.remember(&address, token);
     config.default = Some(address.clone());
     let path = config.save().map_err(|error| Failure::general(error.to_string()))?;
-    let answer = serde_json::json!({ "server": address, "actor": info.actor, "organization": info.organization, "config": path });
-    context.printer.either(&answer, |_, printer| {
-        printer.data(&format!("signed in to {address} as {} ({})", info.actor, info.organization));
-        printer.hint(&format!("The token is in {}.", path.display()));
+    let answer = SignedIn { server: address, actor: info.actor, organization: info.organization, config: path };
+    context.printer.either(&answer, |answer, printer| {
+        printer.data(&format!("signed in to {} as {} ({})", answer.server, answer.actor, answer.organization));
+        printer.hint(&format!("The token is in {}.", answer.config.display()));
     });
     Ok(Exit::Ok)
 }

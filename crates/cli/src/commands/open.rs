@@ -1,6 +1,7 @@
 //! `mainstay open`: a service, or the dashboard, in the browser.
 
 use crate::address;
+use crate::answers::Opened;
 use crate::context::Context;
 use crate::exit::{Exit, Failure, Outcome};
 use api::services::ServiceIntent;
@@ -40,7 +41,7 @@ pub async fn run(context: &Context, options: Options) -> Outcome {
         }
     };
     let opened = !options.print && !context.printer.json() && has_display() && open(&url);
-    context.printer.either(&serde_json::json!({ "url": url }), |_, printer| printer.data(&url));
+    context.printer.either(&Opened { url: url.clone() }, |_, printer| printer.data(&url));
     if opened {
         context.printer.hint("opened in the browser");
     }

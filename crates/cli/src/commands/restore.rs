@@ -1,8 +1,9 @@
 //! `mainstay restore`: a control plane from the file that `mainstay backup` wrote.
 
-use crate::commands::backup::{contents, spinner};
+use crate::commands::backup::contents;
 use crate::context::Context;
 use crate::exit::{Exit, Failure, Outcome};
+use crate::progress::spinner;
 use crate::running::Claim;
 use crate::times::{ago, now_ms};
 use api::words::count;
@@ -48,7 +49,7 @@ pub async fn run(context: &Context, options: Options) -> Outcome {
             .help("stop it first (`mainstay down`, or systemctl stop mainstay-server); its services go on")
     })?;
     let settings = ServerOptions { database_url: options.database.clone(), ..ServerOptions::new(&data_dir) };
-    let bar = spinner(context);
+    let bar = spinner(&context.printer);
     let mut progress = |rows: u64| bar.set_message(count(rows, "row"));
     let restored = backup::restore(&options.file, &settings, options.replace, &mut progress).await;
     bar.finish_and_clear();

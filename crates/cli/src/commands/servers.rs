@@ -1,6 +1,7 @@
 //! `mainstay servers`: machines with an agent.
 
 use crate::address::unknown_name;
+use crate::answers::Removed;
 use crate::context::Context;
 use crate::disks;
 use crate::exit::{Exit, Failure, Outcome};
@@ -90,7 +91,7 @@ pub async fn run(context: &Context, options: Options) -> Outcome {
                 );
             }
             client.server_remove(server.id.as_str()).await?;
-            context.printer.either(&serde_json::json!({ "removed": server.id }), |_, printer| {
+            context.printer.either(&Removed { removed: server.id.to_string() }, |_, printer| {
                 printer.data(&format!("removed {}", server.name))
             });
         }

@@ -1,6 +1,7 @@
 //! `mainstay stacks`: manifests that are live.
 
 use crate::address;
+use crate::answers::Removed;
 use crate::context::Context;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::printer::Text;
@@ -63,7 +64,7 @@ pub async fn run(context: &Context, options: Options) -> Outcome {
                 return Err(Failure::general("nothing was removed"));
             }
             client.stack_remove(stack.id.as_str()).await?;
-            context.printer.either(&serde_json::json!({ "removed": stack.id }), |_, printer| {
+            context.printer.either(&Removed { removed: stack.id.to_string() }, |_, printer| {
                 printer.data(&format!("removed {}", stack.name))
             });
         }

@@ -1,6 +1,7 @@
 //! `mainstay tokens`: one-time tokens that let a machine join, and tokens for programs.
 
 use crate::address::{self, unknown_name};
+use crate::answers::Revoked;
 use crate::context::Context;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::printer::{Printer, Text, Tone};
@@ -87,7 +88,7 @@ pub async fn run(context: &Context, options: Options) -> Outcome {
         Action::Revoke { which } => {
             let found = find(client.tokens().await?, &which)?;
             client.token_revoke(&found.id).await?;
-            context.printer.either(&serde_json::json!({ "revoked": found.id }), |_, printer| {
+            context.printer.either(&Revoked { revoked: found.id.to_string() }, |_, printer| {
                 printer.data(&format!("revoked {}", found.name))
             });
         }

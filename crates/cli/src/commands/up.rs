@@ -4,6 +4,7 @@
 //! run in a process of their own, and this one only waits and deploys. Where a control plane runs on
 //! the data directory already, there is nothing to start: what was named is deployed to that one.
 
+use crate::answers::Started;
 use crate::background;
 use crate::commands::deploy;
 use crate::commands::events;
@@ -125,7 +126,7 @@ async fn foreground(context: &Context, options: &Options, data_dir: PathBuf, tar
     let mut wishes = wishes(options, &data_dir);
     wishes.gateway_port = gateway_port::choose(context, &data_dir, options.gateway_port, options.public).await?;
     context.printer.note(&format!("Starting Mainstay {} in {}", env!("CARGO_PKG_VERSION"), data_dir.display()));
-    let mut system = System::start(&wishes).await.map_err(|failure| explain_start(failure, &wishes))?;
+    let mut system = System::start(&wishes).await?;
     let client = system.client()?;
     let password = system.initial_password().cloned();
     system::remember(context, &system.address, &data_dir);
@@ -219,11 +220,11 @@ async fn introduce(context: &Context, client: &Client, arrival: Arrival<'_>, opt
     };
     warn_of_gateway(context, client, machine.id.as_str()).await?;
     if printer.json() {
-        let answer = serde_json::json!({
-            "dashboard": client.address(),
-            "password_file": password.map(|_| data_dir.join(PASSWORD_FILE)),
-            "deploy": outcome.as_ref().ok(),
-        });
+        let answer = Started {
+            dashboard: client.address().to_owned(),
+            password_file: password.map(|_| data_dir.join(PASSWORD_FILE)),
+            deploy: outcome.as_ref().ok().cloned().flatten(),
+        };
         printer.data_json(&answer, true);
     } else {
         if let Ok(Some(answer)) = &outcome {
@@ -339,7 +340,7 @@ async fn wait_for(child: &mut Child, data_dir: &Path, log: &Path) -> Result<Runn
 async fn background(context: &Context, options: &Options, data_dir: PathBuf) -> Outcome {
     let mut signals = Signals::new()?;
     let wishes = wishes(options, &data_dir);
-    let mut system = System::start(&wishes).await.map_err(|failure| explain_start(failure, &wishes))?;
+    let mut system = System::start(&wishes).await?;
     tokio::select! {
         _ = signals.next() => end(context, system, Extent::ControlOnly, None).await,
         broken = system.broken() => end(context, system, Extent::ControlOnly, Some(broken)).await,
@@ -362,12 +363,4 @@ async fn tell_troubles(context: &Context, client: &Client) -> std::convert::Infa
 fn read_password(data_dir: &Path) -> Option<Secret> {
     let text = std::fs::read_to_string(data_dir.join(PASSWORD_FILE)).ok()?;
     Some(Secret::new(text.trim()))
-}
-
-fn explain_start(failure: Failure, wishes: &Wishes) -> Failure {
-    if failure.help.is_some() || !failure.message.contains("in use") {
-        return failure;
-    }
-    let other = wishes.listen.port().checked_add(1).unwrap_or(4600);
-    failure.help(format!("if that is another Mainstay, deploy to it with `mainstay deploy --server http://{}`; or choose: --listen 127.0.0.1:{other}", wishes.listen))
 }

@@ -1,5 +1,6 @@
 //! `mainstay version`: of this command, and of the control plane if one answers.
 
+use crate::answers::Versions;
 use crate::context::Context;
 use crate::exit::{Exit, Outcome};
 use std::time::Duration;
@@ -14,10 +15,10 @@ pub async fn run(context: &Context, _: Options) -> Outcome {
         Ok(client) => tokio::time::timeout(Duration::from_secs(3), client.info()).await.ok().and_then(Result::ok),
         Err(_) => None,
     };
-    let answer = serde_json::json!({ "version": here, "control_plane": there });
-    context.printer.either(&answer, |_, printer| {
+    let answer = Versions { version: here.to_owned(), control_plane: there };
+    context.printer.either(&answer, |answer, printer| {
         printer.data(&format!("mainstay {here}"));
-        if let Some(info) = &there {
+        if let Some(info) = &answer.control_plane {
             printer.data(&format!("control plane {} on {}", info.version, info.database));
             if info.version != here {
                 printer.warning("the two differ; versions one apart work together, others may not");

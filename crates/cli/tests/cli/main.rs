@@ -6,8 +6,10 @@
 mod control_plane;
 mod deploying;
 mod errors;
+mod helping;
 mod logs;
 mod looking;
 mod signing_in;
 mod terminal;
 mod user;
+mod whole;
