@@ -261,7 +261,7 @@ impl Tick<'_> {
 
     /// Gives traffic from the active ones of `others` to `targets`. On one server that is one step of
     /// its gateway. Servers do not take that step together, so where targets are on other servers than
-    /// what they replace, healthy others serve on until the gateways of those have acknowledged.
+    /// what they replace, others serve on until the gateways of those have acknowledged.
     pub(super) fn hand_over(&mut self, others: &[usize], targets: &[usize]) {
         for &index in targets {
             self.set_traffic(index, Traffic::Active);
@@ -275,13 +275,11 @@ impl Tick<'_> {
                 targets.iter().copied().partition(|&i| self.instances[i].server_id == server);
             let awaited = elsewhere.into_iter().filter(|&i| !self.has_acknowledged(i)).count();
             let stays = leaving.len().saturating_sub(here.len()).min(awaited);
-            // Healthy ones are worth keeping, and those of which nothing is known: they may serve.
-            leaving.sort_by_key(|&i| !self.instances[i].healthy());
-            for (position, index) in leaving.into_iter().enumerate() {
-                let instance = &self.instances[index];
-                if position >= stays || !(instance.healthy() || instance.unknown()) {
-                    self.set_traffic(index, Traffic::Draining);
-                }
+            // Those stay who most likely serve. What was last heard of the others may be over: a process that ended
+            // is started again, and the report of that is late.
+            leaving.sort_by_key(|&i| (!self.instances[i].healthy(), !self.instances[i].unknown()));
+            for index in leaving.into_iter().skip(stays) {
+                self.set_traffic(index, Traffic::Draining);
             }
         }
     }

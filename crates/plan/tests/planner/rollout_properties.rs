@@ -438,7 +438,8 @@ proptest! {
         };
         for server in input.instances.iter().map(|i| &i.server_id) {
             let here = |i: &&RolloutInstance| &i.server_id == server;
-            let old = |i: &&RolloutInstance| !own(i) && serves(i) && healthy(i);
+            // Healthy or not: what was last heard of them may be over.
+            let old = |i: &&RolloutInstance| !own(i) && serves(i);
             let served = input.instances.iter().filter(here).filter(old).count();
             let serve = rows.values().filter(here).filter(old).count();
             let gained = targets.iter().filter(|now| here(*now)).count();
