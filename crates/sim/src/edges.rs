@@ -56,7 +56,6 @@ impl Gates {
                 self.die(End::Agent);
             } else if self.happens(weather.power_fails_at_gate) {
                 self.tell(format_args!("the power fails {moment} {what}"));
-                self.world.referee.all_disturbed();
                 self.die(End::Power);
             }
         }
@@ -242,11 +241,11 @@ impl Workloads for Edge<FakeDriver> {
             return bad("`hang` took too long");
         }
         if self.gates.happens(world.weather().checks_fail) {
-            // A service that is well and says that it is not: from here on it may be taken out of service.
-            world.referee.disturbed(instance);
+            world.referee.casts_doubt_on(instance);
             tokio::time::sleep(timeout).await;
             return bad("the check took too long");
         }
+        world.referee.checked(instance);
         match world.referee.is_well(world, &self.gates.machine, instance) {
             true => Ok(CheckOutcome { ok: true, message: "well".into() }),
             false => bad("not well"),

@@ -15,9 +15,10 @@ use agent::health::Health;
 use agent::identity::{self, Identity, RegisterError};
 use agent::ledger::{Ledger, MemoryDisk, MemoryLedger};
 use agent::transport::{Incoming, Outgoing};
-use api::desired::{DesiredState, InstanceIntent};
+use api::desired::{DesiredState, InstanceIntent, Traffic};
 use api::ids::{InstanceId, RevisionId, ServerId};
 use api::secret::Secret;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -146,6 +147,21 @@ impl Machine {
         known && documents.iter().all(|document| wants(document, id, revision))
     }
 
+    /// Whether the newest document wants requests to go to an instance.
+    pub fn is_to_ask(&self, id: &InstanceId) -> bool {
+        let documents = locked(&self.documents);
+        let newest = documents.iter().take(1).flat_map(DesiredState::services);
+        let mut instances = newest.flat_map(|(_, service)| &service.instances);
+        instances.any(|i| &i.instance_id == id && i.intent == InstanceIntent::Run && i.traffic == Traffic::Active)
+    }
+
+    /// Instances that its gateway sends new requests to.
+    pub fn asked(&self) -> BTreeSet<InstanceId> {
+        let services = self.gateway.config().unwrap_or_default().services;
+        let upstreams = services.into_iter().flat_map(|service| service.upstreams);
+        upstreams.filter(|upstream| !upstream.draining).map(|upstream| upstream.instance_id).collect()
+    }
+
     pub fn no_document_wants(&self, id: &InstanceId) -> bool {
         let known = !self.kept_in_vain.load(Ordering::SeqCst);
         known && !locked(&self.documents).iter().any(|document| wants(document, id, None))
@@ -195,6 +211,7 @@ pub async fn life(world: Arc<World>, machine: Arc<Machine>) {
             }
         };
         if end == End::Power {
+            world.referee.power_fails(&world, &machine);
             machine.workloads.reboot();
             machine.gateway.die();
             machine.disk.cut_power();

@@ -15,7 +15,7 @@ use api::logs::LogSource;
 use api::observed::InstanceState;
 use api::services::HealthCheck;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 /// Refusals after which an instance is stopped though the gateway still sends it requests.
 const REFUSALS_BEFORE_STOP: u32 = 3;
@@ -40,12 +40,23 @@ struct Truth {
     floor: Option<u32>,
 }
 
+/// An instance that was well, and that something outside of the fleet's power took away or cast doubt on.
+///
+/// Until it is back as it was, fewer may serve: whoever heard of it before may just have told other machines to
+/// let go of what it replaces, and those do as they were told, however late, though others serve meanwhile.
+#[derive(Debug, Clone, Copy, Default)]
+struct Away {
+    /// Its gateway asked it. Then it is back only when it is asked again.
+    asked: bool,
+    /// A check of it failed though it is well. Then it is back only when one succeeds.
+    doubted: bool,
+}
+
 #[derive(Default)]
 pub struct Referee {
     pub instances: Mutex<BTreeMap<InstanceId, Known>>,
     services: Mutex<BTreeMap<String, Truth>>,
-    /// Instances that something outside of the fleet's power took away, until they are back.
-    away: Mutex<BTreeSet<InstanceId>>,
+    away: Mutex<BTreeMap<InstanceId, Away>>,
     refusals: Mutex<BTreeMap<&'static str, u32>>,
     pub promises: Promises,
 }
@@ -138,35 +149,44 @@ impl Referee {
         }
     }
 
-    /// Something outside of the fleet's power happened to an instance.
-    pub fn disturbed(&self, id: &InstanceId) {
-        let Some(name) = locked(&self.instances).get(id).map(|known| known.service.clone()) else { return };
-        locked(&self.away).insert(id.clone());
-        if let Some(truth) = locked(&self.services).get_mut(&name) {
-            truth.floor = None;
+    /// Something outside of the fleet's power is about to take instances of a machine away.
+    pub fn takes_away(&self, world: &World, machine: &Machine, ids: &[InstanceId]) {
+        let asked = machine.asked();
+        for id in ids.iter().filter(|id| self.is_well(world, machine, id)) {
+            locked(&self.away).entry(id.clone()).or_default().asked |= asked.contains(id);
         }
     }
 
-    /// Services with an instance that was taken away and is not yet back. Traffic may just have been given
-    /// to it by somebody who could not know.
+    /// The power of a machine is about to fail, and it loses all at once.
+    pub fn power_fails(&self, world: &World, machine: &Machine) {
+        let all: Vec<InstanceId> = machine.workloads.instances().into_iter().map(|i| i.instance_id).collect();
+        self.takes_away(world, machine, &all);
+    }
+
+    /// A check says that an instance that is well is not: from here on it may be taken out of service.
+    pub fn casts_doubt_on(&self, id: &InstanceId) {
+        locked(&self.away).entry(id.clone()).or_default().doubted = true;
+    }
+
+    /// A check says what is true.
+    pub fn checked(&self, id: &InstanceId) {
+        if let Some(away) = locked(&self.away).get_mut(id) {
+            away.doubted = false;
+        }
+    }
+
+    /// Services with an instance that was taken away and is not yet back. One that is gone, or that its machine
+    /// has heard is not to have its requests any more, takes no part in any hand-over to come.
     fn services_with_some_away(&self, world: &World) -> BTreeSet<String> {
-        let mut away = locked(&self.away);
-        away.retain(|id| {
-            let machine = world
-                .machines
-                .iter()
-                .find(|machine| machine.workloads.instances().iter().any(|i| &i.instance_id == id));
-            machine.is_some_and(|machine| !self.is_well(world, machine, id))
+        let mut all = locked(&self.away);
+        all.retain(|id, away| {
+            let here = |machine: &&Arc<Machine>| machine.workloads.instances().iter().any(|i| &i.instance_id == id);
+            let Some(machine) = world.machines.iter().find(here) else { return false };
+            let waits = away.asked && machine.is_to_ask(id) && !machine.asked().contains(id);
+            away.doubted || waits || !self.is_well(world, machine, id)
         });
         let known = locked(&self.instances);
-        away.iter().filter_map(|id| known.get(id).map(|known| known.service.clone())).collect()
-    }
-
-    /// Something outside of the fleet's power happened to a whole machine.
-    pub fn all_disturbed(&self) {
-        for truth in locked(&self.services).values_mut() {
-            truth.floor = None;
-        }
+        all.keys().filter_map(|id| known.get(id).map(|known| known.service.clone())).collect()
     }
 
     pub fn routes_refused(&self, machine: &Machine) {

@@ -8,6 +8,7 @@ use crate::referee::Referee;
 use crate::story::Story;
 use crate::time::{Surroundings, Time, locked};
 use crate::world::{Repositories, Seen, Weather, World, plane_life};
+use api::ids::InstanceId;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -291,13 +292,11 @@ async fn strike(world: &Arc<World>, chance: &mut Chance) {
         }
         1 => {
             world.story.tell(name, "the power fails");
-            world.referee.all_disturbed();
             machine.end(End::Power);
         }
         2 => {
             let pause = chance.ms(5_000..300_000);
             world.story.tell(name, format_args!("is switched off for {} s", pause.as_secs()));
-            world.referee.all_disturbed();
             machine.off.send_replace(true);
             machine.end(End::Power);
             let later = world.clone();
@@ -335,13 +334,14 @@ async fn strike(world: &Arc<World>, chance: &mut Chance) {
             if !instances.is_empty() {
                 let id = &chance.one_of(&instances).instance_id;
                 world.story.tell(name, format_args!("the supervisor of {} is killed", world.referee.name_of(id)));
-                world.referee.disturbed(id);
+                world.referee.takes_away(world, &machine, std::slice::from_ref(id));
                 machine.workloads.kill_supervisor(id);
             }
         }
         8 => {
             world.story.tell(name, "the gateway is killed");
-            world.referee.all_disturbed();
+            let asked: Vec<InstanceId> = machine.asked().into_iter().collect();
+            world.referee.takes_away(world, &machine, &asked);
             machine.gateway.die();
         }
         9 => {
@@ -411,7 +411,6 @@ fn wake_late(world: &World) {
 /// Everything is switched off for a week; one machine comes back later than the others.
 async fn week(world: &Arc<World>, people: &mut People, chance: &mut Chance) {
     world.story.tell("weather", "everything is switched off for a week");
-    world.referee.all_disturbed();
     world.resting.send_replace(true);
     world.kill_plane("switched off");
     for machine in &world.machines {

@@ -8,7 +8,8 @@ use crate::scenario::new_world;
 use crate::time::Time;
 use agent::drivers::fake::FakeDriver;
 use agent::drivers::{Config, PrepareRequest, Workloads};
-use api::desired::{InstanceIntent, Traffic};
+use agent::ledger::MemoryLedger;
+use api::desired::{InstanceIntent, SignedDesiredState, Traffic};
 use api::gateway::{GatewayService, Upstream};
 use api::services::{HealthSpec, PortSpec};
 use nouns::id;
@@ -82,8 +83,33 @@ impl Scene {
     }
 
     fn supervisor_is_killed(&self, machine: usize, id: &InstanceId) {
-        self.world.referee.disturbed(id);
-        self.world.machines[machine].workloads.kill_supervisor(id);
+        let machine = &self.world.machines[machine];
+        self.world.referee.takes_away(&self.world, machine, std::slice::from_ref(id));
+        machine.workloads.kill_supervisor(id);
+    }
+
+    fn power_fails(&self, machine: usize) {
+        let machine = &self.world.machines[machine];
+        self.world.referee.power_fails(&self.world, machine);
+        machine.workloads.reboot();
+        machine.gateway.die();
+    }
+
+    /// The machine hears that an instance is to have requests, or to drain.
+    async fn is_told(&self, machine: usize, generation: u64, instance: u64, traffic: Traffic) {
+        let machine = &self.world.machines[machine];
+        let mut web = nouns::service(1, "web");
+        web.instances.push(nouns::wanted(instance, instance, InstanceIntent::Run, traffic));
+        let document = serde_json::to_string(&nouns::desired(generation, vec![web])).unwrap();
+        let signed = SignedDesiredState {
+            generation,
+            document,
+            sha256: String::new(),
+            signature: String::new(),
+            key_id: String::new(),
+        };
+        MemoryLedger::new(machine.disk.clone(), None).desired_accept(&signed, 0).await.unwrap();
+        machine.has_accepted();
     }
 
     fn is_to_run(&self, service: &str, running: usize) {
@@ -170,6 +196,93 @@ async fn what_was_taken_from_one_service_does_not_excuse_another() {
     let other = scene.runs(1, "api", 5).await;
     scene.asks(1, "api", &[&other]).await;
     scene.supervisor_is_killed(1, &other);
+    scene.asks(0, "web", &[&old[0]]).await;
+    scene.must_never_be("1 of 2 instances of web serve after something");
+}
+
+/// `web` has one instance on the first machine, which serves, and its successor on the second has been asked
+/// as well: the first may let go now.
+async fn before_the_old_let_go() -> (Scene, InstanceId, InstanceId) {
+    let scene = Scene::begin();
+    scene.world.referee.want("web", 1);
+    let (old, new) = (scene.runs(0, "web", 1).await, scene.runs(1, "web", 2).await);
+    scene.is_told(1, 1, 2, Traffic::Active).await;
+    scene.asks(0, "web", &[&old]).await;
+    scene.asks(1, "web", &[&new]).await;
+    scene.keeps_its_promises();
+    (scene, old, new)
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_old_let_go_while_the_power_of_their_successors_is_away_and_that_is_excused() {
+    let (scene, old, _) = before_the_old_let_go().await;
+    scene.power_fails(1);
+    scene.asks(0, "web", &[&old]).await;
+    scene.asks(0, "web", &[]).await;
+    scene.keeps_its_promises();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_successor_that_runs_again_and_is_not_asked_again_is_not_yet_back() {
+    let (scene, old, _) = before_the_old_let_go().await;
+    scene.power_fails(1);
+    scene.runs(1, "web", 2).await;
+    scene.asks(0, "web", &[&old]).await;
+    scene.asks(0, "web", &[]).await;
+    scene.keeps_its_promises();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_successor_that_is_asked_again_is_back() {
+    let (scene, _, new) = before_the_old_let_go().await;
+    scene.power_fails(1);
+    scene.runs(1, "web", 2).await;
+    scene.asks(1, "web", &[&new]).await;
+    scene.asks(1, "web", &[]).await;
+    scene.keeps_its_promises();
+    scene.asks(0, "web", &[]).await;
+    scene.must_never_be("0 of 1 instances of web serve after something");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_successor_whose_machine_knows_that_it_drains_excuses_nothing() {
+    let (scene, _, _) = before_the_old_let_go().await;
+    scene.power_fails(1);
+    scene.runs(1, "web", 2).await;
+    scene.is_told(1, 2, 2, Traffic::Draining).await;
+    scene.looks();
+    scene.asks(0, "web", &[]).await;
+    scene.must_never_be("0 of 1 instances of web serve after something");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_old_let_go_of_before_their_successors_are_asked_is_said() {
+    let (scene, old, _) = before_the_old_let_go().await;
+    scene.asks(1, "web", &[]).await;
+    scene.asks(0, "web", &[&old]).await;
+    scene.asks(0, "web", &[]).await;
+    scene.must_never_be("0 of 1 instances of web serve after something");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_not_well_when_the_power_failed_excuses_nothing() {
+    let (scene, old, _) = before_a_switch().await;
+    let broken = scene.runs(1, "web", 5).await;
+    scene.world.machines[1].workloads.kill_supervisor(&broken);
+    scene.power_fails(1);
+    scene.asks(0, "web", &[&old[0]]).await;
+    scene.must_never_be("1 of 2 instances of web serve after something");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_check_that_fails_though_all_is_well_excuses_until_one_succeeds() {
+    let (scene, old, _) = before_a_switch().await;
+    scene.world.referee.casts_doubt_on(&old[1]);
+    scene.looks();
+    scene.asks(0, "web", &[&old[0]]).await;
+    scene.keeps_its_promises();
+    scene.world.referee.checked(&old[1]);
+    scene.asks(0, "web", &[&old[0], &old[1]]).await;
     scene.asks(0, "web", &[&old[0]]).await;
     scene.must_never_be("1 of 2 instances of web serve after something");
 }
