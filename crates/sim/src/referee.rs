@@ -15,7 +15,7 @@ use api::logs::LogSource;
 use api::observed::InstanceState;
 use api::services::HealthCheck;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 /// Refusals after which an instance is stopped though the gateway still sends it requests.
 const REFUSALS_BEFORE_STOP: u32 = 3;
@@ -153,8 +153,18 @@ impl Referee {
     pub fn takes_away(&self, world: &World, machine: &Machine, ids: &[InstanceId]) {
         let asked = machine.asked();
         for id in ids.iter().filter(|id| self.is_well(world, machine, id)) {
-            locked(&self.away).entry(id.clone()).or_default().asked |= asked.contains(id);
+            self.excuse(id).entry(id.clone()).or_default().asked |= asked.contains(id);
         }
+    }
+
+    /// Nothing is promised of the service of an instance until as many serve as are wanted.
+    fn excuse(&self, id: &InstanceId) -> MutexGuard<'_, BTreeMap<InstanceId, Away>> {
+        if let Some(known) = locked(&self.instances).get(id)
+            && let Some(truth) = locked(&self.services).get_mut(&known.service)
+        {
+            truth.floor = None;
+        }
+        locked(&self.away)
     }
 
     /// The power of a machine is about to fail, and it loses all at once.
@@ -165,7 +175,7 @@ impl Referee {
 
     /// A check says that an instance that is well is not: from here on it may be taken out of service.
     pub fn casts_doubt_on(&self, id: &InstanceId) {
-        locked(&self.away).entry(id.clone()).or_default().doubted = true;
+        self.excuse(id).entry(id.clone()).or_default().doubted = true;
     }
 
     /// A check says what is true.

@@ -265,6 +265,20 @@ async fn the_old_let_go_of_before_their_successors_are_asked_is_said() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_nobody_wants_any_more_is_not_waited_for_and_the_fault_is_excused_all_the_same() {
+    let (scene, old, _) = before_the_old_let_go().await;
+    scene.is_told(0, 1, 1, Traffic::Draining).await;
+    scene.asks(1, "web", &[]).await;
+    scene.power_fails(0);
+    scene.runs(0, "web", 1).await;
+    scene.looks();
+    scene.keeps_its_promises();
+    scene.asks(0, "web", &[&old]).await;
+    scene.asks(0, "web", &[]).await;
+    scene.must_never_be("0 of 1 instances of web serve after something");
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_was_not_well_when_the_power_failed_excuses_nothing() {
     let (scene, old, _) = before_a_switch().await;
     let broken = scene.runs(1, "web", 5).await;
