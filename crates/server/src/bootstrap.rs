@@ -152,7 +152,7 @@ async fn ensure_cli_token(store: &Store, scope: &Scope, directory: &Path) -> Res
         purpose: TokenPurpose::Api,
         expires_at_ms: None,
     };
-    store.token_create(scope, &row, clock::now_ms()).await.context("make the command line's token")?;
+    store.token_create(scope, &row, &[], clock::now_ms()).await.context("make the command line's token")?;
     files::write_secret(&path, &token)
 }
 

@@ -245,18 +245,23 @@ impl Store {
         transaction.end(told).await
     }
 
-    /// Exchanges a one-time token for a server. A token that is not good changes nothing.
+    /// Exchanges a one-time token for a server, and keeps what is told about it. A token that is not good changes
+    /// nothing.
     pub async fn server_join(
         &self,
         token_hash: &str,
         join: &ServerJoin,
+        tell: impl Fn(&Server) -> Vec<Event> + Send,
         now_ms: UnixMillis,
     ) -> Result<(OrganizationId, Server)> {
         let organization = self.token_join_organization(token_hash).await?;
         let mut transaction = self.write(&organization).await?;
-        let joined = join_in(&mut transaction, &organization, token_hash, join, now_ms).await;
-        let server = transaction.end(joined).await?;
-        Ok((organization, server))
+        let scope = Scope::system(organization, "join");
+        let joined = join_in(&mut transaction, &scope.organization, token_hash, join, now_ms).await;
+        let events = joined.as_ref().map_or_else(|_| Vec::new(), tell);
+        let told = stored_events::append_after(&mut transaction, &scope, joined, &events).await;
+        let server = transaction.end(told).await?;
+        Ok((scope.organization, server))
     }
 }
 

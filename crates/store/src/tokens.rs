@@ -1,8 +1,10 @@
 //! Join tokens and API tokens. Only their hashes are kept.
 
 use crate::codec::{from_json, parse, text, to_json};
-use crate::{Error, Result, Scope, Store};
+use crate::pen::Write;
+use crate::{Error, Result, Scope, Store, events as stored_events};
 use api::UnixMillis;
+use api::events::Event;
 use api::ids::TokenId;
 use api::tokens::{TokenPurpose, TokenState, TokenView};
 
@@ -41,31 +43,18 @@ fn view(row: Row, now_ms: UnixMillis) -> Result<TokenView> {
 }
 
 impl Store {
-    pub async fn token_create(&self, scope: &Scope, token: &TokenCreate, now_ms: UnixMillis) -> Result<TokenView> {
-        self.execute(
-            sqlx::query(
-                "INSERT INTO tokens (id, organization_id, hash, name, kind, purpose, created_at_ms, expires_at_ms)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
-            )
-            .bind(token.id.as_str())
-            .bind(scope.organization.as_str())
-            .bind(&token.hash)
-            .bind(text(&token.name).as_ref())
-            .bind(kind_of(&token.purpose))
-            .bind(to_json("token", &token.purpose)?)
-            .bind(now_ms)
-            .bind(token.expires_at_ms),
-        )
-        .await?;
-        Ok(TokenView {
-            id: token.id.clone(),
-            name: text(&token.name).into_owned(),
-            purpose: token.purpose.clone(),
-            state: TokenState::Usable,
-            created_at_ms: now_ms,
-            expires_at_ms: token.expires_at_ms,
-            used_at_ms: None,
-        })
+    /// Makes a token, and keeps what is told about it.
+    pub async fn token_create(
+        &self,
+        scope: &Scope,
+        token: &TokenCreate,
+        events: &[Event],
+        now_ms: UnixMillis,
+    ) -> Result<TokenView> {
+        let mut transaction = self.write(&scope.organization).await?;
+        let made = insert(&mut transaction, scope, token, now_ms).await;
+        let told = stored_events::append_after(&mut transaction, scope, made, events).await;
+        transaction.end(told).await
     }
 
     /// Newest first.
@@ -81,17 +70,48 @@ impl Store {
     }
 
     /// A token that was revoked is as one that never was. Revoking twice is no mistake.
-    pub async fn token_revoke(&self, scope: &Scope, id: &TokenId, now_ms: UnixMillis) -> Result<()> {
-        let found = self.execute(sqlx::query(
-            "UPDATE tokens SET revoked_at_ms = COALESCE(revoked_at_ms, $1) WHERE id = $2 AND organization_id = $3",
-        )
-        .bind(now_ms)
-        .bind(id.as_str())
-        .bind(scope.organization.as_str()))
-        .await?;
-        if found.rows_affected() == 0 {
-            return Err(Error::not_found("token", id.as_str()));
-        }
-        Ok(())
+    pub async fn token_revoke(&self, scope: &Scope, id: &TokenId, events: &[Event], now_ms: UnixMillis) -> Result<()> {
+        let mut transaction = self.write(&scope.organization).await?;
+        let revoked = revoke(&mut transaction, scope, id, now_ms).await;
+        let told = stored_events::append_after(&mut transaction, scope, revoked, events).await;
+        transaction.end(told).await
     }
+}
+
+async fn insert(transaction: &mut Write, scope: &Scope, token: &TokenCreate, now_ms: UnixMillis) -> Result<TokenView> {
+    sqlx::query(
+        "INSERT INTO tokens (id, organization_id, hash, name, kind, purpose, created_at_ms, expires_at_ms)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+    )
+    .bind(token.id.as_str())
+    .bind(scope.organization.as_str())
+    .bind(&token.hash)
+    .bind(text(&token.name).as_ref())
+    .bind(kind_of(&token.purpose))
+    .bind(to_json("token", &token.purpose)?)
+    .bind(now_ms)
+    .bind(token.expires_at_ms)
+    .execute(&mut **transaction)
+    .await?;
+    Ok(TokenView {
+        id: token.id.clone(),
+        name: text(&token.name).into_owned(),
+        purpose: token.purpose.clone(),
+        state: TokenState::Usable,
+        created_at_ms: now_ms,
+        expires_at_ms: token.expires_at_ms,
+        used_at_ms: None,
+    })
+}
+
+async fn revoke(transaction: &mut Write, scope: &Scope, id: &TokenId, now_ms: UnixMillis) -> Result<()> {
+    let found = sqlx::query(
+        "UPDATE tokens SET revoked_at_ms = COALESCE(revoked_at_ms, $1) WHERE id = $2 AND organization_id = $3",
+    )
+    .bind(now_ms)
+    .bind(id.as_str())
+    .bind(scope.organization.as_str())
+    .execute(&mut **transaction)
+    .await?;
+    if found.rows_affected() == 0 { Err(Error::not_found("token", id.as_str())) } else { Ok(()) }
 }

@@ -10,7 +10,7 @@ use api::cause::{Actor, Cause};
 use api::events::{EventKind, EventLevel};
 use api::ids::{RequestId, ServerId};
 use api::name::Name;
-use store::{Scope, ServerJoin};
+use store::{Scope, Server, ServerJoin};
 use wire::RequestSigner;
 
 /// A machine exchanges its one-time token for an identity.
@@ -26,15 +26,20 @@ pub async fn register(state: &AppState, request: &RegisterRequest, request_id: R
         agent_version: request.agent_version.chars().take(80).collect(),
         security_mode: state.options().security_mode,
     };
-    let (organization, server) = state.store().server_join(&hash_of(&request.token), &join, clock::now_ms()).await?;
+    let actor = |server: &Server| Actor::Agent { server: server.name.to_string() };
+    let tell = |server: &Server| {
+        let request_id = Some(request_id.clone());
+        let cause = Cause { actor: actor(server), action: "join".into(), request_id, deployment_id: None };
+        let message = format!("the server {} joined with number {}", server.name, server.index);
+        let mut joined = event(EventKind::ServerRegistered, EventLevel::Info, message, cause);
+        joined.server_id = Some(server.id.clone());
+        vec![joined]
+    };
+    let token_hash = hash_of(&request.token);
+    let (organization, server) = state.store().server_join(&token_hash, &join, tell, clock::now_ms()).await?;
+    state.wakeups().events_stored();
     state.expect(&server.id, state.steady.now_ms());
-    let actor = Actor::Agent { server: server.name.to_string() };
-    let scope = Scope { organization, actor: actor.clone() };
-    let cause = Cause { actor, action: "join".into(), request_id: Some(request_id), deployment_id: None };
-    let message = format!("the server {} joined with number {}", server.name, server.index);
-    let mut joined = event(EventKind::ServerRegistered, EventLevel::Info, message, cause);
-    joined.server_id = Some(server.id.clone());
-    crate::events::record(state, &scope, vec![joined]).await?;
+    let scope = Scope { organization, actor: actor(&server) };
     crate::desired::refresh(state, &scope, &server.id).await?;
     // A deployment may be waiting for a server to come.
     state.wakeups().all_services_changed();

@@ -50,10 +50,10 @@ pub async fn make(state: &AppState, scope: &Scope, cause: Cause, request: &Token
         purpose: request.purpose.clone(),
         expires_at_ms: lifetime_ms.map(|ms| now_ms + ms as i64),
     };
-    let view = state.store().token_create(scope, &row, now_ms).await?;
-    let what = if view.purpose == TokenPurpose::Api { "API" } else { "join" };
+    let what = if row.purpose == TokenPurpose::Api { "API" } else { "join" };
     let happened = event(EventKind::TokenCreated, EventLevel::Info, format!("the {what} token {name} was made"), cause);
-    crate::events::record(state, scope, vec![happened]).await?;
+    let view = state.store().token_create(scope, &row, &[happened], now_ms).await?;
+    state.wakeups().events_stored();
     Ok(TokenCreated { token, view })
 }
 
@@ -72,9 +72,10 @@ async fn check_binding(state: &AppState, scope: &Scope, purpose: &TokenPurpose) 
 
 pub async fn revoke(state: &AppState, caller: &Caller, id: &str) -> Result<()> {
     let parsed: TokenId = id.parse().map_err(|_| HttpError::not_found("token", id))?;
-    state.store().token_revoke(caller.scope(), &parsed, clock::now_ms()).await?;
-    state.wakeups().credentials_revoked();
     let message = format!("the token {} was revoked", parsed.short());
     let happened = event(EventKind::TokenRevoked, EventLevel::Info, message, caller.cause("revoke a token"));
-    crate::events::record(state, caller.scope(), vec![happened]).await
+    state.store().token_revoke(caller.scope(), &parsed, &[happened], clock::now_ms()).await?;
+    state.wakeups().credentials_revoked();
+    state.wakeups().events_stored();
+    Ok(())
 }

@@ -65,12 +65,12 @@ async fn an_api_token_is_good_until_it_expires_or_is_revoked(database: Database)
     let store = database.open().await;
     let tenant = tenant(&store, "acme").await;
     let api = |hash: &str, expires| TokenCreate { purpose: TokenPurpose::Api, ..token(hash, expires) };
-    let endless = store.token_create(&tenant.scope, &api("endless", None), NOW).await.unwrap();
-    store.token_create(&tenant.scope, &api("short", Some(NOW + 10)), NOW).await.unwrap();
+    let endless = store.token_create(&tenant.scope, &api("endless", None), &[], NOW).await.unwrap();
+    store.token_create(&tenant.scope, &api("short", Some(NOW + 10)), &[], NOW).await.unwrap();
     assert!(store.token_api_find("short", NOW + 9).await.unwrap().is_some());
     assert!(store.token_api_find("short", NOW + 10).await.unwrap().is_none());
     assert_eq!(store.token_list(&tenant.scope, NOW + 10).await.unwrap()[0].state, TokenState::Expired);
-    store.token_revoke(&tenant.scope, &endless.id, NOW).await.unwrap();
+    store.token_revoke(&tenant.scope, &endless.id, &[], NOW).await.unwrap();
     assert!(store.token_api_find("endless", NOW).await.unwrap().is_none());
 
     // Long after their end they are not even listed.
@@ -103,11 +103,11 @@ async fn free_text_with_a_nul_is_kept_without_it(database: Database) {
     let tenant = tenant(&store, "acme").await;
     assert!(store.user_find("ad\0min").await.unwrap().is_none());
     let strange = TokenCreate { name: "a\0b".into(), ..token("hash", None) };
-    let view = store.token_create(&tenant.scope, &strange, NOW).await.unwrap();
+    let view = store.token_create(&tenant.scope, &strange, &[], NOW).await.unwrap();
     assert_eq!(view.name, "a\u{fffd}b");
     assert_eq!(store.token_list(&tenant.scope, NOW).await.unwrap(), [view]);
     let machine = store::ServerJoin { agent_version: "0\x001".into(), ..machine("web") };
-    let (_, server) = store.server_join("hash", &machine, NOW).await.unwrap();
+    let (_, server) = store.server_join("hash", &machine, silently, NOW).await.unwrap();
     store.report_take(&tenant.scope, &server.id, &seen("1\x002"), NOW).await.unwrap();
     assert_eq!(store.server_get(&tenant.scope, &server.id).await.unwrap().agent_version, "1\u{fffd}2");
 }

@@ -36,7 +36,7 @@ async fn filled(store: &Store) -> Tenant {
     let tenant = tenant(store, "acme").await;
     let server = joined(store, &tenant.scope, "web").await.id;
     store
-        .token_create(&tenant.scope, &token("unused \"quoted\" \\ \u{1F980} \u{1}\n", Some(i64::MAX)), NOW)
+        .token_create(&tenant.scope, &token("unused \"quoted\" \\ \u{1F980} \u{1}\n", Some(i64::MAX)), &[], NOW)
         .await
         .unwrap();
     shop(store, &tenant).await;

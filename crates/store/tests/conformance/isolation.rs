@@ -40,7 +40,7 @@ impl World {
         let instance = instance(&deployment, &server);
         let create = tick(&deployment, vec![InstanceChange::Create(instance.clone())]);
         store.rollout_apply(scope, &create, NOW).await.unwrap();
-        let (user, token) = (user_id(), store.token_create(scope, &token("t", None), NOW).await.unwrap().id);
+        let (user, token) = (user_id(), store.token_create(scope, &token("t", None), &[], NOW).await.unwrap().id);
         store.user_create(scope, &user, "admin", "hash", NOW).await.unwrap();
         store.session_create(scope, "session", &user, NOW, NOW + 10).await.unwrap();
         store.credential_put(scope, &name("github"), &credential("secret"), NOW).await.unwrap();
@@ -169,7 +169,7 @@ async fn nothing_of_another_tenant_is_changed(database: Database) {
     not_there(store.service_env_patch(scope, service, &variable("2"), &[]).await);
     not_there(store.desired_state_put(scope, server, &desired(2)).await);
     store.report_take(scope, server, &saw(&observed(server, 2)), NOW + 9).await.unwrap();
-    not_there(store.token_revoke(scope, &world.token, NOW).await);
+    not_there(store.token_revoke(scope, &world.token, &[], NOW).await);
     not_there(store.session_create(scope, "theirs", &world.user, NOW, NOW + 10).await);
     store.credential_put(scope, &name("github"), &credential("other"), NOW).await.unwrap();
     not_there(store.deployment_create(scope, &again(&world.deployment, DeploymentKind::Stop), NOW).await);

@@ -30,11 +30,11 @@ on_every_database![
 async fn a_token_lets_one_machine_in(database: Database) {
     let store = database.open().await;
     let tenant = tenant(&store, "acme").await;
-    let created = store.token_create(&tenant.scope, &token("hash", Some(NOW + 1)), NOW).await.unwrap();
+    let created = store.token_create(&tenant.scope, &token("hash", Some(NOW + 1)), &[], NOW).await.unwrap();
     assert_eq!(created.state, TokenState::Usable);
     let machine = machine("web");
 
-    let (organization, server) = store.server_join("hash", &machine, NOW).await.unwrap();
+    let (organization, server) = store.server_join("hash", &machine, silently, NOW).await.unwrap();
 
     assert_eq!(organization, tenant.scope.organization);
     assert_eq!((server.name.as_str(), server.index, server.online), ("web", 1, true));
@@ -50,8 +50,8 @@ async fn what_the_token_was_bound_to_binds_the_server(database: Database) {
     let stack: StackId = stack_id();
     let purpose = TokenPurpose::Join { project: Some(name("default")), stack: Some(stack.clone()) };
     let bound = store::TokenCreate { purpose, ..token("hash", None) };
-    store.token_create(&tenant.scope, &bound, NOW).await.unwrap();
-    let (_, server) = store.server_join("hash", &machine("web"), NOW).await.unwrap();
+    store.token_create(&tenant.scope, &bound, &[], NOW).await.unwrap();
+    let (_, server) = store.server_join("hash", &machine("web"), silently, NOW).await.unwrap();
     assert_eq!((server.binding.project, server.binding.stack), (Some(name("default")), Some(stack)));
 }
 
@@ -59,7 +59,7 @@ async fn what_the_token_was_bound_to_binds_the_server(database: Database) {
 async fn refused(store: &Store, tenant: &Tenant, hash: &str, wanted: fn(&Error) -> bool) {
     let servers = store.server_list(&tenant.scope).await.unwrap();
     let tokens = store.token_list(&tenant.scope, NOW).await.unwrap();
-    let error = store.server_join(hash, &machine("late"), NOW).await.unwrap_err();
+    let error = store.server_join(hash, &machine("late"), silently, NOW).await.unwrap_err();
     assert!(wanted(&error), "{error:?}");
     assert_eq!(store.server_list(&tenant.scope).await.unwrap(), servers);
     assert_eq!(store.token_list(&tenant.scope, NOW).await.unwrap(), tokens);
@@ -68,31 +68,31 @@ async fn refused(store: &Store, tenant: &Tenant, hash: &str, wanted: fn(&Error) 
 async fn an_unknown_token_changes_nothing(database: Database) {
     let store = database.open().await;
     let tenant = tenant(&store, "acme").await;
-    store.token_create(&tenant.scope, &token("another", None), NOW).await.unwrap();
+    store.token_create(&tenant.scope, &token("another", None), &[], NOW).await.unwrap();
     refused(&store, &tenant, "hash", |e| matches!(e, Error::TokenUnknown)).await;
 }
 
 async fn a_used_token_changes_nothing(database: Database) {
     let store = database.open().await;
     let tenant = tenant(&store, "acme").await;
-    store.token_create(&tenant.scope, &token("hash", None), NOW).await.unwrap();
-    store.server_join("hash", &machine("web"), NOW).await.unwrap();
+    store.token_create(&tenant.scope, &token("hash", None), &[], NOW).await.unwrap();
+    store.server_join("hash", &machine("web"), silently, NOW).await.unwrap();
     refused(&store, &tenant, "hash", |e| matches!(e, Error::TokenUsed)).await;
 }
 
 async fn an_expired_token_changes_nothing(database: Database) {
     let store = database.open().await;
     let tenant = tenant(&store, "acme").await;
-    store.token_create(&tenant.scope, &token("hash", Some(NOW)), NOW - 1000).await.unwrap();
+    store.token_create(&tenant.scope, &token("hash", Some(NOW)), &[], NOW - 1000).await.unwrap();
     refused(&store, &tenant, "hash", |e| matches!(e, Error::TokenExpired)).await;
 }
 
 async fn a_revoked_token_is_as_one_that_never_was(database: Database) {
     let store = database.open().await;
     let tenant = tenant(&store, "acme").await;
-    let created = store.token_create(&tenant.scope, &token("hash", None), NOW).await.unwrap();
-    store.token_revoke(&tenant.scope, &created.id, NOW).await.unwrap();
-    store.token_revoke(&tenant.scope, &created.id, NOW + 5).await.unwrap();
+    let created = store.token_create(&tenant.scope, &token("hash", None), &[], NOW).await.unwrap();
+    store.token_revoke(&tenant.scope, &created.id, &[], NOW).await.unwrap();
+    store.token_revoke(&tenant.scope, &created.id, &[], NOW + 5).await.unwrap();
     refused(&store, &tenant, "hash", |e| matches!(e, Error::TokenUnknown)).await;
     assert_eq!(store.token_list(&tenant.scope, NOW).await.unwrap()[0].state, TokenState::Revoked);
 }
@@ -101,7 +101,7 @@ async fn an_api_token_lets_no_machine_in(database: Database) {
     let store = database.open().await;
     let tenant = tenant(&store, "acme").await;
     let api = store::TokenCreate { purpose: TokenPurpose::Api, ..token("hash", None) };
-    store.token_create(&tenant.scope, &api, NOW).await.unwrap();
+    store.token_create(&tenant.scope, &api, &[], NOW).await.unwrap();
     refused(&store, &tenant, "hash", |e| matches!(e, Error::TokenUnknown)).await;
     assert!(store.token_api_find("hash", NOW).await.unwrap().is_some());
 }
@@ -109,11 +109,11 @@ async fn an_api_token_lets_no_machine_in(database: Database) {
 async fn eight_machines_with_one_token_make_one_server(database: Database) {
     let store = database.open().await;
     let tenant = tenant(&store, "acme").await;
-    store.token_create(&tenant.scope, &token("hash", None), NOW).await.unwrap();
+    store.token_create(&tenant.scope, &token("hash", None), &[], NOW).await.unwrap();
     let joins: Vec<_> = (0..8)
         .map(|_| {
             let store = store.clone();
-            tokio::spawn(async move { store.server_join("hash", &machine("web"), NOW).await })
+            tokio::spawn(async move { store.server_join("hash", &machine("web"), silently, NOW).await })
         })
         .collect();
     let mut joined = 0;
@@ -193,13 +193,13 @@ async fn the_machine_after_the_last_number_is_refused_and_keeps_its_token(databa
     .execute(&mut connection)
     .await
     .unwrap();
-    store.token_create(&tenant.scope, &token("hash", None), NOW).await.unwrap();
+    store.token_create(&tenant.scope, &token("hash", None), &[], NOW).await.unwrap();
 
-    let error = store.server_join("hash", &machine("web"), NOW).await.unwrap_err();
+    let error = store.server_join("hash", &machine("web"), silently, NOW).await.unwrap_err();
     assert!(matches!(error, Error::ServersFull), "{error:?}");
 
     store.server_delete(&tenant.scope, &first.id, &[]).await.unwrap();
-    let (_, server) = store.server_join("hash", &machine("web"), NOW).await.unwrap();
+    let (_, server) = store.server_join("hash", &machine("web"), silently, NOW).await.unwrap();
     assert_eq!((server.index, server.name.as_str()), (1, "web"));
 }
 

@@ -86,6 +86,14 @@ async fn what_cannot_be_told_does_not_happen(database: Database) {
     let (off, on) = ([event("offline")], [event("online")]);
     world.check("silence", || store.server_online_set(scope, &server.id, false, &off)).await;
     world.check("return", || store.server_online_set(scope, &server.id, true, &on)).await;
+    let (new, revoked) = ([event("token made")], [event("token revoked")]);
+    let (join, wasted) = (token("join", None), token("wasted", None));
+    world.check("a token", || store.token_create(scope, &wasted, &new, NOW)).await;
+    world.check("a revoked token", || store.token_revoke(scope, &wasted.id, &revoked, NOW)).await;
+    store.token_create(scope, &join, &[], NOW).await.unwrap();
+    let machine = machine("three");
+    let tell = |server: &Server| vec![event(server.name.as_str())];
+    world.check("a server that joins", || store.server_join("join", &machine, tell, NOW)).await;
     let gone = [event("server removed")];
     world.check("a removed server", || store.server_delete(scope, &other.id, &gone)).await;
 
