@@ -7,10 +7,12 @@
 //!
 //! **One writer per organization.** A write transaction first touches its organization's row. On
 //! SQLite there is one writer anyway (one connection, and `BEGIN IMMEDIATE` for the case of another
-//! process, so that a transaction never reads first and then finds it may not write); on PostgreSQL
-//! the row lock puts the organization's writers in line.
-//! What is read inside is therefore still true when it is written, on both, without retries. Hot
-//! single-statement writes (reports, nonces) do not take it.
+//! process, so that a transaction never reads first and then finds it may not write), and writes that come
+//! at the same time share a commit ([`pen`]); on PostgreSQL the row lock puts the organization's writers in line.
+//! What is read inside is therefore still true when it is written, on both, without retries. Single
+//! statements (nonces) and reports without events do not take it.
+//!
+//! **Told with it.** A change and the events that tell of it are one transaction.
 //!
 //! **Order.** Events and log lines get their sequence from a counter row inside the transaction, not
 //! from a database sequence: whoever reads "after 17" never misses a 16 that commits later.
