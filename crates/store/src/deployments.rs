@@ -3,6 +3,7 @@
 
 use crate::codec::{from_json, to_json, word};
 use crate::pen::Write;
+use crate::statement::Statement;
 use crate::{Error, Result, Scope, Store, events as stored_events, revisions, services};
 use api::UnixMillis;
 use api::cause::Cause;
@@ -77,6 +78,20 @@ impl Store {
     /// The newest of a service, which is the one that the rollout looks at.
     pub async fn deployment_newest(&self, scope: &Scope, service_id: &ServiceId) -> Result<Option<Deployment>> {
         Ok(self.deployment_list(scope, service_id, 1).await?.pop())
+    }
+
+    /// The newest of each of these services that has one.
+    pub async fn deployment_list_newest<'a>(
+        &self,
+        scope: &Scope,
+        ids: impl IntoIterator<Item = &'a ServiceId>,
+    ) -> Result<Vec<Deployment>> {
+        const SELECT: &str = "SELECT document FROM deployments";
+        const NEWEST: &str = " AND number = (SELECT MAX(newest.number) FROM deployments newest
+                                             WHERE newest.service_id = deployments.service_id)";
+        let ids = ids.into_iter().map(ServiceId::as_str);
+        let rows = Statement::fetch_among::<(String,)>(self, (SELECT, NEWEST), scope, "service_id", ids).await?;
+        rows.iter().map(|(text,)| from_json("deployment", text)).collect()
     }
 
     /// Writes a deployment whose stage is still `expected`, and what is told about it.

@@ -89,6 +89,19 @@ impl Store {
         query.fetch_all::<Row, _>(&self.pool).await?.into_iter().map(instance).collect()
     }
 
+    /// Of all these services, those of one service in their order.
+    pub async fn instance_list_of_services<'a>(
+        &self,
+        scope: &Scope,
+        ids: impl IntoIterator<Item = &'a ServiceId>,
+    ) -> Result<Vec<Instance>> {
+        let select = format!("SELECT {COLUMNS} FROM instances");
+        let read = (select.as_str(), " ORDER BY service_id, ordinal, id");
+        let ids = ids.into_iter().map(ServiceId::as_str);
+        let rows = Statement::fetch_among::<Row>(self, read, scope, "service_id", ids).await?;
+        rows.into_iter().map(instance).collect()
+    }
+
     async fn instances_where(&self, scope: &Scope, only: Option<(&'static str, &str)>) -> Result<Vec<Instance>> {
         let sql = select_where(only.map(|(column, _)| column));
         let mut query = sqlx::query_as::<_, Row>(sqlx::AssertSqlSafe(sql)).bind(scope.organization.as_str());

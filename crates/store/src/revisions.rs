@@ -15,15 +15,15 @@ impl Store {
         open("revision", &self.document(SQL, scope, "revision", id.as_str()).await?)
     }
 
-    /// Those of these that are there, in one statement.
+    /// Those of these that are there.
     pub async fn revision_list_of<'a>(
         &self,
         scope: &Scope,
         ids: impl IntoIterator<Item = &'a RevisionId>,
     ) -> Result<Vec<Revision>> {
         let ids = ids.into_iter().map(RevisionId::as_str);
-        let query = Statement::among("SELECT document FROM revisions", scope, "id", ids);
-        let rows = query.fetch_all::<(String,), _>(&self.pool).await?;
+        let select = ("SELECT document FROM revisions", "");
+        let rows = Statement::fetch_among::<(String,)>(self, select, scope, "id", ids).await?;
         rows.iter().map(|(text,)| open("revision", text)).collect()
     }
 

@@ -5,11 +5,14 @@
 //! crate become text.
 
 use crate::pen::Write;
-use crate::{Result, Scope};
+use crate::{Result, Scope, Store};
 use sqlx::any::{Any, AnyArguments, AnyRow};
 use sqlx::query::{Query, QueryAs};
 use sqlx::{AssertSqlSafe, FromRow};
 use std::fmt::Write as _;
+
+/// Values that rows are looked for with in one statement.
+const VALUES_AT_ONCE: usize = 1_000;
 
 /// A value for a placeholder.
 pub enum Value {
@@ -57,6 +60,28 @@ impl Statement {
         statement.push(" WHERE organization_id = ").bind(scope.organization.as_str());
         statement.push(" AND ").push(column).push(" IN (").bind_all(values).push(")");
         statement
+    }
+
+    /// What `select` reads, of all rows in the scope whose `column` has one of these values, in no order. Any
+    /// number of them: PostgreSQL takes 65,535 values in one statement, and SQLite half as many.
+    pub async fn fetch_among<'a, R>(
+        store: &Store,
+        (select, rest): (&str, &str),
+        scope: &Scope,
+        column: &str,
+        values: impl IntoIterator<Item = &'a str>,
+    ) -> Result<Vec<R>>
+    where
+        R: for<'r> FromRow<'r, AnyRow> + Send + Unpin,
+    {
+        let values: Vec<&str> = values.into_iter().collect();
+        let mut found = Vec::new();
+        for some in values.chunks(VALUES_AT_ONCE) {
+            let mut statement = Self::among(select, scope, column, some.iter().copied());
+            statement.push(rest);
+            found.extend(statement.fetch_all::<R, _>(&store.pool).await?);
+        }
+        Ok(found)
     }
 
     /// Text of this crate, never of a caller.

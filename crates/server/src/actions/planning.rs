@@ -8,12 +8,12 @@ use crate::auth::Caller;
 use crate::error::{HttpError, Result};
 use crate::state::AppState;
 use api::error::ApiError;
-use api::ids::RevisionId;
+use api::ids::{RevisionId, ServiceId, StackId};
 use api::name::Name;
 use api::plans::{PlanRequest, StackPlan, StackSpec};
 use api::services::{Revision, ServiceIntent, ServiceSpec};
 use plan::stack::{CurrentService, CurrentStack};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use store::{Scope, Service, Stack};
 
 /// A manifest with its sources resolved: all that needs the outside world.
@@ -121,18 +121,29 @@ fn wanted_routes(specs: &BTreeMap<Name, ServiceSpec>) -> BTreeMap<Name, Vec<api:
 
 /// Routes of the services of all other stacks, those on their way included.
 pub async fn taken_routes(state: &AppState, scope: &Scope, own: Option<&Stack>) -> Result<Vec<Taken>> {
-    let stacks = state.store().stack_list(scope).await?;
+    let store = state.store();
+    let stacks = store.stack_list(scope).await?;
+    let names: BTreeMap<&StackId, &Name> = stacks.iter().map(|stack| (&stack.id, &stack.name)).collect();
+    let mut services = store.service_list(scope, None).await?;
+    services.retain(|service| !service.removing && own.is_none_or(|own| own.id != service.stack_id));
+    let ids: Vec<&ServiceId> = services.iter().map(|service| &service.id).collect();
+    let newest = store.deployment_list_newest(scope, ids).await?;
+    let in_flight = newest.into_iter().filter(|deployment| deployment.stage.in_flight());
+    let in_flight: BTreeMap<ServiceId, RevisionId> = in_flight.map(|d| (d.service_id, d.revision_id)).collect();
+    let wanted = |service: &Service| {
+        let ids = in_flight.get(&service.id).into_iter().chain(&service.current_revision_id);
+        ids.cloned().collect::<Vec<RevisionId>>()
+    };
+    let ids: BTreeSet<RevisionId> = services.iter().flat_map(wanted).collect();
+    let revisions = store.revision_list_of(scope, &ids).await?;
+    let revisions: BTreeMap<&RevisionId, &Revision> =
+        revisions.iter().map(|revision| (&revision.id, revision)).collect();
     let mut taken = Vec::new();
-    for service in state.store().service_list(scope, None).await? {
-        let Some(stack) = stacks.iter().find(|stack| stack.id == service.stack_id) else { continue };
-        if service.removing || own.is_some_and(|own| own.id == stack.id) {
-            continue;
-        }
-        let newest = state.store().deployment_newest(scope, &service.id).await?;
-        let in_flight = newest.filter(|d| d.stage.in_flight()).map(|d| d.revision_id);
-        for id in in_flight.iter().chain(&service.current_revision_id) {
-            let routes = state.store().revision_get(scope, id).await?.spec.routes;
-            taken.push(Taken { stack: stack.name.clone(), service: service.name.clone(), routes });
+    for service in &services {
+        let Some(stack) = names.get(&service.stack_id) else { continue };
+        for revision in wanted(service).iter().filter_map(|id| revisions.get(id)) {
+            let (stack, service) = ((*stack).clone(), service.name.clone());
+            taken.push(Taken { stack, service, routes: revision.spec.routes.clone() });
         }
     }
     Ok(taken)

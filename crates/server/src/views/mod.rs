@@ -21,14 +21,15 @@ use store::{Scope, Server, Service, Stack};
 
 /// All stacks, by name.
 pub async fn stacks(state: &AppState, scope: &Scope) -> Result<Vec<StackView>> {
-    let rows = Rows::read(state, scope).await?;
+    let rows = Rows::all(state, scope).await?;
     Ok(rows.stacks.iter().map(|stack| rows.stack_view(stack)).collect())
 }
 
 /// One stack, by name or id.
 pub async fn stack(state: &AppState, scope: &Scope, key: &str) -> Result<StackView> {
     let stack = find_stack(state, scope, key).await?;
-    Ok(Rows::read(state, scope).await?.stack_view(&stack))
+    let services = state.store().service_list(scope, Some(&stack.id)).await?;
+    Ok(Rows::of(state, scope, stack.clone(), services).await?.stack_view(&stack))
 }
 
 /// The manifest of a stack as it was sent, values of variables included: to plan it again, never to
@@ -39,14 +40,14 @@ pub async fn whole_manifest(state: &AppState, scope: &Scope, key: &str) -> Resul
 
 /// All services, by name.
 pub async fn services(state: &AppState, scope: &Scope) -> Result<Vec<ServiceView>> {
-    let rows = Rows::read(state, scope).await?;
+    let rows = Rows::all(state, scope).await?;
     Ok(rows.services.iter().filter_map(|service| rows.service_view(service)).collect())
 }
 
 /// One service, by names or ids.
 pub async fn service(state: &AppState, scope: &Scope, stack: &str, service: &str) -> Result<ServiceView> {
-    let (_, found) = find_service(state, scope, stack, service).await?;
-    let rows = Rows::read(state, scope).await?;
+    let (stack, found) = find_service(state, scope, stack, service).await?;
+    let rows = Rows::of(state, scope, stack, vec![found.clone()]).await?;
     rows.service_view(&found).ok_or_else(|| HttpError::not_found("service", service))
 }
 

@@ -12,14 +12,14 @@ use api::observed::{StackCondition, StackObserved};
 use api::services::{InstanceView, PortSpec, Revision, RevisionSummary, ServiceCondition, ServiceView};
 use api::stacks::StackView;
 use std::collections::{BTreeMap, BTreeSet};
-use store::{Error, Instance, Project, Scope, Server, Service, Stack};
+use store::{Instance, Project, Scope, Server, Service, Stack};
 
 pub(super) struct Rows {
     pub stacks: Vec<Stack>,
     pub services: Vec<Service>,
     projects: Vec<Project>,
     servers: BTreeMap<ServerId, Server>,
-    instances: Vec<Instance>,
+    instances: BTreeMap<ServiceId, Vec<Instance>>,
     deployments: BTreeMap<ServiceId, Deployment>,
     revisions: BTreeMap<RevisionId, Revision>,
     heard: BTreeMap<ServerId, Heard>,
@@ -27,37 +27,58 @@ pub(super) struct Rows {
 }
 
 impl Rows {
-    pub async fn read(state: &AppState, scope: &Scope) -> Result<Self> {
+    /// What the views of everything need.
+    pub async fn all(state: &AppState, scope: &Scope) -> Result<Self> {
         let store = state.store();
-        let (services, instances) = (store.service_list(scope, None).await?, store.instance_list(scope).await?);
-        let mut deployments = BTreeMap::new();
-        for service in &services {
-            if let Some(deployment) = store.deployment_newest(scope, &service.id).await? {
-                deployments.insert(service.id.clone(), state.waits.shown(deployment));
-            }
-        }
+        let stacks = store.stack_list(scope).await?;
+        let services = store.service_list(scope, None).await?;
+        let (instances, servers) = (store.instance_list(scope).await?, store.server_list(scope).await?);
+        Self::with(state, scope, stacks, services, instances, servers).await
+    }
+
+    /// What the views of these services of a stack need, and nothing else: to look at one must not cost more
+    /// the more others there are.
+    pub async fn of(state: &AppState, scope: &Scope, stack: Stack, services: Vec<Service>) -> Result<Self> {
+        let store = state.store();
+        let ids: Vec<&ServiceId> = services.iter().map(|service| &service.id).collect();
+        let instances = store.instance_list_of_services(scope, ids).await?;
+        let holders: BTreeSet<&ServerId> = instances.iter().map(|instance| &instance.server_id).collect();
+        let servers = store.server_list_of(scope, holders).await?;
+        Self::with(state, scope, vec![stack], services, instances, servers).await
+    }
+
+    async fn with(
+        state: &AppState,
+        scope: &Scope,
+        stacks: Vec<Stack>,
+        services: Vec<Service>,
+        instances: Vec<Instance>,
+        servers: Vec<Server>,
+    ) -> Result<Self> {
+        let store = state.store();
+        let ids: Vec<&ServiceId> = services.iter().map(|service| &service.id).collect();
+        let newest = store.deployment_list_newest(scope, ids).await?;
+        let shown = newest.into_iter().map(|deployment| state.waits.shown(deployment));
+        let deployments: BTreeMap<ServiceId, Deployment> = shown.map(|d| (d.service_id.clone(), d)).collect();
         let mut wanted: BTreeSet<&RevisionId> = instances.iter().map(|instance| &instance.revision_id).collect();
         wanted.extend(services.iter().flat_map(|s| s.current_revision_id.iter().chain(&s.previous_revision_id)));
         wanted.extend(deployments.values().map(|deployment| &deployment.revision_id));
-        let mut revisions = BTreeMap::new();
-        for id in wanted {
-            match store.revision_get(scope, id).await {
-                Ok(revision) => drop(revisions.insert(id.clone(), revision)),
-                Err(Error::NotFound { .. }) => {}
-                Err(error) => return Err(error.into()),
-            }
+        // One that retention forgot is not among them.
+        let revisions = store.revision_list_of(scope, wanted).await?;
+        let mut instances_of: BTreeMap<ServiceId, Vec<Instance>> = BTreeMap::new();
+        for instance in instances {
+            instances_of.entry(instance.service_id.clone()).or_default().push(instance);
         }
-        let servers = store.server_list(scope).await?;
         Ok(Self {
-            stacks: store.stack_list(scope).await?,
             projects: store.project_list(scope).await?,
             heard: servers.iter().filter_map(|s| Some((s.id.clone(), state.heard(&s.id)?))).collect(),
             gateways: servers.iter().map(|s| (s.id.clone(), state.options().gateway_settings(s.facts.root))).collect(),
             servers: servers.into_iter().map(|server| (server.id.clone(), server)).collect(),
+            stacks,
             services,
-            instances,
+            instances: instances_of,
             deployments,
-            revisions,
+            revisions: revisions.into_iter().map(|revision| (revision.id.clone(), revision)).collect(),
         })
     }
 
@@ -97,7 +118,7 @@ impl Rows {
     /// `None`: its stack is gone meanwhile.
     pub fn service_view(&self, service: &Service) -> Option<ServiceView> {
         let stack = self.stacks.iter().find(|stack| stack.id == service.stack_id)?;
-        let own = self.instances.iter().filter(|instance| instance.service_id == service.id);
+        let own = self.instances.get(&service.id).into_iter().flatten();
         let instances: Vec<InstanceView> = own.map(|instance| self.instance_view(instance)).collect();
         let deployment = self.deployments.get(&service.id).cloned();
         let shown = service.current_revision_id.as_ref().or(deployment.as_ref().map(|d| &d.revision_id));

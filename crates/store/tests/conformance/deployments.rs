@@ -3,12 +3,14 @@
 use crate::database::Database;
 use crate::fixtures::*;
 use api::deployments::{Deployment, DeploymentKind, Stage};
+use api::ids::ServiceId;
 use api::services::ServiceIntent;
 use store::{DeploymentCreate, Error};
 
 on_every_database![
     a_deployment_says_what_it_deploys,
     a_newer_deployment_supersedes_the_one_in_flight,
+    the_newest_of_many_services_are_read_together,
     an_ended_deployment_is_not_superseded,
     eight_deployments_at_once_leave_one_in_flight,
     the_database_itself_refuses_a_second_in_flight,
@@ -42,6 +44,22 @@ async fn a_newer_deployment_supersedes_the_one_in_flight(database: Database) {
     assert_eq!(store.deployment_newest(&tenant.scope, &first.service_id).await.unwrap(), Some(second.clone()));
     let listed = store.deployment_list(&tenant.scope, &first.service_id, 10).await.unwrap();
     assert_eq!(listed, [second, first]);
+}
+
+/// More of them than one statement may ask for.
+async fn the_newest_of_many_services_are_read_together(database: Database) {
+    let store = database.open().await;
+    let (tenant, stranger) = (tenant(&store, "acme").await, tenant(&store, "other").await);
+    let (_, first) = shop(&store, &tenant).await;
+    let (_, strange) = shop(&store, &stranger).await;
+    let second = again(&first, DeploymentKind::Restart);
+    let second = store.deployment_create(&tenant.scope, &second, NOW + 5).await.unwrap();
+
+    let nobodys = std::iter::repeat_with(service_id).take(70_000);
+    let many: Vec<ServiceId> = nobodys.chain([first.service_id.clone(), strange.service_id.clone()]).collect();
+    assert_eq!(store.deployment_list_newest(&tenant.scope, &many).await.unwrap(), [second]);
+    assert_eq!(store.deployment_list_newest(&stranger.scope, &many).await.unwrap(), [strange]);
+    assert_eq!(store.deployment_list_newest(&tenant.scope, []).await.unwrap(), []);
 }
 
 async fn an_ended_deployment_is_not_superseded(database: Database) {

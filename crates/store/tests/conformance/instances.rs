@@ -154,6 +154,10 @@ async fn instances_are_listed_by_service_and_by_server(database: Database) {
     assert_eq!(of_service, [second, first.clone()], "by ordinal");
     assert_eq!(store.instance_list_on_server(&tenant.scope, &one.id).await.unwrap(), [first]);
     assert_eq!(store.instance_list_of_service(&tenant.scope, &service_id()).await.unwrap(), []);
+    let many = [service_id(), deployment.service_id.clone()];
+    assert_eq!(store.instance_list_of_services(&tenant.scope, &many).await.unwrap(), of_service);
+    let stranger = crate::fixtures::tenant(&store, "other").await;
+    assert_eq!(store.instance_list_of_services(&stranger.scope, &many).await.unwrap(), []);
 }
 
 async fn an_instance_outlives_its_server_until_it_is_forgotten(database: Database) {
