@@ -291,9 +291,10 @@ impl ServiceView {
     pub fn is_starting(&self) -> bool {
         let starting = |instance: &InstanceView| {
             let Some(seen) = &instance.observed else { return true };
+            // What it reports as its problem then is what it has not reached yet: nothing listens on its port.
             let on_its_way = matches!(seen.state, InstanceState::Transient | InstanceState::Running);
             let wanted_again = instance.intent == InstanceIntent::Run && seen.was_put_down();
-            seen.problem.is_none() && !seen.crash_looping && ((on_its_way && seen.restarts == 0) || wanted_again)
+            !seen.crash_looping && ((on_its_way && seen.restarts == 0) || wanted_again)
         };
         let mut active = self.instances.iter().filter(|instance| instance.traffic == Traffic::Active);
         self.condition == ServiceCondition::Down && active.any(starting)
@@ -394,7 +395,7 @@ mod tests {
 
     #[test]
     fn a_service_on_its_way_up_is_starting_and_one_that_broke_is_not() {
-        assert!(down(json!({"state": "running"})).is_starting());
+        assert!(down(json!({"state": "running", "problem": "nothing listens on 20001"})).is_starting());
         assert!(down(json!({"state": "transient"})).is_starting());
         assert!(down(json!({"state": "exited"})).is_starting(), "it was put down, and should run");
         assert!(!down(json!({"state": "running", "restarts": 2})).is_starting());

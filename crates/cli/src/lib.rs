@@ -31,6 +31,7 @@ pub mod printer;
 mod private_file;
 mod progress;
 mod project;
+mod question;
 mod report;
 mod running;
 mod system;

@@ -30,8 +30,11 @@ const ABSENCE_LIMIT: Duration = Duration::from_secs(60);
 /// Options of every command that starts a deployment.
 #[derive(Debug, Clone, clap::Args)]
 pub struct WaitOptions {
+    /// Wait for the result (what is done without a word, too)
+    #[arg(long, overrides_with = "no_wait")]
+    pub wait: bool,
     /// Return as soon as it is accepted, without waiting for the result
-    #[arg(long)]
+    #[arg(long, overrides_with = "wait")]
     pub no_wait: bool,
     /// Give up waiting after this time; the deployment itself goes on
     #[arg(long, value_name = "TIME", default_value = "30m", value_parser = crate::times::parse_length)]
@@ -40,7 +43,7 @@ pub struct WaitOptions {
 
 impl Default for WaitOptions {
     fn default() -> Self {
-        Self { no_wait: false, timeout: 30 * 60_000 }
+        Self { wait: true, no_wait: false, timeout: 30 * 60_000 }
     }
 }
 

@@ -33,6 +33,10 @@ pub async fn run(context: &Context, options: Options) -> Outcome {
                     let failure = Failure::general(format!("{} is stopped, so nothing answers for it", service.name));
                     return Err(failure.help(format!("start it: mainstay start {}", service.name)));
                 }
+                None if service.current.is_none() => {
+                    let failure = Failure::general(format!("{} has no release that was ever healthy", service.name));
+                    return Err(failure.help(format!("see why: mainstay status {}", address::full_name(&service))));
+                }
                 None => {
                     let failure = Failure::general(format!("{} has no address: no route leads to it", service.name));
                     return Err(failure.help("give it one in mainstay.toml: route = \"/\""));
@@ -43,7 +47,7 @@ pub async fn run(context: &Context, options: Options) -> Outcome {
     let opened = !options.print && !context.printer.json() && has_display() && open(&url);
     context.printer.either(&Opened { url: url.clone() }, |_, printer| printer.data(&url));
     if opened {
-        context.printer.hint("opened in the browser");
+        context.printer.hint("Opened in the browser.");
     }
     Ok(Exit::Ok)
 }

@@ -8,11 +8,10 @@ use crate::exit::{Exit, Failure, Outcome};
 use crate::printer::{Printer, Text, Tone};
 use crate::table::Column;
 use crate::times::{ago, now_ms};
-use crate::words;
+use crate::{question, words};
 use api::desired::SecurityMode;
 use api::servers::{RecoveryAction, RecoveryState, ServerCondition, ServerRecovery, ServerView};
 use client::Client;
-use std::io::IsTerminal;
 
 const COLUMNS: [Column; 7] = [
     Column::new("server"),
@@ -132,9 +131,8 @@ async fn accept_restore(context: &Context, client: &Client, machine: Option<&str
         }
     }
     printer.note("");
-    if !yes && !asked(printer)? {
-        printer.note("Nothing was changed.");
-        return Ok(Exit::Failed);
+    if !yes {
+        question::agreed(printer, "Accept this?", "what is shown above stops and replaces instances")?;
     }
     let mut accepted = Vec::new();
     for (server, recovery) in ahead {
@@ -186,17 +184,6 @@ fn plan_lines(server: &ServerView, recovery: &ServerRecovery) -> Vec<String> {
         }
     }));
     lines
-}
-
-fn asked(printer: &Printer) -> Result<bool, Failure> {
-    if printer.json() || !std::io::stdin().is_terminal() {
-        return Err(Failure::usage("nobody is there to agree").help("say --yes to accept what is shown above"));
-    }
-    printer.note("Accept this? [y/N]");
-    let mut answer = String::new();
-    let read = std::io::stdin().read_line(&mut answer);
-    read.map_err(|error| Failure::general(format!("cannot read the answer: {error}")))?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
 fn condition(server: &ServerView) -> Text {

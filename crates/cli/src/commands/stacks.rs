@@ -5,9 +5,16 @@ use crate::answers::Removed;
 use crate::context::Context;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::printer::Text;
+use crate::progress::{self, WaitOptions};
 use crate::table::Column;
 use crate::times::{ago, now_ms};
-use crate::words;
+use crate::{question, words};
+use api::stacks::StackView;
+use api::words::{count, count_of};
+use client::Client;
+use std::time::{Duration, Instant};
+
+const POLL_INTERVAL: Duration = Duration::from_millis(300);
 
 /// List stacks, remove one
 #[derive(Debug, clap::Args)]
@@ -26,6 +33,8 @@ enum Action {
         /// Do it without being asked back
         #[arg(long, short)]
         yes: bool,
+        #[command(flatten)]
+        wait: WaitOptions,
     },
 }
 
@@ -57,34 +66,45 @@ pub async fn run(context: &Context, options: Options) -> Outcome {
                 );
             });
         }
-        Action::Remove { stack, yes } => {
+        Action::Remove { stack, yes, wait } => {
             let stack = address::stack(&client, &stack).await?;
             let names: Vec<&str> = stack.services.iter().map(|service| service.name.as_str()).collect();
-            if !yes && !confirmed(&format!("Stop and forget {} ({})?", stack.name, names.join(", ")))? {
-                return Err(Failure::general("nothing was removed"));
+            if !yes {
+                let question = format!("Stop and forget {} ({})?", stack.name, names.join(", "));
+                question::agreed(&context.printer, &question, "removing a stack stops its services")?;
             }
             client.stack_remove(stack.id.as_str()).await?;
+            if !wait.no_wait {
+                progress::or_leave(gone(context, &client, &stack, wait.timeout)).await?;
+            }
             context.printer.either(&Removed { removed: stack.id.to_string() }, |_, printer| {
-                printer.data(&format!("removed {}", stack.name))
+                let how = if wait.no_wait { "is being removed" } else { "is removed" };
+                printer.data(&format!("{} {how}", stack.name))
             });
         }
     }
     Ok(Exit::Ok)
 }
 
-/// Asks a person; without one, the flag is required.
-fn confirmed(question: &str) -> Result<bool, Failure> {
-    use std::io::{BufRead, IsTerminal, Write};
-    if !std::io::stdin().is_terminal() {
-        return Err(Failure::usage("removing a stack stops its services, and nobody is here to be asked")
-            .help("say that it is meant: --yes"));
+/// Until the last instance has stopped and the stack is forgotten.
+async fn gone(context: &Context, client: &Client, stack: &StackView, timeout_ms: u64) -> Result<(), Failure> {
+    let bar = progress::spinner(&context.printer);
+    bar.set_message(format!("stopping {}", count_of(&stack.services, "service")));
+    let deadline = Instant::now() + Duration::from_millis(timeout_ms);
+    loop {
+        let left = client.stacks().await?.into_iter().find(|left| left.id == stack.id);
+        let Some(left) = left else {
+            bar.finish_and_clear();
+            return Ok(());
+        };
+        if Instant::now() >= deadline {
+            bar.finish_and_clear();
+            let time = manifest::duration_text(timeout_ms);
+            let still = count(left.services.iter().map(|service| service.instances.len()).sum::<usize>(), "instance");
+            let failure =
+                Failure::new(Exit::TimedOut, format!("{} is not gone after {time}: {still} left", stack.name));
+            return Err(failure.help("it goes on by itself; look with `mainstay status`, and at `mainstay servers`"));
+        }
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
-    let mut err = std::io::stderr().lock();
-    let _ = write!(err, "{question} [y/N] ").and_then(|()| err.flush());
-    let mut answer = String::new();
-    std::io::stdin()
-        .lock()
-        .read_line(&mut answer)
-        .map_err(|error| Failure::general(format!("cannot read the answer: {error}")))?;
-    Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
 }

@@ -12,7 +12,7 @@ use crate::context::{Context, read_cli_token};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::gateway_port;
 use crate::private_file;
-use crate::progress::WaitOptions;
+use crate::progress::{self, WaitOptions};
 use crate::project;
 use crate::report;
 use crate::running::{self, Running};
@@ -68,9 +68,8 @@ pub struct Options {
     /// Free space that new work leaves alone, such as 2GB [default: 5 % of the disk, 256MB to 2GB]
     #[arg(long, value_name = "SIZE", env = "MAINSTAY_DISK_RESERVE", value_parser = system::parse_size)]
     pub disk_reserve: Option<u64>,
-    /// Give up waiting after this time; the deployment itself goes on
-    #[arg(long, value_name = "TIME", default_value = "30m", value_parser = crate::times::parse_length)]
-    pub timeout: u64,
+    #[command(flatten)]
+    pub wait: WaitOptions,
     /// Run as the process in the background (used by --detach)
     #[arg(long, hide = true)]
     pub background: bool,
@@ -201,8 +200,12 @@ struct Arrival<'a> {
 /// Waits for the machine, says what it leaves out, deploys, and says what is where.
 async fn introduce(context: &Context, client: &Client, arrival: Arrival<'_>, options: &Options) -> Outcome {
     let Arrival { fresh, data_dir, password, target } = arrival;
-    let machine = system::wait_online(client).await?;
     let printer = &context.printer;
+    let bar = progress::spinner(printer);
+    bar.set_message("waiting for the agent of this machine");
+    let machine = system::wait_online(client).await;
+    bar.finish_and_clear();
+    let machine = machine?;
     if fresh {
         for limitation in &machine.facts.limitations {
             printer.note(&format!("  {} {limitation}", printer.paint_err().yellow("left out:")));
@@ -234,8 +237,8 @@ async fn introduce(context: &Context, client: &Client, arrival: Arrival<'_>, opt
         system::tell_password(context, data_dir, password);
     }
     match outcome? {
-        Some(answer) => report::judge(&answer.deployments),
-        None => Ok(Exit::Ok),
+        Some(answer) if !options.wait.no_wait => report::judge(&answer.deployments),
+        _ => Ok(Exit::Ok),
     }
 }
 
@@ -257,7 +260,7 @@ async fn deploy_target(
     let project = project::load(target, client).await?;
     let request = DeployRequest { plan: project.plan_request(), fingerprint: None, services: vec![], force: false };
     let answer = deploy::submit(context, client, &request, Some(&project)).await?;
-    deploy::wait(context, client, answer, &WaitOptions { no_wait: false, timeout: options.timeout }).await
+    deploy::wait(context, client, answer, &options.wait).await
 }
 
 async fn deploy_to_running(

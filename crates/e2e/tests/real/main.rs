@@ -13,6 +13,7 @@ mod disk_full;
 mod fleet;
 mod joining;
 mod kill_loop;
+mod looking;
 mod parts;
 mod private_repositories;
 mod rollouts;

@@ -45,6 +45,8 @@ pub fn problem_of(service: &ServiceView) -> Option<String> {
             let wanted = api::words::count(service.replicas, "instance");
             Some(format!("{name}: not all of its {wanted} are healthy"))
         }
+        // The first minutes after a boot are no problem; one that lasts makes an instance unhealthy.
+        ServiceCondition::Down if service.is_starting() => why,
         ServiceCondition::Down => Some(why.unwrap_or_else(|| format!("{name}: no instance is healthy"))),
         ServiceCondition::Unknown => Some(format!("{name}: its server does not report, so it is not known how it is")),
     }
