@@ -31,6 +31,15 @@ pub struct Client {
     streams: reqwest::Client,
 }
 
+/// What an answer says beside its content.
+#[derive(Debug, Clone)]
+pub struct Greeting {
+    /// The time of day there (RFC 9110, to the second).
+    pub date: Option<String>,
+    /// Of whoever ends TLS there, in DER; `None` without TLS.
+    pub certificate: Option<Vec<u8>>,
+}
+
 impl Client {
     /// `address` is the control plane's base URL; a path prefix is kept.
     pub fn new(address: &str, token: Option<Secret>) -> Result<Self, ClientError> {
@@ -116,12 +125,22 @@ impl Client {
         self.refuse_errors(answer).await
     }
 
-    /// The time of day at the control plane, as its answers say it (RFC 9110, to the second), if they do.
-    pub async fn date(&self) -> Result<Option<String>, ClientError> {
-        let call: Call<'_> = Call::new(Method::GET, &["healthz"], "say what time it is");
-        let answer = self.execute(&call).await?;
+    /// What an answer says beside its content, for whoever examines a connection. On one of its own: nobody
+    /// else pays for certificates that are kept.
+    pub async fn greet(&self) -> Result<Greeting, ClientError> {
+        let builder = reqwest::Client::builder()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .timeout(REQUEST_TIMEOUT)
+            .redirect(reqwest::redirect::Policy::none())
+            .tls_info(true);
+        let builder = if self.is_loopback() { builder.no_proxy() } else { builder };
+        let requests = builder.build().map_err(|error| self.explain(&error, "say hello", REQUEST_TIMEOUT))?;
+        let asked = Self { requests, ..self.clone() };
+        let call: Call<'_> = Call::new(Method::GET, &["healthz"], "say hello");
+        let answer = asked.execute(&call).await?;
         let date = answer.headers().get(reqwest::header::DATE).and_then(|value| value.to_str().ok());
-        Ok(date.map(str::to_owned))
+        let certificate = answer.extensions().get::<reqwest::tls::TlsInfo>().and_then(|info| info.peer_certificate());
+        Ok(Greeting { date: date.map(str::to_owned), certificate: certificate.map(<[u8]>::to_vec) })
     }
 
     /// Opens a stream of server-sent events.

@@ -18,7 +18,7 @@ mod error;
 mod follow;
 pub mod gateway;
 
-pub use client::{Client, DEFAULT_ADDRESS};
+pub use client::{Client, DEFAULT_ADDRESS, Greeting};
 pub use endpoints::{EventQuery, LogKind, LogQuery};
 pub use error::ClientError;
 pub use follow::Follow;

@@ -2,6 +2,7 @@
 
 use super::{AgentFact, ControlPlane, Facts, Finding, Names, PortFact, PortState, Verdict};
 use crate::words;
+use api::words::count;
 use plan::disk;
 
 /// Processes of Mainstay are watched by descriptors of theirs (`pidfd_open`), which are this old.
@@ -12,6 +13,8 @@ const GIT_TESTED: (u32, u32) = (2, 39);
 const CLOCK_LIMIT_MS: u64 = 60_000;
 /// Beyond this a difference is worth a word.
 const CLOCK_NOTICEABLE_MS: u64 = 5_000;
+/// Whoever renews certificates by itself does so earlier than that.
+const CERTIFICATE_DAYS_MIN: i64 = 14;
 /// Fewer open files than this and a gateway with some traffic runs out.
 const OPEN_FILES_MIN: u64 = 65_536;
 
@@ -20,7 +23,9 @@ pub fn judge(facts: &Facts) -> Vec<Finding> {
     let mut findings = vec![kernel(facts), rights(facts), cgroups(facts), systemd(facts), git(facts)];
     findings.extend([disk_space(facts), inodes(facts), open_files(facts), clock(facts)]);
     findings.extend(facts.ports.iter().map(port));
-    findings.extend([control_plane(facts), agent(facts), names(facts), network(facts)]);
+    findings.push(control_plane(facts));
+    findings.extend(facts.certificate_left_ms.map(certificate));
+    findings.extend([agent(facts), names(facts), network(facts)]);
     findings
 }
 
@@ -245,6 +250,18 @@ fn control_plane(facts: &Facts) -> Finding {
             )
         }
     }
+}
+
+/// Of a control plane that answers, so it is good now.
+fn certificate(left_ms: i64) -> Finding {
+    let days = left_ms / (24 * 3_600_000);
+    let left = if days < 1 { "less than a day".to_owned() } else { count(days, "day") };
+    if days < CERTIFICATE_DAYS_MIN {
+        let message = format!("is good for {left} only; after that no agent and no command trusts the control plane");
+        return finding("certificate", Verdict::Warning, message)
+            .mend("renew it where TLS ends, and see why that did not happen by itself");
+    }
+    good("certificate", format!("is trusted, and good for {left}"))
 }
 
 fn about_certificate(reason: &str) -> bool {

@@ -25,6 +25,7 @@ fn whole() -> Facts {
         inodes: Some((900_000, 1_000_000)),
         open_files: (Some(1024), Some(1_048_576)),
         control_plane: ControlPlane::Answers { address: "https://m.example.com".into(), version: "0.1.0".into() },
+        certificate_left_ms: Some(60 * 86_400_000),
         agent: joined(Some(true), Some("active"), false),
         names: Names::Resolves { name: "web.svc.internal".into() },
     }
@@ -134,6 +135,17 @@ fn a_control_plane_is_there_refuses_is_silent_or_has_a_bad_certificate() {
     let silent = |reason: &str| ControlPlane::Unreachable { address: address(), reason: reason.into() };
     check(&is(silent("connection refused")), Verdict::Problem, "does not answer: connection refused", "--server");
     check(&is(silent("invalid peer certificate: Expired")), Verdict::Problem, "does not trust", "renew it");
+}
+
+#[test]
+fn a_certificate_that_ends_soon_is_a_warning_while_it_is_still_good() {
+    let left = |days: i64| says("certificate", move |f| f.certificate_left_ms = Some(days * 86_400_000));
+    check(&left(5), Verdict::Warning, "good for 5 days only", "renew it");
+    check(&left(0), Verdict::Warning, "less than a day", "renew it");
+    check(&left(30), Verdict::Good, "good for 30 days", "");
+    let mut without_tls = whole();
+    without_tls.certificate_left_ms = None;
+    assert!(judge(&without_tls).iter().all(|finding| finding.check != "certificate"));
 }
 
 #[test]

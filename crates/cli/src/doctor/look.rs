@@ -1,6 +1,6 @@
 //! Finding facts. Everything that could hang has a time limit, and what fails is a fact as well.
 
-use super::{AgentFact, ControlPlane, Facts, Names, PortFact, PortState};
+use super::{AgentFact, ControlPlane, Facts, Names, PortFact, PortState, certificate};
 use crate::config::Config;
 use crate::context::Context;
 use crate::exit::Failure;
@@ -64,6 +64,7 @@ pub async fn look(context: &Context) -> Result<Facts, Failure> {
         inodes: inodes(&data_dir),
         open_files: open_files(),
         control_plane: seen.control_plane,
+        certificate_left_ms: seen.certificate_left_ms,
         names: names(seen.server.as_ref()).await,
         agent,
         data_dir,
@@ -73,12 +74,14 @@ pub async fn look(context: &Context) -> Result<Facts, Failure> {
 /// What the control plane says, of itself and of this machine.
 struct Seen {
     control_plane: ControlPlane,
+    certificate_left_ms: Option<i64>,
     clock_difference_ms: Option<i64>,
     server: Option<ServerView>,
 }
 
 async fn ask_control_plane(context: &Context, identity: Option<&Identity>) -> Seen {
-    let nothing = |control_plane| Seen { control_plane, clock_difference_ms: None, server: None };
+    let nothing =
+        |control_plane| Seen { control_plane, certificate_left_ms: None, clock_difference_ms: None, server: None };
     let client = match context.client() {
         Ok(client) => client,
         Err(failure) => {
@@ -88,21 +91,25 @@ async fn ask_control_plane(context: &Context, identity: Option<&Identity>) -> Se
     };
     let address = client.address().to_owned();
     let asked_at_ms = crate::times::now_ms();
-    let date = match tokio::time::timeout(NETWORK_LIMIT, client.date()).await {
-        Ok(Ok(date)) => date,
+    let greeting = match tokio::time::timeout(NETWORK_LIMIT, client.greet()).await {
+        Ok(Ok(greeting)) => greeting,
         Ok(Err(error)) => return nothing(why_not(context, address, &error)),
         Err(_) => {
             let reason = format!("no answer within {} s", NETWORK_LIMIT.as_secs());
             return nothing(ControlPlane::Unreachable { address, reason });
         }
     };
-    let clock_difference_ms = date.and_then(|date| clock_difference(&date, asked_at_ms));
+    let clock_difference_ms = greeting.date.and_then(|date| clock_difference(&date, asked_at_ms));
     let control_plane = match client.info().await {
         Ok(info) => ControlPlane::Answers { address, version: info.version },
         Err(error @ ClientError::Api { .. }) => ControlPlane::Refuses { address, reason: Failure::from(error).message },
         Err(error) => why_not(context, address, &error),
     };
-    Seen { control_plane, clock_difference_ms, server: server_of(&client, identity).await }
+    let certificate_left_ms = greeting
+        .certificate
+        .and_then(|certificate| certificate::good_until_ms(&certificate))
+        .map(|until_ms| until_ms - asked_at_ms);
+    Seen { control_plane, certificate_left_ms, clock_difference_ms, server: server_of(&client, identity).await }
 }
 
 /// Nobody answers: is that one we were told to speak to, or only the usual address?

@@ -6,6 +6,7 @@
 //!
 //! Absent on purpose: mending. What is missing is installed by the machine's owner, in their way.
 
+mod certificate;
 pub mod judge;
 pub mod look;
 
@@ -67,6 +68,8 @@ pub struct Facts {
     /// How many files one process may hold open, and up to where it may raise that itself.
     pub open_files: (Option<u64>, Option<u64>),
     pub control_plane: ControlPlane,
+    /// For how long its certificate is still good; `None` without TLS.
+    pub certificate_left_ms: Option<i64>,
     pub agent: AgentFact,
     pub names: Names,
 }

@@ -9,25 +9,39 @@ use std::fs::{File, OpenOptions};
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::process::Stdio;
+use std::sync::mpsc::{Sender, channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
-/// Runs a command with stdout on a terminal that is so many columns wide; stderr stays a pipe.
-fn on_terminal(user: &User, columns: u16, arguments: &[&str]) -> (String, String) {
+/// A terminal that is so many columns wide, and the end of it that a program gets.
+fn terminal(columns: u16) -> (File, File) {
     let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
     grantpt(&terminal).and_then(|()| unlockpt(&terminal)).unwrap();
     tcsetwinsize(&terminal, Winsize { ws_row: 40, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 }).unwrap();
     let name = ptsname(&terminal, Vec::new()).unwrap();
-    let other_end =
-        OpenOptions::new().read(true).write(true).open(std::ffi::OsStr::from_bytes(name.as_bytes())).unwrap();
-    let child = user.command(arguments).stdout(Stdio::from(other_end)).spawn().unwrap();
-    let reader = std::thread::spawn(move || {
-        let (mut text, mut terminal) = (Vec::new(), File::from(terminal));
+    let path = std::ffi::OsStr::from_bytes(name.as_bytes());
+    (File::from(terminal), OpenOptions::new().read(true).write(true).open(path).unwrap())
+}
+
+/// Everything that is written to a terminal, and a word each time that more came.
+fn read(mut terminal: File, more: Sender<String>) -> JoinHandle<String> {
+    std::thread::spawn(move || {
+        let mut text = Vec::new();
         let mut bytes = [0; 4096];
         // When nobody holds the other end any more, reading fails.
         while let Ok(length @ 1..) = terminal.read(&mut bytes) {
             text.extend_from_slice(&bytes[..length]);
+            let _ = more.send(String::from_utf8_lossy(&text).into_owned());
         }
         String::from_utf8(text).unwrap()
-    });
+    })
+}
+
+/// Runs a command with stdout on a terminal that is so many columns wide; stderr stays a pipe.
+fn on_terminal(user: &User, columns: u16, arguments: &[&str]) -> (String, String) {
+    let (terminal, other_end) = terminal(columns);
+    let child = user.command(arguments).stdout(Stdio::from(other_end)).spawn().unwrap();
+    let reader = read(terminal, channel().0);
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     (reader.join().unwrap().replace("\r\n", "\n"), String::from_utf8(output.stderr).unwrap())
@@ -60,4 +74,24 @@ web      running          0/1  http://127.0.0.1:8080/
 ";
     assert_eq!((plain(&narrow).as_str(), said.as_str()), (expected, "Left out for want of room: revision, changed.\n"));
     assert!(user.says(&["status"]).out.contains("3 (0123456789)"), "piped, everything is there");
+}
+
+#[test]
+fn top_draws_on_a_screen_of_its_own_and_gives_the_old_one_back_on_ctrl_c() {
+    let control_plane = ControlPlane::start();
+    control_plane.answers("GET /api/v1/servers", json!([]));
+    control_plane.answers("GET /api/v1/services", json!([service("shop", "web", 1)]));
+    let (terminal, other_end) = terminal(50);
+    let mut child = User::of(&control_plane).command(&["top"]).stdout(Stdio::from(other_end)).spawn().unwrap();
+    let (sender, more) = channel();
+    let reader = read(terminal, sender);
+    while !more.recv_timeout(Duration::from_secs(60)).unwrap().contains("Ctrl-C ends this.") {}
+    let pid = rustix::process::Pid::from_raw(child.id() as i32).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    let drawn = reader.join().unwrap();
+    assert!(drawn.starts_with("\x1b[?1049h\x1b[?25l") && drawn.ends_with("\x1b[?25h\x1b[?1049l"), "{drawn:?}");
+    assert!(drawn.contains("shop/web"), "{drawn:?}");
+    let row = drawn.split("\x1b[K").find(|row| row.contains("shop/web")).unwrap();
+    assert!(plain(row.trim()).chars().count() <= 50 && !drawn.contains("LATENCY"), "{drawn:?}");
 }
