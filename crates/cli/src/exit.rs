@@ -14,6 +14,7 @@
 //! A [`Failure`] carries what happened, the places in the input that are wrong, and the next step. It
 //! is printed once, by `main`, to stderr: as text, or with `--json` as one JSON object.
 
+use crate::doctor::judge;
 use crate::excerpt;
 use crate::printer::{Paint, Printer};
 use api::error::{ApiError, ErrorCode, ErrorDetail};
@@ -245,9 +246,12 @@ impl From<ClientError> for Failure {
         match error {
             ClientError::Api { error, .. } => (*error).into(),
             ClientError::Unreachable { url, reason } => {
-                let message = format!("cannot reach the control plane at {url}: {reason}");
-                Self::new(Exit::Unreachable, message)
-                    .help("is it running? start it with `mainstay up` or name another with --server")
+                let help = if judge::about_certificate(&reason) {
+                    judge::MEND_CERTIFICATE
+                } else {
+                    "is it running? start it with `mainstay up` or name another with --server"
+                };
+                Self::new(Exit::Unreachable, format!("cannot reach the control plane at {url}: {reason}")).help(help)
             }
             ClientError::TimedOut { .. } => Self::new(Exit::Unreachable, error.to_string()),
             ClientError::NotMainstay { .. } => {
@@ -267,3 +271,18 @@ impl From<anyhow::Error> for Failure {
 }
 
 pub type Outcome = Result<Exit, Failure>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_there_and_not_trusted_is_not_asked_whether_it_runs() {
+        let help = |reason: &str| {
+            let unreachable = ClientError::Unreachable { url: "https://m.example.com".into(), reason: reason.into() };
+            Failure::from(unreachable).help.unwrap()
+        };
+        assert_eq!(help("invalid peer certificate: UnknownIssuer"), judge::MEND_CERTIFICATE);
+        assert!(help("connection refused").starts_with("is it running?"));
+    }
+}

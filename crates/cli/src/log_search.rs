@@ -46,6 +46,7 @@ mod tests {
     #[test]
     fn a_text_in_small_letters_finds_any_case_and_one_with_a_capital_only_itself() {
         assert!(Search::new("timeout").is_in("TimeOut after 3 s") && !Search::new("TimeOut").is_in("timeout"));
+        assert!(Search::new("TimeOut").is_in("a TimeOut"));
         assert!(Search::new("größe").is_in("die größe"), "letters outside of ASCII");
     }
 

@@ -13,6 +13,9 @@ const GIT_TESTED: (u32, u32) = (2, 39);
 const CLOCK_LIMIT_MS: u64 = 60_000;
 /// Beyond this a difference is worth a word.
 const CLOCK_NOTICEABLE_MS: u64 = 5_000;
+/// What to do about a certificate that is not trusted.
+pub const MEND_CERTIFICATE: &str =
+    "renew it where TLS ends, or add its authority to those of this machine: update-ca-certificates";
 /// Whoever renews certificates by itself does so earlier than that.
 const CERTIFICATE_DAYS_MIN: i64 = 14;
 /// Fewer open files than this and a gateway with some traffic runs out.
@@ -243,7 +246,7 @@ fn control_plane(facts: &Facts) -> Finding {
             Verdict::Problem,
             format!("{address} has a certificate that this machine does not trust: {reason}"),
         )
-        .mend("renew it there, or add its authority to this machine's: update-ca-certificates"),
+        .mend(MEND_CERTIFICATE),
         ControlPlane::Unreachable { address, reason } => {
             finding(check, Verdict::Problem, format!("{address} does not answer: {reason}; what runs goes on")).mend(
                 "look whether it runs, and at firewalls between here and there; another one is named with --server",
@@ -264,7 +267,8 @@ fn certificate(left_ms: i64) -> Finding {
     good("certificate", format!("is trusted, and good for {left}"))
 }
 
-fn about_certificate(reason: &str) -> bool {
+/// Whether somebody is there, and only not trusted.
+pub fn about_certificate(reason: &str) -> bool {
     let reason = reason.to_ascii_lowercase();
     ["certificate", "unknownissuer", "tls"].iter().any(|word| reason.contains(word))
 }

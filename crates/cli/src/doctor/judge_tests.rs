@@ -134,7 +134,12 @@ fn a_control_plane_is_there_refuses_is_silent_or_has_a_bad_certificate() {
     check(&is(refuses), Verdict::Problem, "refuses you: the token", "mainstay login --server https://m.example.com");
     let silent = |reason: &str| ControlPlane::Unreachable { address: address(), reason: reason.into() };
     check(&is(silent("connection refused")), Verdict::Problem, "does not answer: connection refused", "--server");
-    check(&is(silent("invalid peer certificate: Expired")), Verdict::Problem, "does not trust", "renew it");
+    check(
+        &is(silent("invalid peer certificate: Expired")),
+        Verdict::Problem,
+        "does not trust",
+        "update-ca-certificates",
+    );
 }
 
 #[test]
