@@ -150,6 +150,10 @@ async fn write_in(
     for change in &write.instances {
         apply(transaction, scope, &write.service_id, change, now_ms).await?;
     }
+    let counts = |change: &InstanceChange| matches!(change, InstanceChange::Create(_) | InstanceChange::Delete { .. });
+    if write.instances.iter().any(counts) {
+        count(transaction, scope, &write.service_id).await?;
+    }
     if let Some((current, previous)) = &write.current {
         sqlx::query(
             "UPDATE services SET current_revision_id = $1, previous_revision_id = $2
@@ -219,6 +223,19 @@ async fn apply(
         }
     };
     query.execute(&mut **transaction).await?;
+    Ok(())
+}
+
+/// A service knows how many instances it has, so that those without any are found at once.
+async fn count(transaction: &mut Write, scope: &Scope, service_id: &ServiceId) -> Result<()> {
+    sqlx::query(
+        "UPDATE services SET instances = (SELECT COUNT(*) FROM instances WHERE service_id = $1 AND organization_id = $2)
+         WHERE id = $1 AND organization_id = $2",
+    )
+    .bind(service_id.as_str())
+    .bind(scope.organization.as_str())
+    .execute(&mut **transaction)
+    .await?;
     Ok(())
 }
 

@@ -73,9 +73,8 @@ impl Store {
     /// Those that served once, stay, and have no instance now.
     pub async fn service_list_idle(&self, scope: &Scope) -> Result<Vec<Service>> {
         let sql = format!(
-            "SELECT {COLUMNS} FROM services WHERE organization_id = $1 AND removing = 0
-               AND current_revision_id IS NOT NULL
-               AND NOT EXISTS (SELECT 1 FROM instances i WHERE i.service_id = services.id)
+            "SELECT {COLUMNS} FROM services
+             WHERE organization_id = $1 AND instances = 0 AND removing = 0 AND current_revision_id IS NOT NULL
              ORDER BY name, id"
         );
         let rows = sqlx::query_as::<_, Row>(sqlx::AssertSqlSafe(sql))

@@ -14,6 +14,7 @@ on_every_database![
     a_tick_before_the_first_deployment_expects_none,
     an_instance_of_what_is_gone_is_refused,
     instances_are_listed_by_service_and_by_server,
+    a_service_that_has_served_is_idle_while_it_has_no_instance,
     an_instance_outlives_its_server_until_it_is_forgotten,
 ];
 
@@ -158,6 +159,33 @@ async fn instances_are_listed_by_service_and_by_server(database: Database) {
     assert_eq!(store.instance_list_of_services(&tenant.scope, &many).await.unwrap(), of_service);
     let stranger = crate::fixtures::tenant(&store, "other").await;
     assert_eq!(store.instance_list_of_services(&stranger.scope, &many).await.unwrap(), []);
+}
+
+async fn a_service_that_has_served_is_idle_while_it_has_no_instance(database: Database) {
+    let store = database.open().await;
+    let (tenant, stranger) = (tenant(&store, "acme").await, tenant(&store, "other").await);
+    let server = joined(&store, &tenant.scope, "one").await;
+    let (_, deployment) = shop(&store, &tenant).await;
+    let idle = async || -> Vec<_> {
+        let idle = store.service_list_idle(&tenant.scope).await.unwrap();
+        idle.into_iter().map(|service| service.id).collect()
+    };
+    assert_eq!(idle().await, [], "it has never served");
+
+    let served = instance(&deployment, &server);
+    let current = Some((Some(deployment.revision_id.clone()), None));
+    let start = RolloutWrite { current, ..tick(&deployment, vec![InstanceChange::Create(served.clone())]) };
+    store.rollout_apply(&tenant.scope, &start, NOW).await.unwrap();
+    assert_eq!(idle().await, []);
+
+    let end = tick(&deployment, vec![InstanceChange::Delete { id: served.id }]);
+    store.rollout_apply(&tenant.scope, &end, NOW).await.unwrap();
+    assert_eq!(idle().await, std::slice::from_ref(&deployment.service_id));
+    assert_eq!(store.service_list_idle(&stranger.scope).await.unwrap(), []);
+
+    let again = tick(&deployment, vec![InstanceChange::Create(instance(&deployment, &server))]);
+    store.rollout_apply(&tenant.scope, &again, NOW).await.unwrap();
+    assert_eq!(idle().await, []);
 }
 
 async fn an_instance_outlives_its_server_until_it_is_forgotten(database: Database) {
