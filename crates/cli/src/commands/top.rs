@@ -127,16 +127,25 @@ async fn once(context: &Context, looker: &mut Looker) -> Result<Usage, Failure> 
 async fn live(context: &Context, looker: &mut Looker) -> Outcome {
     // What is asked first may fail: that belongs on the ordinary screen.
     let mut usage = looker.look().await?.0;
+    let mut trouble = None;
     let _screen = Screen::enter(&context.printer);
     loop {
-        draw(&usage, &context.printer);
+        draw(&usage, trouble.as_deref(), &context.printer);
         // Nothing is lost if the pause ends early.
         tokio::select! {
             () = tokio::time::sleep(LOOK_INTERVAL) => {}
             _ = tokio::signal::ctrl_c() => return Ok(Exit::Ok),
         }
         tokio::select! {
-            looked = looker.look() => usage = looked?.0,
+            looked = looker.look() => match looked {
+                Ok((looked, _)) => (usage, trouble) = (looked, None),
+                // It may be restarted: what was seen last stays, and says how old it is.
+                Err(failure) if failure.exit == Exit::Unreachable => {
+                    usage.at_ms = now_ms();
+                    trouble = Some(failure.message);
+                }
+                Err(failure) => return Err(failure),
+            },
             _ = tokio::signal::ctrl_c() => return Ok(Exit::Ok),
         }
     }
@@ -157,10 +166,13 @@ impl Drop for Screen<'_> {
     }
 }
 
-fn draw(usage: &Usage, printer: &Printer) {
+fn draw(usage: &Usage, trouble: Option<&str>, printer: &Printer) {
     let (width, height) = printer::terminal_size();
     let mut lines = lines(usage, printer, Some(width));
     lines.push(String::new());
+    if let Some(trouble) = trouble {
+        lines.push(printer.paint().yellow(&table::shortened(trouble, width)));
+    }
     lines.push(printer.paint().dim("Ctrl-C ends this."));
     if lines.len() > height {
         let more = lines.len() + 1 - height;

@@ -35,6 +35,7 @@ struct Inner {
 pub struct ControlPlane {
     pub address: String,
     inner: Arc<Mutex<Inner>>,
+    end: Arc<tokio::sync::Notify>,
 }
 
 impl ControlPlane {
@@ -44,17 +45,27 @@ impl ControlPlane {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
+        let end = Arc::new(tokio::sync::Notify::new());
+        let ended = end.clone();
         let router = Router::new().fallback(answer).with_state(inner.clone());
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
                 let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-                axum::serve(listener, router).await.unwrap();
+                tokio::select! {
+                    served = async { axum::serve(listener, router).await } => served.unwrap(),
+                    () = ended.notified() => {}
+                }
             });
         });
-        let this = Self { address, inner };
+        let this = Self { address, inner, end };
         this.answers("GET /api/v1/info", info(true));
         this
+    }
+
+    /// Nobody answers at its address any more, and connections are closed.
+    pub fn goes_away(&self) {
+        self.end.notify_one();
     }
 
     pub fn answers(&self, what: &str, body: Value) {

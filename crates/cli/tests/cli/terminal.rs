@@ -77,6 +77,26 @@ web      running          0/1  http://127.0.0.1:8080/
 }
 
 #[test]
+fn top_outlives_a_control_plane_that_goes_away_and_says_so() {
+    let control_plane = ControlPlane::start();
+    control_plane.answers("GET /api/v1/servers", json!([]));
+    control_plane.answers("GET /api/v1/services", json!([service("shop", "web", 1)]));
+    let (terminal, other_end) = terminal(100);
+    let mut child = User::of(&control_plane).command(&["top"]).stdout(Stdio::from(other_end)).spawn().unwrap();
+    let (sender, more) = channel();
+    let reader = read(terminal, sender);
+    let until = |words: &str| while !more.recv_timeout(Duration::from_secs(60)).unwrap().contains(words) {};
+    until("Ctrl-C ends this.");
+    control_plane.goes_away();
+    until("cannot reach the control plane");
+    let pid = rustix::process::Pid::from_raw(child.id() as i32).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    let last = reader.join().unwrap().rsplit("\x1b[H").next().unwrap().to_owned();
+    assert!(last.contains("shop/web"), "what was seen last stays: {last:?}");
+}
+
+#[test]
 fn top_draws_on_a_screen_of_its_own_and_gives_the_old_one_back_on_ctrl_c() {
     let control_plane = ControlPlane::start();
     control_plane.answers("GET /api/v1/servers", json!([]));
