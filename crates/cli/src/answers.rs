@@ -183,7 +183,10 @@ fn reference() -> Reference {
     all.add::<Deployment>(List, &["scale"]);
     all.add::<EnvVariable>(List, &["env list"]);
     all.add::<Deployment>(One, &["env set", "env unset"]);
-    all.add::<Changed>(One, &["env set --no-deploy", "env unset --no-deploy"]);
+    all.add::<Changed>(
+        One,
+        &["env set --no-deploy, or nothing to deploy", "env unset --no-deploy, or nothing to deploy"],
+    );
     all.add::<Deployment>(One, &["cancel"]);
     all.add::<StackView>(List, &["stacks list"]);
     all.add::<Removed>(One, &["stacks remove"]);

@@ -27,7 +27,11 @@ pub fn page(note: &str) -> Result<String> {
             Form::List => format!("list of {link}"),
             Form::Lines => format!("{link} on each line"),
         };
-        let named = if command.contains("any command") { command.to_owned() } else { format!("`mainstay {command}`") };
+        let named = match command.split_once(", ") {
+            _ if command.starts_with("any ") => command.to_owned(),
+            Some((command, when)) => format!("`mainstay {command}`, {when}"),
+            None => format!("`mainstay {command}`"),
+        };
         let _ = writeln!(out, "| {named} | {what} |");
     }
     let _ = writeln!(

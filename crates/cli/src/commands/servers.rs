@@ -11,6 +11,7 @@ use crate::times::{ago, now_ms};
 use crate::{question, words};
 use api::desired::SecurityMode;
 use api::servers::{RecoveryAction, RecoveryState, ServerCondition, ServerRecovery, ServerView};
+use api::words::count;
 use client::Client;
 
 const COLUMNS: [Column; 7] = [
@@ -244,7 +245,7 @@ fn show(server: &ServerView, printer: &Printer) {
     };
     let rows = [
         ("system", format!("{}, {} on {}", facts.operating_system, facts.kernel, facts.architecture)),
-        ("size", format!("{} cores, {}", facts.cpu_count, words::size(facts.memory_bytes))),
+        ("size", format!("{}, {}", count(facts.cpu_count, "core"), words::size(facts.memory_bytes))),
         ("security", mode.to_owned()),
         ("limits", format!("cgroups {}", facts.cgroups)),
         ("git", facts.git_version.clone().unwrap_or_else(|| "missing".into())),
