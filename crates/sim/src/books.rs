@@ -80,6 +80,12 @@ impl World {
         for deployment in &books.deployments {
             self.look_at_deployment(deployment);
         }
+        // A row goes only when its machine has heard that it should, and said that nothing of it runs.
+        for machine in self.machines.iter().filter(|machine| machine.holds_what_it_said()) {
+            if let Some(orphan) = self.orphan(machine, &books) {
+                self.story.never(format_args!("{orphan} runs on {} and was forgotten", machine.name));
+            }
+        }
         if let Some(id) = self.referee.promises.missing_deployment(&books.deployments) {
             self.story.never(format_args!("the deployment {} was promised and is lost", id.short()));
         }

@@ -57,6 +57,8 @@ pub struct Machine {
     /// A document could not be kept in this life, so acting on an unkept one is allowed.
     pub kept_in_vain: AtomicBool,
     highest_seen: AtomicU64,
+    /// The highest generation that any letter of it named.
+    highest_said: AtomicU64,
     /// The newest document that its ledger took, and the one before.
     documents: Mutex<Vec<DesiredState>>,
     end: mpsc::UnboundedSender<End>,
@@ -82,6 +84,7 @@ impl Machine {
             disk_full: AtomicBool::new(false),
             kept_in_vain: AtomicBool::new(false),
             highest_seen: AtomicU64::new(0),
+            highest_said: AtomicU64::new(0),
             documents: Mutex::default(),
             end,
             ended: Mutex::new(Some(ended)),
@@ -120,6 +123,7 @@ impl Machine {
     /// What holds of every letter that an agent sends.
     pub fn referee_looks_at_letter(&self, world: &World, request: &Outgoing) {
         let Some(generation) = reported_generation(request) else { return };
+        self.highest_said.fetch_max(generation, Ordering::SeqCst);
         let kept = self.disk.highest_generation();
         if generation > kept && !self.kept_in_vain.load(Ordering::SeqCst) {
             let name = self.name;
@@ -165,6 +169,12 @@ impl Machine {
     pub fn no_document_wants(&self, id: &InstanceId) -> bool {
         let known = !self.kept_in_vain.load(Ordering::SeqCst);
         known && !locked(&self.documents).iter().any(|document| wants(document, id, None))
+    }
+
+    /// Whether it holds what it said. One that could not keep a document and then died goes by an older one for
+    /// a while, and may start once more what it said was gone.
+    pub fn holds_what_it_said(&self) -> bool {
+        self.disk.highest_generation() >= self.highest_said.load(Ordering::SeqCst)
     }
 
     /// The generation that this machine has accepted never falls, whatever happens to it.

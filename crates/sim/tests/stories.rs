@@ -18,8 +18,8 @@ fn one_seed_is_one_story() {
     }
 }
 
-/// As many as an unoptimised build tells in about half a minute; `cargo xtask sim` tells many more. Those that
-/// are known to break a promise are named in docs/proof.md; 1 is one of them, so these begin with 2.
+/// As many as an unoptimised build tells in about half a minute; `cargo xtask sim` tells many more. They begin with 2
+/// because 1 broke a promise when they were chosen; it is mended.
 #[test]
 fn forty_seeds_break_no_promise() {
     let broken: Vec<String> = std::thread::scope(|scope| {

@@ -38,24 +38,7 @@ impl Scene {
 
     /// An instance of `service` that runs and is well, without requests.
     async fn runs(&self, machine: usize, service: &str, number: u64) -> InstanceId {
-        let machine = &self.world.machines[machine];
-        let driver = FakeDriver::new(machine.workloads.clone());
-        let mut revision = nouns::revision(number, PortSpec::Injected);
-        revision.health = HealthSpec::with(HealthCheck::Command { command: "good".into() });
-        let request = StartRequest {
-            service_id: service_id(service),
-            service: service.parse().unwrap(),
-            instance: nouns::wanted(number, number, InstanceIntent::Run, Traffic::Candidate),
-            revision: revision.clone(),
-            env: BTreeMap::new(),
-        };
-        let (service_id, service) = (request.service_id.clone(), request.service.clone());
-        let prepare = PrepareRequest { service_id, service, revision, env: BTreeMap::new() };
-        driver.prepare(prepare, CancellationToken::new()).await.unwrap();
-        self.world.referee.learn(&request, self.world.time.passed_ms());
-        let id = request.instance.instance_id.clone();
-        driver.start(request).await.unwrap();
-        id
+        runs(&self.world, machine, service, number).await
     }
 
     /// The gateway of a machine asks these from now on, and the referee looks.
@@ -125,6 +108,27 @@ impl Scene {
     fn must_never_be(&self, what: &str) {
         assert_eq!(self.world.story.violation().as_deref(), Some(what));
     }
+}
+
+async fn runs(world: &World, machine: usize, service: &str, number: u64) -> InstanceId {
+    let machine = &world.machines[machine];
+    let driver = FakeDriver::new(machine.workloads.clone());
+    let mut revision = nouns::revision(number, PortSpec::Injected);
+    revision.health = HealthSpec::with(HealthCheck::Command { command: "good".into() });
+    let request = StartRequest {
+        service_id: service_id(service),
+        service: service.parse().unwrap(),
+        instance: nouns::wanted(number, number, InstanceIntent::Run, Traffic::Candidate),
+        revision: revision.clone(),
+        env: BTreeMap::new(),
+    };
+    let (service_id, service) = (request.service_id.clone(), request.service.clone());
+    let prepare = PrepareRequest { service_id, service, revision, env: BTreeMap::new() };
+    driver.prepare(prepare, CancellationToken::new()).await.unwrap();
+    world.referee.learn(&request, world.time.passed_ms());
+    let id = request.instance.instance_id.clone();
+    driver.start(request).await.unwrap();
+    id
 }
 
 fn service_id(service: &str) -> api::ids::ServiceId {
@@ -367,5 +371,19 @@ async fn who_scaled_and_was_refused_has_not_scaled() {
     assert!(world.story.lines().iter().any(|line| line.contains("scales web to 3: 404")), "{:#?}", world.story.lines());
     world.referee.look_at_running(&world.story, "web", 3);
     assert_eq!(world.story.violation().as_deref(), Some("3 instances of web are to run, at most 2 may"));
+    world.plane.end();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_runs_and_is_in_no_book_was_forgotten() {
+    let stage = crate::Stage::new().unwrap();
+    let world = stage.world(0, 1, Time::begin()).unwrap();
+    assert!(world.start_plane(), "{:#?}", world.story.lines());
+    drop(world.look_at_books());
+    assert_eq!(world.story.violation(), None);
+    let id = runs(&world, 0, "web", 1).await;
+    drop(world.look_at_books());
+    let what = format!("web 1 ({}) runs on m1 and was forgotten", id.short());
+    assert_eq!(world.story.violation(), Some(what));
     world.plane.end();
 }
