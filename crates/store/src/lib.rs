@@ -208,7 +208,7 @@ impl Store {
             Dialect::Postgres => None,
         };
         match turn {
-            Some(turn) if !turn.is_alone() => {
+            Some(turn) if turn.is_shared() => {
                 let mut write = turn.begin(&self.writer).await?;
                 let done = statement.execute(&mut *write).await.map_err(Error::from);
                 write.end(done).await

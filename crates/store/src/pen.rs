@@ -27,8 +27,12 @@
 //! **What ends the transaction ends it for all.** If SQLite rolls back by itself (its disk is full), the
 //! savepoint is gone with everything else; the next one notices, and the group is told that nothing was kept.
 //!
-//! **A group ends**: it is committed when its turn comes in the same line, and before that when it is large or
-//! old ([`Bounds`]).
+//! **Only when it pays.** Who shares a commit waits for the work of others and saves syncs. Where work takes longer
+//! than a sync (a fast disk, busy processors), all would wait longer for it; so both are measured all the time, and
+//! the pen is handed on with the transaction open only while a write's work is shorter than a commit.
+//!
+//! **A group ends**: it is committed when its turn comes in the same line, and before that when it is large, or as
+//! old as a commit takes ([`Bounds`]).
 //!
 //! Deliberately absent: waiting for others to come, which would make the first slower; and all of this on
 //! PostgreSQL, whose connections share their flushes by themselves.
@@ -38,7 +42,7 @@ use crate::{Error, Result};
 use sqlx::{Any, AnyConnection, AnyPool, Executor, Transaction};
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::{Mutex, OwnedMutexGuard, oneshot};
 use tokio::time::{Instant, timeout};
@@ -48,11 +52,14 @@ use tokio::time::{Instant, timeout};
 pub struct Bounds {
     /// So many share a commit at most.
     members: usize,
-    /// After this time nobody else joins: the first has waited long enough.
-    open: Duration,
+    /// After this time nobody else joins: the first has waited long enough. `None`: as long as a commit takes, and
+    /// nobody shares one while that is shorter than the work of a write.
+    open: Option<Duration>,
 }
 
-const BOUNDS: Bounds = Bounds { members: 64, open: Duration::from_millis(25) };
+const BOUNDS: Bounds = Bounds { members: 64, open: None };
+/// However slow the disk is.
+const OPEN_LIMIT: Duration = Duration::from_millis(25);
 /// How long one waits for the commit of its group; then it is not known whether it was kept.
 const COMMIT_WAIT: Duration = Duration::from_secs(60);
 
@@ -63,11 +70,39 @@ pub struct Pen {
     /// Those who wait to write.
     waiting: Arc<AtomicUsize>,
     bounds: Bounds,
+    pace: Arc<Pace>,
 }
 
 impl Default for Pen {
     fn default() -> Self {
-        Self { group: Arc::default(), waiting: Arc::default(), bounds: BOUNDS }
+        Self { group: Arc::default(), waiting: Arc::default(), bounds: BOUNDS, pace: Arc::default() }
+    }
+}
+
+/// What things take, in nanoseconds, on average over the last few.
+#[derive(Debug, Default)]
+struct Pace {
+    work: AtomicU64,
+    commit: AtomicU64,
+}
+
+impl Pace {
+    /// The average comes nearer by an eighth. Two at once may lose one: then it is a little older.
+    fn note(average: &AtomicU64, since: Instant) {
+        let taken = u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX / 8);
+        let before = average.load(Ordering::Relaxed);
+        average.store(before - before / 8 + taken / 8, Ordering::Relaxed);
+    }
+
+    fn of(average: &AtomicU64) -> Duration {
+        Duration::from_nanos(average.load(Ordering::Relaxed))
+    }
+
+    async fn commit(&self, transaction: Transaction<'static, Any>) -> sqlx::Result<()> {
+        let since = Instant::now();
+        let committed = transaction.commit().await;
+        Self::note(&self.commit, since);
+        committed
     }
 }
 
@@ -114,7 +149,7 @@ impl Pen {
     async fn commit_in_line(self) {
         let mut group = self.group.lock_owned().await;
         if let Some(open) = group.take() {
-            open.commit().await;
+            open.commit(&self.pace).await;
         }
     }
 }
@@ -135,25 +170,28 @@ impl Drop for Waiting<'_> {
 }
 
 impl Turn {
-    /// Whether nothing is open and nobody waits.
-    pub fn is_alone(&self) -> bool {
-        self.group.is_none() && !self.is_awaited()
+    /// Whether a commit is shared: others have written and not committed, or will join.
+    pub fn is_shared(&self) -> bool {
+        self.group.is_some() || self.is_awaited()
     }
 
+    /// Whether somebody waits to whom the pen had better be handed on with the transaction open.
     fn is_awaited(&self) -> bool {
-        self.pen.waiting.load(Ordering::Relaxed) > 0
+        let Pen { waiting, bounds, pace, .. } = &self.pen;
+        let pays = bounds.open.is_some() || Pace::of(&pace.work) < Pace::of(&pace.commit);
+        pays && waiting.load(Ordering::Relaxed) > 0
     }
 
     /// Joins what is open, or begins.
     pub async fn begin(mut self, pool: &AnyPool) -> Result<Write> {
         if let Some(open) = self.group.as_mut() {
             match open.join().await {
-                Ok(()) => return Ok(Write(Place::Shared(self))),
+                Ok(()) => return Ok(Write::begun(Place::Shared(self))),
                 Err(error) => self.group.take().into_iter().for_each(|lost| lost.tell(&Err(ended_early(&error)))),
             }
         }
         let transaction = pool.begin_with("BEGIN IMMEDIATE").await?;
-        Ok(Write(Place::Own { transaction, turn: Some(self) }))
+        Ok(Write::begun(Place::Own { transaction, turn: Some(self) }))
     }
 
     /// Hands the pen on with the transaction open.
@@ -174,14 +212,15 @@ impl Turn {
             open.mark = Mark::Whole;
         }
         open.members.push(member);
-        let bounds = self.pen.bounds;
-        if open.members.len() >= bounds.members || open.opened_at.elapsed() >= bounds.open {
+        let Pen { bounds, pace, .. } = &self.pen;
+        let open_for = bounds.open.unwrap_or_else(|| Pace::of(&pace.commit).min(OPEN_LIMIT));
+        if open.members.len() >= bounds.members || open.opened_at.elapsed() >= open_for {
             let full = self.group.take();
             tokio::spawn(async move {
                 // The pen is handed on only after the commit.
-                let _turn = self;
+                let turn = self;
                 if let Some(full) = full {
-                    full.commit().await;
+                    full.commit(&turn.pen.pace).await;
                 }
             });
         }
@@ -205,7 +244,7 @@ impl Group {
         Ok(())
     }
 
-    async fn commit(mut self) {
+    async fn commit(mut self, pace: &Pace) {
         let Self { transaction, mark, .. } = &mut self;
         let taken_back = match mark {
             Mark::Half => transaction.execute("ROLLBACK TO member").await.map_err(|error| ended_early(&error)),
@@ -213,7 +252,7 @@ impl Group {
         };
         let Self { transaction, members, .. } = self;
         let committed = match taken_back {
-            Ok(_) => transaction.commit().await.map_err(Error::from),
+            Ok(_) => pace.commit(transaction).await.map_err(Error::from),
             Err(error) => Err(error),
         };
         tell(members, &committed);
@@ -239,7 +278,10 @@ fn ended_early(error: &sqlx::Error) -> Error {
 
 /// A transaction that writes. Dropped without [`Write::end`], it has written nothing.
 #[derive(Debug)]
-pub struct Write(Place);
+pub struct Write {
+    place: Place,
+    begun_at: Instant,
+}
 
 #[derive(Debug)]
 enum Place {
@@ -252,18 +294,29 @@ enum Place {
 impl Write {
     /// On PostgreSQL.
     pub fn alone(transaction: Transaction<'static, Any>) -> Self {
-        Self(Place::Own { transaction, turn: None })
+        Self::begun(Place::Own { transaction, turn: None })
+    }
+
+    fn begun(place: Place) -> Self {
+        Self { place, begun_at: Instant::now() }
     }
 
     /// Keeps what was written if it is `Ok`, else takes it back. Answers when the commit is through.
     pub async fn end<T>(self, done: Result<T>) -> Result<T> {
-        let told = match self.0 {
+        let Self { place, begun_at } = self;
+        if let Place::Shared(turn) | Place::Own { turn: Some(turn), .. } = &place {
+            Pace::note(&turn.pen.pace.work, begun_at);
+        }
+        let told = match place {
             Place::Shared(turn) => turn.leave(done.is_ok()),
             // Dropped, it is rolled back.
             Place::Own { .. } if done.is_err() => return done,
             Place::Own { transaction, turn: Some(turn) } if turn.is_awaited() => turn.leave_open(transaction),
-            Place::Own { transaction, turn: _turn } => {
-                transaction.commit().await?;
+            Place::Own { transaction, turn } => {
+                match &turn {
+                    Some(turn) => turn.pen.pace.commit(transaction).await?,
+                    None => transaction.commit().await?,
+                }
                 return done;
             }
         };
@@ -279,7 +332,7 @@ impl Deref for Write {
     type Target = AnyConnection;
 
     fn deref(&self) -> &AnyConnection {
-        match &self.0 {
+        match &self.place {
             Place::Own { transaction, .. } => transaction,
             Place::Shared(turn) => &turn.group.as_ref().expect("a group stays open while one writes in it").transaction,
         }
@@ -288,7 +341,7 @@ impl Deref for Write {
 
 impl DerefMut for Write {
     fn deref_mut(&mut self) -> &mut AnyConnection {
-        match &mut self.0 {
+        match &mut self.place {
             Place::Own { transaction, .. } => transaction,
             Place::Shared(turn) => {
                 &mut turn.group.as_mut().expect("a group stays open while one writes in it").transaction

@@ -3,6 +3,8 @@
 use super::*;
 use crate::{Scope, Store};
 use api::ids::OrganizationId;
+use sqlx::{Connection, SqliteConnection};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU32;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -14,7 +16,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 struct World {
     store: Store,
     scope: Scope,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 /// One that writes by hand: begins when told to, and has ended when it is awaited.
@@ -25,7 +27,7 @@ struct ByHand {
 }
 
 /// So large and so long that no test comes near them.
-const WIDE: Bounds = Bounds { members: 10_000, open: Duration::from_secs(3_600) };
+const WIDE: Bounds = Bounds { members: 10_000, open: Some(Duration::from_secs(3_600)) };
 
 impl World {
     async fn new() -> Self {
@@ -38,7 +40,7 @@ impl World {
         store.pen.bounds = bounds;
         let id = OrganizationId::from_uuid(Uuid::now_v7());
         let organization = store.organization_ensure(&id, "acme", 0).await.unwrap();
-        Self { store, scope: Scope::system(organization, "test"), _folder: folder }
+        Self { store, scope: Scope::system(organization, "test"), folder: folder }
     }
 
     /// The pen, so that everybody else has to stand in line.
@@ -210,6 +212,54 @@ async fn who_is_gone_at_any_moment_leaves_the_others_whole() {
     assert_eq!(there, kept.load(Ordering::Relaxed) as usize);
 }
 
+/// Each commit is one wait for the disk.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_writers_wait_for_few_commits() {
+    const WRITERS: usize = 100;
+    let world = World::new().await;
+    let commits = Commits::from_now_on(world.folder.path().join("mainstay.db")).await;
+    let turn = world.turn().await;
+    let writers: Vec<_> = (0..WRITERS).map(|number| world.put(&number.to_string())).collect();
+    world.line_of(WRITERS).await;
+    drop(turn);
+    for writer in writers {
+        answered(writer).await.unwrap();
+    }
+    assert_eq!(world.names().await.len(), WRITERS);
+    assert_eq!(commits.count(), 1);
+}
+
+/// The commits that SQLite writes into its log.
+struct Commits {
+    file: PathBuf,
+    before: usize,
+    /// Reads the whole time, so that the log does not begin anew.
+    _reader: SqliteConnection,
+}
+
+impl Commits {
+    async fn from_now_on(file: PathBuf) -> Self {
+        let mut reader = SqliteConnection::connect(&format!("sqlite://{}", file.display())).await.unwrap();
+        reader.execute("BEGIN; SELECT count(*) FROM organizations").await.unwrap();
+        Self { before: Self::in_log(&file), file, _reader: reader }
+    }
+
+    fn count(&self) -> usize {
+        Self::in_log(&self.file) - self.before
+    }
+
+    /// The last frame of a commit says how many pages the database has then; every other says 0.
+    fn in_log(file: &Path) -> usize {
+        const HEADER_BYTES: usize = 32;
+        const FRAME_HEADER_BYTES: usize = 24;
+        let log = std::fs::read(file.with_extension("db-wal")).unwrap();
+        let number = |at: usize| u32::from_be_bytes(log[at..at + 4].try_into().unwrap());
+        let (page_bytes, salts) = (number(8) as usize, &log[16..24]);
+        let frames = log[HEADER_BYTES..].chunks_exact(FRAME_HEADER_BYTES + page_bytes);
+        frames.take_while(|frame| &frame[8..16] == salts).filter(|frame| frame[4..8] != [0; 4]).count()
+    }
+}
+
 /// What refers to nothing is found out by the commit, if it is told to wait with that.
 const COMMIT_FAILS: &str = "PRAGMA defer_foreign_keys = ON;
     INSERT INTO nonces (server_id, nonce, expires_at_ms) VALUES ('nobody', 'n', 0)";
@@ -287,7 +337,7 @@ async fn a_group_ends_when_it_is_large_whoever_still_waits() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_group_ends_when_it_is_old_whoever_still_waits() {
-    let world = World::bounded(Bounds { open: Duration::ZERO, ..WIDE }).await;
+    let world = World::bounded(Bounds { open: Some(Duration::ZERO), ..WIDE }).await;
     let turn = world.turn().await;
     let first = world.put("first");
     world.line_of(1).await;
@@ -303,4 +353,43 @@ async fn a_group_ends_when_it_is_old_whoever_still_waits() {
     answered(first).await.unwrap();
     assert_eq!(world.names().await, ["first"]);
     slower.end().await.unwrap();
+}
+
+/// Whether the first shares its commit with the second, at that pace.
+async fn is_shared(work: Duration, commit: Duration) -> bool {
+    let world = World::bounded(BOUNDS).await;
+    let turn = world.turn().await;
+    let first = world.put("first");
+    world.line_of(1).await;
+    let second = world.by_hand(HALF, Ok(()));
+    world.line_of(2).await;
+    world.store.pen.pace.work.store(work.as_nanos() as u64, Ordering::Relaxed);
+    world.store.pen.pace.commit.store(commit.as_nanos() as u64, Ordering::Relaxed);
+    drop(turn);
+    second.begun().await;
+    let shared = world.names().await.is_empty();
+    second.end().await.unwrap();
+    answered(first).await.unwrap();
+    assert_eq!(world.names().await, ["first", "half"]);
+    shared
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_is_shared_only_while_that_is_shorter_than_to_wait_for_the_work_of_others() {
+    let (short, long) = (Duration::from_micros(1), Duration::from_secs(100));
+    assert!(is_shared(short, long).await);
+    assert!(!is_shared(long, short).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_pace_of_work_and_commits_is_measured() {
+    let world = World::new().await;
+    let pace = world.store.pen.pace.clone();
+    let slow = world.by_hand(HALF, Ok(()));
+    slow.begun().await;
+    tokio::time::sleep(Duration::from_millis(80)).await;
+    slow.end().await.unwrap();
+    // An eighth of the way from nothing.
+    assert!(Pace::of(&pace.work) >= Duration::from_millis(10));
+    assert!(Pace::of(&pace.commit) > Duration::ZERO);
 }

@@ -1,10 +1,9 @@
-//! Many writers at once: nobody fails, nobody waits for long, and on SQLite they wait for the disk together.
+//! Many writers at once: nobody fails, and nobody waits for long.
 
 use crate::database::Database;
 use crate::fixtures::*;
 use api::events::Event;
-use sqlx::{Connection, Executor, SqliteConnection};
-use std::path::Path;
+use sqlx::Executor;
 use std::time::Instant;
 use store::EventFilter;
 
@@ -43,18 +42,13 @@ async fn four_hundred_read_then_write_transactions_from_eight_tasks_fail_none(da
     assert_eq!(store.event_newest(&tenant.scope).await.unwrap(), 400);
 }
 
-/// Transactions and single statements, such that are refused among them, from many tasks. Each commit of SQLite
-/// is one wait for the disk.
+/// Transactions and single statements, such that are refused among them, from many tasks.
 async fn writers_of_every_kind_at_once_are_all_answered_and_all_kept(database: Database) {
     const TASKS: usize = 16;
     const ROUNDS: usize = 10;
     let store = database.open().await;
     let tenant = tenant(&store, "acme").await;
     let server = joined(&store, &tenant.scope, "web").await.id;
-    let commits = match &database.file {
-        Some(file) => Some(Commits::from_now_on(file).await),
-        None => None,
-    };
     let tasks: Vec<_> = (0..TASKS)
         .map(|task| {
             let (store, scope, server) = (store.clone(), tenant.scope.clone(), server.clone());
@@ -76,42 +70,6 @@ async fn writers_of_every_kind_at_once_are_all_answered_and_all_kept(database: D
     let all = TASKS * ROUNDS;
     assert_eq!(store.event_newest(&tenant.scope).await.unwrap(), all as i64);
     assert_eq!(store.setting_list::<usize>(&tenant.scope, "").await.unwrap().len(), all);
-    if let Some(commits) = commits {
-        let (written, counted) = (3 * all, commits.count());
-        println!("sqlite: {written} writes that were kept in {counted} commits");
-        assert!(counted < written / 2, "{counted} commits of {written} writes");
-    }
-}
-
-/// The commits that SQLite writes into its log.
-struct Commits<'a> {
-    file: &'a Path,
-    before: usize,
-    /// Reads the whole time, so that the log does not begin anew.
-    _reader: SqliteConnection,
-}
-
-impl<'a> Commits<'a> {
-    async fn from_now_on(file: &'a Path) -> Self {
-        let mut reader = SqliteConnection::connect(&format!("sqlite://{}", file.display())).await.unwrap();
-        reader.execute("BEGIN; SELECT count(*) FROM organizations").await.unwrap();
-        Self { file, before: Self::in_log(file), _reader: reader }
-    }
-
-    fn count(&self) -> usize {
-        Self::in_log(self.file) - self.before
-    }
-
-    /// The last frame of a commit says how many pages the database has then; every other says 0.
-    fn in_log(file: &Path) -> usize {
-        const HEADER_BYTES: usize = 32;
-        const FRAME_HEADER_BYTES: usize = 24;
-        let log = std::fs::read(file.with_extension("db-wal")).unwrap();
-        let number = |at: usize| u32::from_be_bytes(log[at..at + 4].try_into().unwrap());
-        let (page_bytes, salts) = (number(8) as usize, &log[16..24]);
-        let frames = log[HEADER_BYTES..].chunks_exact(FRAME_HEADER_BYTES + page_bytes);
-        frames.take_while(|frame| &frame[8..16] == salts).filter(|frame| frame[4..8] != [0; 4]).count()
-    }
 }
 
 /// Each opened store has its own connections, as a second process would: they meet at the file's lock.
