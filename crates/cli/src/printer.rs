@@ -10,7 +10,7 @@ use std::io::{IsTerminal, Write};
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum ColorChoice {
-    /// Where the output is a terminal and NO_COLOR is not set.
+    /// Where the output is a terminal that has colours, and NO_COLOR is not set.
     #[default]
     Auto,
     Always,
@@ -122,7 +122,7 @@ impl Printer {
             ColorChoice::Never => false,
             ColorChoice::Auto => {
                 let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-                terminal && !refused && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+                terminal && !refused && understands_sequences()
             }
         };
         Self {
@@ -154,15 +154,14 @@ impl Printer {
         Paint { enabled: self.err_colored }
     }
 
-    /// Whether a person looks at the data as it comes.
+    /// Whether a person looks at the data as it comes, where it can be drawn over.
     pub fn to_terminal(&self) -> bool {
-        std::io::stdout().is_terminal()
+        understands_sequences() && std::io::stdout().is_terminal()
     }
 
     /// Whether progress may redraw lines: stderr is a terminal and a person reads it.
     pub fn live(&self) -> bool {
-        let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
-        !self.json && !self.quiet && !dumb && std::io::stderr().is_terminal()
+        !self.json && !self.quiet && understands_sequences() && std::io::stderr().is_terminal()
     }
 
     /// A line of data.
@@ -221,6 +220,12 @@ impl Printer {
             self.hint(&format!("Left out for want of room: {}.", laid.left_out.join(", ")));
         }
     }
+}
+
+/// Whether colours and redrawn lines mean anything to the terminal. One that does not say what it is (a serial line, a
+/// command of `env -i`) gets plain lines: whoever redraws leaves them out there altogether.
+fn understands_sequences() -> bool {
+    std::env::var_os("TERM").is_some_and(|term| !term.is_empty() && term != "dumb")
 }
 
 /// How wide the terminal is that stdout goes to; without one, tables have no width.

@@ -3,6 +3,7 @@
 use crate::context::Context;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::printer::{self, NONE, Printer, Text, Tone};
+use crate::system::Signals;
 use crate::table::{self, Column};
 use crate::times::{ago, now_ms};
 use crate::usage::{InstanceUsage, Reports, ServerUsage, ServiceUsage, Usage};
@@ -128,13 +129,15 @@ async fn live(context: &Context, looker: &mut Looker) -> Outcome {
     // What is asked first may fail: that belongs on the ordinary screen.
     let mut usage = looker.look().await?.0;
     let mut trouble = None;
+    // Listened for before the screen is taken: whoever ends this at any moment gets the old one back.
+    let mut signals = Signals::new()?;
     let _screen = Screen::enter(&context.printer);
     loop {
         draw(&usage, trouble.as_deref(), &context.printer);
         // Nothing is lost if the pause ends early.
         tokio::select! {
             () = tokio::time::sleep(LOOK_INTERVAL) => {}
-            _ = tokio::signal::ctrl_c() => return Ok(Exit::Ok),
+            _ = signals.next() => return Ok(Exit::Ok),
         }
         tokio::select! {
             looked = looker.look() => match looked {
@@ -146,7 +149,7 @@ async fn live(context: &Context, looker: &mut Looker) -> Outcome {
                 }
                 Err(failure) => return Err(failure),
             },
-            _ = tokio::signal::ctrl_c() => return Ok(Exit::Ok),
+            _ = signals.next() => return Ok(Exit::Ok),
         }
     }
 }

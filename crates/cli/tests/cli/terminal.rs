@@ -1,7 +1,8 @@
 //! What a person sees on a terminal of a certain width.
 
-use crate::control_plane::{ControlPlane, id, service};
+use crate::control_plane::{ControlPlane, deployment, id, service};
 use crate::user::User;
+use api::deployments::{Stage, StageEntry};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 use serde_json::json;
@@ -40,7 +41,7 @@ fn read(mut terminal: File, more: Sender<String>) -> JoinHandle<String> {
 /// Runs a command with stdout on a terminal that is so many columns wide; stderr stays a pipe.
 fn on_terminal(user: &User, columns: u16, arguments: &[&str]) -> (String, String) {
     let (terminal, other_end) = terminal(columns);
-    let child = user.command(arguments).stdout(Stdio::from(other_end)).spawn().unwrap();
+    let child = user.command(arguments).env("TERM", "xterm").stdout(Stdio::from(other_end)).spawn().unwrap();
     let reader = read(terminal, channel().0);
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -82,7 +83,8 @@ fn top_outlives_a_control_plane_that_goes_away_and_says_so() {
     control_plane.answers("GET /api/v1/servers", json!([]));
     control_plane.answers("GET /api/v1/services", json!([service("shop", "web", 1)]));
     let (terminal, other_end) = terminal(100);
-    let mut child = User::of(&control_plane).command(&["top"]).stdout(Stdio::from(other_end)).spawn().unwrap();
+    let mut child =
+        User::of(&control_plane).command(&["top"]).env("TERM", "xterm").stdout(Stdio::from(other_end)).spawn().unwrap();
     let (sender, more) = channel();
     let reader = read(terminal, sender);
     let until = |words: &str| while !more.recv_timeout(Duration::from_secs(60)).unwrap().contains(words) {};
@@ -102,7 +104,8 @@ fn top_draws_on_a_screen_of_its_own_and_gives_the_old_one_back_on_ctrl_c() {
     control_plane.answers("GET /api/v1/servers", json!([]));
     control_plane.answers("GET /api/v1/services", json!([service("shop", "web", 1)]));
     let (terminal, other_end) = terminal(50);
-    let mut child = User::of(&control_plane).command(&["top"]).stdout(Stdio::from(other_end)).spawn().unwrap();
+    let mut child =
+        User::of(&control_plane).command(&["top"]).env("TERM", "xterm").stdout(Stdio::from(other_end)).spawn().unwrap();
     let (sender, more) = channel();
     let reader = read(terminal, sender);
     while !more.recv_timeout(Duration::from_secs(60)).unwrap().contains("Ctrl-C ends this.") {}
@@ -114,4 +117,70 @@ fn top_draws_on_a_screen_of_its_own_and_gives_the_old_one_back_on_ctrl_c() {
     assert!(drawn.contains("shop/web"), "{drawn:?}");
     let row = drawn.split("\x1b[K").find(|row| row.contains("shop/web")).unwrap();
     assert!(plain(row.trim()).chars().count() <= 50 && !drawn.contains("LATENCY"), "{drawn:?}");
+}
+
+#[test]
+fn a_deployment_leaves_a_line_per_stage_with_its_time_and_nothing_that_turns() {
+    let control_plane = ControlPlane::start();
+    let mut running = deployment(Stage::Running);
+    let stage = |stage, at_ms| StageEntry { stage, at_ms };
+    running.stages = vec![stage(Stage::Pending, 0), stage(Stage::Building, 20), stage(Stage::Running, 1220)];
+    control_plane.deploys(&running);
+    let user = User::of(&control_plane);
+    user.write("mainstay.toml", "name = \"shop\"\n\n[services.web]\nrun = \"./run\"\n").commits();
+    let deploys = |term: &str| {
+        let (terminal, other_end) = terminal(80);
+        let child = user.command(&["deploy"]).env("TERM", term).stderr(Stdio::from(other_end)).spawn().unwrap();
+        let reader = read(terminal, channel().0);
+        let output = child.wait_with_output().unwrap();
+        assert!(String::from_utf8_lossy(&output.stdout).starts_with("web is running revision 3"));
+        reader.join().unwrap()
+    };
+    let screen = left_on_screen(&deploys("xterm"));
+    assert_eq!(screen[1], "stack shop (new): 1 to create");
+    assert_eq!(screen[2..], ["✓ web  building         1.2s", "✓ web  running          1.2s in all"], "{screen:#?}");
+    for plain in ["", "dumb"] {
+        let written = deploys(plain);
+        assert!(!written.contains('\x1b'), "{written:?}");
+        assert!(written.contains("web  building (0.0s)\r\nweb  running (1.2s)\r\n"), "{written:?}");
+    }
+}
+
+/// The lines of a terminal of 80 columns after everything that was written and taken away again.
+fn left_on_screen(written: &str) -> Vec<String> {
+    let mut rows: Vec<Vec<char>> = vec![Vec::new()];
+    let (mut row, mut column) = (0_usize, 0_usize);
+    let mut letters = written.chars();
+    while let Some(letter) = letters.next() {
+        match letter {
+            '\n' => row += 1,
+            '\r' => column = 0,
+            '\x1b' => {
+                // A letter ends a sequence; before it stand a bracket and a number.
+                let mut number = String::new();
+                let end = letters.find(|letter| {
+                    number.extend(letter.is_ascii_digit().then_some(*letter));
+                    letter.is_ascii_alphabetic()
+                });
+                match end {
+                    Some('A') => row = row.saturating_sub(number.parse().unwrap_or(1)),
+                    Some('K') => rows[row].clear(),
+                    _ => {}
+                }
+            }
+            letter => {
+                if column == 80 {
+                    (row, column) = (row + 1, 0);
+                    rows.resize(rows.len().max(row + 1), Vec::new());
+                }
+                let length = rows[row].len().max(column + 1);
+                rows[row].resize(length, ' ');
+                rows[row][column] = letter;
+                column += 1;
+            }
+        }
+        rows.resize(rows.len().max(row + 1), Vec::new());
+    }
+    let lines = rows.iter().map(|row| row.iter().collect::<String>().trim_end().to_owned());
+    lines.filter(|line| !line.is_empty()).collect()
 }
