@@ -40,7 +40,7 @@ impl World {
         store.pen.bounds = bounds;
         let id = OrganizationId::from_uuid(Uuid::now_v7());
         let organization = store.organization_ensure(&id, "acme", 0).await.unwrap();
-        Self { store, scope: Scope::system(organization, "test"), folder: folder }
+        Self { store, scope: Scope::system(organization, "test"), folder }
     }
 
     /// The pen, so that everybody else has to stand in line.
