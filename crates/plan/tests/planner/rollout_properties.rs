@@ -442,8 +442,8 @@ proptest! {
             let old = |i: &&RolloutInstance| !own(i) && serves(i);
             let served = input.instances.iter().filter(here).filter(old).count();
             let serve = rows.values().filter(here).filter(old).count();
-            let gained = targets.iter().filter(|now| here(*now)).count();
-            let awaited = targets.iter().filter(|now| !here(*now)).filter(awaited).count();
+            let gained = targets.iter().filter(|now| here(now)).count();
+            let awaited = targets.iter().filter(|now| !here(now)).filter(awaited).count();
             let needed = served.saturating_sub(gained).min(awaited);
             prop_assert!(serve >= needed, "{serve} of {served} stay on {server}, {needed} must: {:?}", plan.changes);
         }
