@@ -28,6 +28,11 @@ impl Steps {
         Self { done: Vec::new(), started: Some(Instant::now()) }
     }
 
+    /// Since the first step.
+    pub fn elapsed(&self) -> Duration {
+        self.started.map(|started| started.elapsed()).unwrap_or_default()
+    }
+
     /// Runs a program as a step; its output goes where ours goes.
     pub fn program(&mut self, name: &str, command: &mut Command, limit: Duration) -> bool {
         self.step(name, || run(command, limit))
@@ -75,7 +80,7 @@ impl Steps {
                 }
             }
         }
-        let total = self.started.map(|s| s.elapsed()).unwrap_or_default();
+        let total = self.elapsed();
         let passed = self.done.len() - failed.len() - skipped;
         println!("{passed} passed, {} failed, {skipped} skipped in {}", failed.len(), seconds(total));
         if !failed.is_empty() {

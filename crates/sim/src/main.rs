@@ -8,14 +8,15 @@ use std::time::{Duration, Instant};
 
 const USAGE: &str = "\
 sim --seed S            tell the story of one seed
-sim --seeds N [--from F]  all seeds from F (0) on, N of them
+sim --seeds N [--from F] [--within S]
+                        all seeds from F (0) on, N of them, or as many as S seconds allow
 sim --minutes M         random seeds for so long
 ";
 
 enum Task {
     Tell(u64),
-    /// From, and how many.
-    Fixed(u64, u64),
+    /// From, how many, and for how long.
+    Fixed(u64, u64, Option<Duration>),
     Random(Duration),
 }
 
@@ -27,7 +28,7 @@ fn main() -> ExitCode {
     };
     let done = match task {
         Task::Tell(seed) => tell(seed),
-        Task::Fixed(from, count) => many(from, count, None),
+        Task::Fixed(from, count, limit) => many(from, count, limit),
         Task::Random(limit) => many(fastrand::u64(1 << 32..1 << 62), u64::MAX, Some(limit)),
     };
     match done {
@@ -47,10 +48,15 @@ fn parse(words: &[String]) -> Option<Task> {
         numbers.insert(name.as_str(), value.parse::<u64>().ok()?);
     }
     let names: Vec<&str> = numbers.keys().copied().collect();
+    let fixed = || {
+        let limit = numbers.get("--within").map(|seconds| Duration::from_secs(*seconds));
+        Task::Fixed(numbers.get("--from").copied().unwrap_or(0), numbers["--seeds"], limit)
+    };
     match names.as_slice() {
         ["--seed"] => Some(Task::Tell(numbers["--seed"])),
-        ["--seeds"] => Some(Task::Fixed(0, numbers["--seeds"])),
-        ["--from", "--seeds"] => Some(Task::Fixed(numbers["--from"], numbers["--seeds"])),
+        ["--seeds"] | ["--from", "--seeds"] | ["--seeds", "--within"] | ["--from", "--seeds", "--within"] => {
+            Some(fixed())
+        }
         ["--minutes"] => Some(Task::Random(Duration::from_secs(60 * numbers["--minutes"]))),
         _ => None,
     }
@@ -73,7 +79,7 @@ fn tell(seed: u64) -> anyhow::Result<bool> {
 fn many(from: u64, count: u64, limit: Option<Duration>) -> anyhow::Result<bool> {
     let threads = std::thread::available_parallelism().map_or(2, usize::from);
     let (next, broken) = (AtomicU64::new(0), AtomicBool::new(false));
-    let passed_ms = AtomicU64::new(0);
+    let (told, passed_ms) = (AtomicU64::new(0), AtomicU64::new(0));
     let failures = Mutex::new(Vec::new());
     let begun = Instant::now();
     let work = &|core: usize| -> anyhow::Result<()> {
@@ -86,6 +92,7 @@ fn many(from: u64, count: u64, limit: Option<Duration>) -> anyhow::Result<bool> 
             }
             let seed = from.wrapping_add(number);
             let Outcome { violation, passed, .. } = run(&stage, seed)?;
+            told.fetch_add(1, Ordering::SeqCst);
             passed_ms.fetch_add(passed.as_millis() as u64, Ordering::SeqCst);
             if let Some(violation) = violation {
                 broken.store(std::env::var_os("SIM_GO_ON").is_none(), Ordering::SeqCst);
@@ -104,9 +111,10 @@ fn many(from: u64, count: u64, limit: Option<Duration>) -> anyhow::Result<bool> 
         })
     })?;
     let failures = failures.into_inner().unwrap_or_else(|e| e.into_inner());
-    let done = next.load(Ordering::SeqCst).min(count);
+    let told = told.load(Ordering::SeqCst);
     let hours = passed_ms.load(Ordering::SeqCst) / 3_600_000;
     let took = begun.elapsed().as_secs_f64();
-    println!("{done} seeds in {took:.1} s, {hours} hours of virtual time, {} broken", failures.len());
+    let of = if limit.is_some() && count < u64::MAX { format!(" of {count}") } else { String::new() };
+    println!("{told}{of} seeds in {took:.1} s, {hours} hours of virtual time, {} broken", failures.len());
     Ok(failures.is_empty())
 }
