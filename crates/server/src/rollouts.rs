@@ -81,7 +81,7 @@ async fn read(state: &AppState, scope: &Scope, service: &Service) -> Result<(Rol
     wanted.extend(deployment.iter().flat_map(|d| [Some(&d.revision_id), d.previous_revision_id.as_ref()]).flatten());
     wanted.extend(service.current_revision_id.iter().chain(&service.previous_revision_id));
     // One that retention forgot is not among them; nothing can go back to it any more.
-    let revisions = if wanted.is_empty() { Vec::new() } else { store.revision_list_of(scope, wanted).await? };
+    let revisions = store.revision_list_of(scope, wanted).await?;
     let revision = |revision: Revision| RolloutRevision {
         id: revision.id,
         number: revision.number,
@@ -115,9 +115,6 @@ async fn read(state: &AppState, scope: &Scope, service: &Service) -> Result<(Rol
 
 /// What is known of the servers that have an instance of the service.
 async fn reports(state: &AppState, scope: &Scope, servers: BTreeSet<&ServerId>) -> Result<BTreeMap<ServerId, Report>> {
-    if servers.is_empty() {
-        return Ok(BTreeMap::new());
-    }
     let mut reports = BTreeMap::new();
     for (server_id, online, newest) in state.store().server_heads(scope, servers).await? {
         let observed = state.heard(&server_id).and_then(|heard| heard.observed);

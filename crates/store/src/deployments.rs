@@ -89,8 +89,8 @@ impl Store {
         const SELECT: &str = "SELECT document FROM deployments";
         const NEWEST: &str = " AND number = (SELECT MAX(newest.number) FROM deployments newest
                                              WHERE newest.service_id = deployments.service_id)";
-        let ids = ids.into_iter().map(ServiceId::as_str);
-        let rows = Statement::fetch_among::<(String,)>(self, (SELECT, NEWEST), scope, "service_id", ids).await?;
+        let ids: Vec<&str> = ids.into_iter().map(ServiceId::as_str).collect();
+        let rows = Statement::fetch_among::<(String,)>(self, (SELECT, NEWEST), scope, "service_id", &ids).await?;
         rows.iter().map(|(text,)| from_json("deployment", text)).collect()
     }
 

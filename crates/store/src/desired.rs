@@ -51,16 +51,15 @@ impl Store {
         Ok(row.map(|(generation, digest)| (generation as u64, digest)))
     }
 
-    /// Generation and digest of those of these servers that have a document, in one statement.
+    /// Generation and digest of those of these servers that have a document.
     pub async fn desired_state_heads_of<'a>(
         &self,
         scope: &Scope,
         ids: impl IntoIterator<Item = &'a ServerId>,
     ) -> Result<BTreeMap<ServerId, (u64, String)>> {
-        let ids = ids.into_iter().map(ServerId::as_str);
-        let query =
-            Statement::among("SELECT server_id, generation, digest FROM desired_states", scope, "server_id", ids);
-        heads(query.fetch_all::<HeadRow, _>(&self.pool).await?)
+        let ids: Vec<&str> = ids.into_iter().map(ServerId::as_str).collect();
+        let select = ("SELECT server_id, generation, digest FROM desired_states", "");
+        heads(Statement::fetch_among::<HeadRow>(self, select, scope, "server_id", &ids).await?)
     }
 
     /// Generation and digest of every server that has a document.

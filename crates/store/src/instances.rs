@@ -77,16 +77,14 @@ impl Store {
         self.instances_where(scope, Some(("server_id", server_id.as_str()))).await
     }
 
-    /// Of all these servers, in one statement.
+    /// Of all these servers, those of one server in their order.
     pub async fn instance_list_on_servers<'a>(
         &self,
         scope: &Scope,
         ids: impl IntoIterator<Item = &'a ServerId>,
     ) -> Result<Vec<Instance>> {
-        let select = format!("SELECT {COLUMNS} FROM instances");
-        let mut query = Statement::among(&select, scope, "server_id", ids.into_iter().map(ServerId::as_str));
-        query.push(" ORDER BY service_id, ordinal, id");
-        query.fetch_all::<Row, _>(&self.pool).await?.into_iter().map(instance).collect()
+        let ids: Vec<&str> = ids.into_iter().map(ServerId::as_str).collect();
+        self.instances_among(scope, "server_id", &ids).await
     }
 
     /// Of all these services, those of one service in their order.
@@ -95,10 +93,14 @@ impl Store {
         scope: &Scope,
         ids: impl IntoIterator<Item = &'a ServiceId>,
     ) -> Result<Vec<Instance>> {
+        let ids: Vec<&str> = ids.into_iter().map(ServiceId::as_str).collect();
+        self.instances_among(scope, "service_id", &ids).await
+    }
+
+    async fn instances_among(&self, scope: &Scope, column: &str, ids: &[&str]) -> Result<Vec<Instance>> {
         let select = format!("SELECT {COLUMNS} FROM instances");
         let read = (select.as_str(), " ORDER BY service_id, ordinal, id");
-        let ids = ids.into_iter().map(ServiceId::as_str);
-        let rows = Statement::fetch_among::<Row>(self, read, scope, "service_id", ids).await?;
+        let rows = Statement::fetch_among::<Row>(self, read, scope, column, ids).await?;
         rows.into_iter().map(instance).collect()
     }
 

@@ -21,9 +21,9 @@ impl Store {
         scope: &Scope,
         ids: impl IntoIterator<Item = &'a RevisionId>,
     ) -> Result<Vec<Revision>> {
-        let ids = ids.into_iter().map(RevisionId::as_str);
+        let ids: Vec<&str> = ids.into_iter().map(RevisionId::as_str).collect();
         let select = ("SELECT document FROM revisions", "");
-        let rows = Statement::fetch_among::<(String,)>(self, select, scope, "id", ids).await?;
+        let rows = Statement::fetch_among::<(String,)>(self, select, scope, "id", &ids).await?;
         rows.iter().map(|(text,)| open("revision", text)).collect()
     }
 

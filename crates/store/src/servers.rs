@@ -161,19 +161,19 @@ impl Store {
         rows.into_iter().map(server).collect()
     }
 
-    /// Those of these that are there, in one statement.
+    /// Those of these that are there.
     pub async fn server_list_of<'a>(
         &self,
         scope: &Scope,
         ids: impl IntoIterator<Item = &'a ServerId>,
     ) -> Result<Vec<Server>> {
         let select = format!("SELECT {COLUMNS} FROM servers");
-        let query = Statement::among(&select, scope, "id", ids.into_iter().map(ServerId::as_str));
-        query.fetch_all::<Row, _>(&self.pool).await?.into_iter().map(server).collect()
+        let ids: Vec<&str> = ids.into_iter().map(ServerId::as_str).collect();
+        let rows = Statement::fetch_among::<Row>(self, (&select, ""), scope, "id", &ids).await?;
+        rows.into_iter().map(server).collect()
     }
 
-    /// What a rollout asks about servers, in one statement: whether each is online, and the newest generation
-    /// for it (0: none yet).
+    /// What a rollout asks about servers: whether each is online, and the newest generation for it (0: none yet).
     pub async fn server_heads<'a>(
         &self,
         scope: &Scope,
@@ -181,8 +181,8 @@ impl Store {
     ) -> Result<Vec<(ServerId, bool, u64)>> {
         const SELECT: &str = "SELECT id, online,
             COALESCE((SELECT d.generation FROM desired_states d WHERE d.server_id = servers.id), 0) FROM servers";
-        let query = Statement::among(SELECT, scope, "id", ids.into_iter().map(ServerId::as_str));
-        let rows = query.fetch_all::<(String, i64, i64), _>(&self.pool).await?;
+        let ids: Vec<&str> = ids.into_iter().map(ServerId::as_str).collect();
+        let rows = Statement::fetch_among::<(String, i64, i64)>(self, (SELECT, ""), scope, "id", &ids).await?;
         rows.into_iter()
             .map(|(id, online, generation)| Ok((parse("server", &id)?, online != 0, generation as u64)))
             .collect()

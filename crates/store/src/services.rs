@@ -59,15 +59,16 @@ impl Store {
         rows.into_iter().map(service).collect()
     }
 
-    /// Those of these that are there, in one statement.
+    /// Those of these that are there.
     pub async fn service_list_of<'a>(
         &self,
         scope: &Scope,
         ids: impl IntoIterator<Item = &'a ServiceId>,
     ) -> Result<Vec<Service>> {
         let select = format!("SELECT {COLUMNS} FROM services");
-        let query = Statement::among(&select, scope, "id", ids.into_iter().map(ServiceId::as_str));
-        query.fetch_all::<Row, _>(&self.pool).await?.into_iter().map(service).collect()
+        let ids: Vec<&str> = ids.into_iter().map(ServiceId::as_str).collect();
+        let rows = Statement::fetch_among::<Row>(self, (&select, ""), scope, "id", &ids).await?;
+        rows.into_iter().map(service).collect()
     }
 
     /// Those that served once, stay, and have no instance now.

@@ -54,31 +54,24 @@ impl Statement {
         Self { sql: sql.to_owned(), values: Vec::new() }
     }
 
-    /// What `select` reads, of the rows in the scope whose `column` has one of these values. More may follow.
-    pub fn among<'a>(select: &str, scope: &Scope, column: &str, values: impl IntoIterator<Item = &'a str>) -> Self {
-        let mut statement = Self::new(select);
-        statement.push(" WHERE organization_id = ").bind(scope.organization.as_str());
-        statement.push(" AND ").push(column).push(" IN (").bind_all(values).push(")");
-        statement
-    }
-
-    /// What `select` reads, of all rows in the scope whose `column` has one of these values, in no order. Any
-    /// number of them: PostgreSQL takes 65,535 values in one statement, and SQLite half as many.
-    pub async fn fetch_among<'a, R>(
+    /// What `select` reads, of all rows in the scope whose `column` has one of these values; `rest` ends the
+    /// statement. Any number of them: PostgreSQL takes 65,535 values in one, and SQLite half as many. Of no value
+    /// nothing is asked.
+    pub async fn fetch_among<R>(
         store: &Store,
         (select, rest): (&str, &str),
         scope: &Scope,
         column: &str,
-        values: impl IntoIterator<Item = &'a str>,
+        values: &[&str],
     ) -> Result<Vec<R>>
     where
         R: for<'r> FromRow<'r, AnyRow> + Send + Unpin,
     {
-        let values: Vec<&str> = values.into_iter().collect();
         let mut found = Vec::new();
         for some in values.chunks(VALUES_AT_ONCE) {
-            let mut statement = Self::among(select, scope, column, some.iter().copied());
-            statement.push(rest);
+            let mut statement = Self::new(select);
+            statement.push(" WHERE organization_id = ").bind(scope.organization.as_str());
+            statement.push(" AND ").push(column).push(" IN (").bind_all(some.iter().copied()).push(")").push(rest);
             found.extend(statement.fetch_all::<R, _>(&store.pool).await?);
         }
         Ok(found)

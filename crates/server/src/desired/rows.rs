@@ -78,10 +78,8 @@ impl Rows {
         }
         let of_instances: BTreeSet<ServiceId> =
             rows.instances.values().flatten().map(|instance| instance.service_id.clone()).collect();
-        if !of_instances.is_empty() {
-            for service in store.service_list_of(scope, &of_instances).await? {
-                rows.services.insert(service.id.clone(), service);
-            }
+        for service in store.service_list_of(scope, &of_instances).await? {
+            rows.services.insert(service.id.clone(), service);
         }
         let stacks: BTreeSet<StackId> = rows.services.values().map(|service| service.stack_id.clone()).collect();
         for id in stacks {
@@ -92,11 +90,9 @@ impl Rows {
         let instances = rows.instances.values().flatten().map(|instance| instance.revision_id.clone());
         let current = rows.services.values().filter_map(|service| service.current_revision_id.clone());
         let needed: BTreeSet<RevisionId> = instances.chain(current).collect();
-        if !needed.is_empty() {
-            // Its service was forgotten between the two reads, if one is not there.
-            for revision in store.revision_list_of(scope, &needed).await? {
-                rows.revisions.insert(revision.id.clone(), revision);
-            }
+        // Its service was forgotten between the two reads, if one is not there.
+        for revision in store.revision_list_of(scope, &needed).await? {
+            rows.revisions.insert(revision.id.clone(), revision);
         }
         Ok(rows)
     }
