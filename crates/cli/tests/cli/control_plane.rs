@@ -161,6 +161,15 @@ pub fn deployment(stage: Stage) -> Deployment {
     .unwrap()
 }
 
+/// A deployment whose instances never became healthy, and the last lines of their log.
+pub fn failed_deployment(log_tail: &[&str]) -> Deployment {
+    let failure = json!({
+        "stage": "starting", "message": "web never became healthy", "server_id": null, "log_tail": log_tail,
+        "last_probe": {"ok": false, "at_ms": 0, "duration_ms": 1, "message": "GET /health answered 500"},
+    });
+    Deployment { failure: Some(serde_json::from_value(failure).unwrap()), ..deployment(Stage::Failed) }
+}
+
 pub fn plan(action: &str) -> Value {
     json!({
         "stack_id": null, "stack": "shop", "base_version": 0, "fingerprint": "print-1",

@@ -1,8 +1,8 @@
 //! From a folder to a request, and from its result to an exit code.
 
-use crate::control_plane::{ControlPlane, deployment, info, plan};
+use crate::control_plane::{ControlPlane, deployment, failed_deployment, info, plan};
 use crate::user::User;
-use api::deployments::{DeploymentFailure, Stage};
+use api::deployments::Stage;
 use serde_json::json;
 use std::os::unix::fs::PermissionsExt;
 
@@ -81,20 +81,7 @@ fn a_complaint_about_the_manifest_shows_the_line_and_the_mend() {
 #[test]
 fn a_deployment_that_fails_ends_with_3_and_shows_the_stage_the_probe_and_the_log() {
     let control_plane = ControlPlane::start();
-    let mut failed = deployment(Stage::Failed);
-    failed.failure = Some(DeploymentFailure {
-        stage: Stage::Starting,
-        message: "web never became healthy".into(),
-        server_id: None,
-        last_probe: Some(
-            serde_json::from_value(
-                json!({"ok": false, "at_ms": 0, "duration_ms": 1, "message": "GET /health answered 500"}),
-            )
-            .unwrap(),
-        ),
-        log_tail: vec!["boom\u{1b}[0m".into()],
-    });
-    control_plane.deploys(&failed);
+    control_plane.deploys(&failed_deployment(&["boom\u{1b}[0m"]));
     let user = User::of(&control_plane);
     user.write("mainstay.toml", MANIFEST).commits();
     let said = user.says(&["deploy"]);

@@ -1,9 +1,8 @@
 //! Errors as a person reads them: stdout, stderr and exit code, whole. A change of one word shows here, and whoever
 //! makes it reads the whole message once more.
 
-use crate::control_plane::{ControlPlane, deployment, info, plan, service};
+use crate::control_plane::{ControlPlane, failed_deployment, info, plan, service};
 use crate::user::{Said, User};
-use api::deployments::{DeploymentFailure, Stage};
 use serde_json::json;
 
 /// Everything that came, with what differs from run to run under a name.
@@ -173,20 +172,7 @@ next: if that is another Mainstay, deploy to it with `mainstay deploy --server h
 #[test]
 fn a_deployment_that_failed() {
     let control_plane = ControlPlane::start();
-    let mut failed = deployment(Stage::Failed);
-    failed.failure = Some(DeploymentFailure {
-        stage: Stage::Starting,
-        message: "web never became healthy".into(),
-        server_id: None,
-        last_probe: Some(
-            serde_json::from_value(
-                json!({"ok": false, "at_ms": 0, "duration_ms": 1, "message": "GET /health answered 500"}),
-            )
-            .unwrap(),
-        ),
-        log_tail: vec!["listening".into(), "cannot read config.json".into()],
-    });
-    control_plane.deploys(&failed);
+    control_plane.deploys(&failed_deployment(&["listening", "cannot read config.json"]));
     let user = User::of(&control_plane);
     user.write("mainstay.toml", "name = \"shop\"\n\n[services.web]\nrun = \"./run\"\n").commits();
     let folder = user.folder().canonicalize().unwrap().display().to_string();
