@@ -5,6 +5,7 @@
 //! gateway keeps the last one on disk, so it comes back alone.
 
 use crate::ids::{InstanceId, ServiceId};
+use crate::latency::LatencyHistogram;
 use crate::name::{HostName, Name, PathPrefix};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
@@ -194,6 +195,15 @@ pub struct ServiceTraffic {
     pub errors: u64,
     /// Sum of the times to the first byte of the answer, for an average.
     pub latency_sum_micros: u64,
+    /// Answers with status 400 to 499.
+    #[serde(default)]
+    pub client_errors: u64,
+    /// Bodies of answers, as far as they were sent.
+    #[serde(default)]
+    pub sent_bytes: u64,
+    /// The times to the first byte of the answer.
+    #[serde(default, skip_serializing_if = "LatencyHistogram::is_empty")]
+    pub latency: LatencyHistogram,
 }
 
 /// How internal names are made to resolve on this server.

@@ -249,6 +249,9 @@ pub struct Blocked {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Resources {
     pub cpu_count: u32,
+    /// Time of all its processors since it was started; absent where it is not told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<CpuTime>,
     pub load_1m: f64,
     pub memory_total_bytes: u64,
     pub memory_available_bytes: u64,
@@ -260,4 +263,14 @@ pub struct Resources {
     /// Only the reserve is left: nothing new is fetched or built until there is room again.
     #[serde(default)]
     pub disk_low: bool,
+}
+
+/// Two sums, so that what they grew by between two reports says which part of the machine was busy, whenever
+/// exactly they were read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct CpuTime {
+    pub busy_ms: u64,
+    /// Busy and idle.
+    pub total_ms: u64,
 }

@@ -12,6 +12,7 @@ use crate::limits::Limits;
 use crate::proxy::connection::UpstreamConnection;
 use api::gateway::{GatewayService, ServiceTraffic};
 use api::ids::{InstanceId, ServiceId};
+use api::latency::{LATENCY_CELLS, LatencyHistogram, latency_cell};
 use api::name::Name;
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
@@ -34,9 +35,51 @@ pub struct Service {
 /// Counters of one service since the process began.
 #[derive(Debug, Default)]
 pub struct ServiceCounters {
-    pub requests: AtomicU64,
-    pub errors: AtomicU64,
-    pub latency_sum_micros: AtomicU64,
+    requests: AtomicU64,
+    client_errors: AtomicU64,
+    errors: AtomicU64,
+    sent_bytes: AtomicU64,
+    latency_sum_micros: AtomicU64,
+    /// How many answers took how long.
+    latency: Latency,
+}
+
+#[derive(Debug)]
+struct Latency([AtomicU64; LATENCY_CELLS]);
+
+impl Default for Latency {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| AtomicU64::new(0)))
+    }
+}
+
+impl ServiceCounters {
+    /// One more answer, whose head came after this time.
+    pub fn answered(&self, status: u16, latency: Duration) {
+        let micros = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        self.latency_sum_micros.fetch_add(micros, Ordering::Relaxed);
+        self.latency.0[latency_cell(micros)].fetch_add(1, Ordering::Relaxed);
+        match status {
+            400..=499 => _ = self.client_errors.fetch_add(1, Ordering::Relaxed),
+            500.. => _ = self.errors.fetch_add(1, Ordering::Relaxed),
+            _ => {}
+        }
+    }
+
+    pub fn sent(&self, bytes: u64) {
+        if bytes > 0 {
+            self.sent_bytes.fetch_add(bytes, Ordering::Relaxed);
+        }
+    }
+
+    fn latency(&self) -> LatencyHistogram {
+        let mut histogram = LatencyHistogram::default();
+        for (cell, count) in self.latency.0.iter().enumerate() {
+            histogram.count(cell, count.load(Ordering::Relaxed));
+        }
+        histogram
+    }
 }
 
 /// Why no instance was picked.
@@ -74,6 +117,9 @@ impl Service {
             requests: self.counters.requests.load(Ordering::Relaxed),
             errors: self.counters.errors.load(Ordering::Relaxed),
             latency_sum_micros: self.counters.latency_sum_micros.load(Ordering::Relaxed),
+            client_errors: self.counters.client_errors.load(Ordering::Relaxed),
+            sent_bytes: self.counters.sent_bytes.load(Ordering::Relaxed),
+            latency: self.counters.latency(),
         }
     }
 

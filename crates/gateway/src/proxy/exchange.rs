@@ -9,7 +9,6 @@ use crate::serve::Peer;
 use crate::upstreams::{OpenRequest, Service};
 use http::{HeaderValue, Method, Request, Uri, Version};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Instant, SystemTime};
 
 /// Status in the access log of a request whose client went away before there was an answer.
@@ -52,13 +51,7 @@ impl Exchange {
     pub fn answered(&mut self, status: u16) {
         self.status = status;
         if let Some(service) = &self.service {
-            let counters = &service.counters;
-            let latency = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);
-            counters.requests.fetch_add(1, Ordering::Relaxed);
-            counters.latency_sum_micros.fetch_add(latency, Ordering::Relaxed);
-            if status >= 500 {
-                counters.errors.fetch_add(1, Ordering::Relaxed);
-            }
+            service.counters.answered(status, self.started.elapsed());
         }
     }
 
@@ -75,6 +68,9 @@ impl Exchange {
 impl Drop for Exchange {
     fn drop(&mut self) {
         self.peer.activity.request_ended();
+        if let Some(service) = &self.service {
+            service.counters.sent(self.bytes);
+        }
         let log = &self.peer.shared.access_log;
         if !log.is_enabled() {
             return;

@@ -178,3 +178,22 @@ async fn the_access_log_and_the_counters_tell_what_happened_and_no_query() {
     assert_eq!((traffic.requests, traffic.errors), (2, 1));
     assert!(traffic.latency_sum_micros > 0);
 }
+
+#[tokio::test]
+async fn answers_are_counted_by_kind_by_time_and_by_size() {
+    let backend = Backend::start("web").await;
+    let gateway = TestGateway::start(Config::simple(&backend)).await;
+    let address = gateway.address().await;
+    for path in ["/", "/", "/refuse-upload", "/fail", "/slow?ms=40"] {
+        get(address, "a.example", path).await;
+    }
+    let counted = async || gateway.status().await.services[0].clone();
+    // The bytes of an answer are counted when it has ended, which is after the visitor has them all.
+    let sent = ("web".len() * 4 + "too large".len()) as u64;
+    eventually("all bytes of five answers", async || counted().await.sent_bytes == sent).await;
+    let traffic = counted().await;
+    assert_eq!((traffic.requests, traffic.client_errors, traffic.errors), (5, 1, 1));
+    assert_eq!(traffic.latency.cells().map(|(_, count)| count).sum::<u64>(), 5);
+    assert!(traffic.latency.quantile_ms(1.0).unwrap() >= 40.0, "{traffic:?}");
+    assert!(traffic.latency.quantile_ms(0.01) < traffic.latency.quantile_ms(1.0), "{traffic:?}");
+}

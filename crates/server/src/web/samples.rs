@@ -252,7 +252,7 @@ pub fn server(condition: ServerCondition) -> ServerView {
             dns: DnsObserved { method: "hosts-file".into(), names: vec!["web.svc.internal".into()], problem: None },
             blocked: vec![Blocked { subject: "service worker".into(), reason: "the build <failed>".into(), retry_at_ms: Some(NOW_MS + 30_000) }],
             resources: Resources {
-                cpu_count: 2,
+                cpu_count: 2, cpu: None,
                 load_1m: 0.72,
                 memory_total_bytes: 8 << 30,
                 memory_available_bytes: 5 << 30,

@@ -13,6 +13,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 const FIRST_PORT: u16 = 20_000;
+/// What an instance that runs uses.
+const MEMORY_BYTES: u64 = 64 * 1024 * 1024;
 /// Lines kept per log, so that rotation happens in tests too.
 const LOG_LINES_LIMIT: usize = 200;
 
@@ -216,6 +218,11 @@ impl Instance {
         self.run = Run::Waiting(now + Duration::from_millis(wait));
     }
 
+    /// A twentieth of a core since it was started.
+    fn cpu_ms(&self) -> u64 {
+        u64::try_from(now_ms() - self.started_at_ms).unwrap_or(0) / 20
+    }
+
     pub(super) fn crash_looping(&self) -> bool {
         self.ends >= self.request.revision.restart.crash_loop_after.max(1)
     }
@@ -246,8 +253,8 @@ impl Instance {
             last_probe: None,
             problem,
             log_tail: Vec::new(),
-            memory_bytes: None,
-            cpu_ms: None,
+            memory_bytes: (state == InstanceState::Running).then_some(MEMORY_BYTES),
+            cpu_ms: (state == InstanceState::Running).then(|| self.cpu_ms()),
         }
     }
 }

@@ -2,11 +2,9 @@
 //! of a question is simply not in the answer.
 
 use super::spec::ProcessIdentity;
+use crate::resources::TICKS_PER_SECOND;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-
-/// `/proc` counts CPU time in units of `USER_HZ`, which is 100 on every Linux that Rust supports.
-const TICKS_PER_SECOND: u64 = 100;
 
 /// Pages are 4 KiB on the machines Mainstay is built for; the figure is for display only.
 const PAGE_BYTES: u64 = 4096;
