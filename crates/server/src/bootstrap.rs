@@ -89,6 +89,8 @@ pub async fn begin(options: ServerOptions, address: SocketAddr, edges: Edges) ->
         limiter: Default::default(),
         stopping: Default::default(),
         deciding: Default::default(),
+        placing: Default::default(),
+        refreshing: Default::default(),
         heard: Mutex::new(heard),
         repositories: edges.repositories,
         poll_limit: edges.poll_limit,

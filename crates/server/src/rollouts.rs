@@ -31,7 +31,7 @@ pub enum Outcome {
 /// One tick.
 pub async fn tick(state: &AppState, service_id: &ServiceId) -> Result<Outcome> {
     let scope = state.system_scope("rollout");
-    let _deciding = state.deciding.lock().await;
+    let deciding = state.deciding.read().await;
     let service = match state.store().service_get(&scope, service_id).await {
         Ok(service) => service,
         Err(Error::NotFound { .. }) => return Ok(Outcome::Gone),
@@ -40,7 +40,9 @@ pub async fn tick(state: &AppState, service_id: &ServiceId) -> Result<Outcome> {
     let (mut input, instances) = read(state, &scope, &service).await?;
     let mut plan = plan::rollout::plan(&input);
     // Looking for servers reads all of them, and hardly any tick places something.
+    let mut placing = None;
     if plan.without_server > 0 {
+        placing = Some(state.placing.lock().await);
         input.candidates = candidates(state, &scope, &service, input.deployment.as_ref()).await?;
         plan = plan::rollout::plan(&input);
     }
@@ -56,7 +58,18 @@ pub async fn tick(state: &AppState, service_id: &ServiceId) -> Result<Outcome> {
         let wait = plan.wake_at_ms.map(|at_ms| Duration::from_millis((at_ms - input.now_ms).max(1) as u64));
         return Ok(Outcome::Quiet { wait });
     }
-    write(state, &scope, &service, &input, &instances, plan).await
+    let touches_machines = match write(state, &scope, &service, &input, &instances, plan).await {
+        Ok(touches_machines) => touches_machines,
+        // A person asked for something else in between: look again at what is true now.
+        Err(Error::Stale { .. }) => return Ok(Outcome::Changed),
+        Err(error) => return Err(error.into()),
+    };
+    state.wakeups().events_stored();
+    drop((placing, deciding));
+    if touches_machines {
+        desired::refresh_service(state, &scope, &service, &instances).await?;
+    }
+    Ok(Outcome::Changed)
 }
 
 /// A removed service without instances is forgotten, and its stack with the last of them.
@@ -195,6 +208,7 @@ async fn candidates(
     Ok(servers.into_iter().map(candidate).collect())
 }
 
+/// Answers whether a machine's document may be another one now: a stage alone changes none.
 async fn write(
     state: &AppState,
     scope: &Scope,
@@ -202,7 +216,7 @@ async fn write(
     input: &RolloutInput,
     instances: &[Instance],
     plan: RolloutPlan,
-) -> Result<Outcome> {
+) -> store::Result<bool> {
     let now_ms = input.now_ms;
     let mut deployment = input.deployment.clone();
     let mut events = Vec::new();
@@ -238,18 +252,8 @@ async fn write(
         instances: rows,
         current,
     };
-    match state.store().rollout_apply_with_events(scope, &write, &events, now_ms).await {
-        Ok(()) => {}
-        // A person asked for something else in between: look again at what is true now.
-        Err(Error::Stale { .. }) => return Ok(Outcome::Changed),
-        Err(error) => return Err(error.into()),
-    }
-    state.wakeups().events_stored();
-    // A stage alone changes no machine.
-    if write.current.is_some() || !write.instances.is_empty() {
-        desired::refresh_service(state, scope, service, instances).await?;
-    }
-    Ok(Outcome::Changed)
+    state.store().rollout_apply_with_events(scope, &write, &events, now_ms).await?;
+    Ok(write.current.is_some() || !write.instances.is_empty())
 }
 
 fn row_of(change: RolloutChange, service: &Service, instances: &[Instance], now_ms: i64) -> Option<InstanceChange> {

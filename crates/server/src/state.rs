@@ -26,9 +26,14 @@ pub struct Shared {
     pub(crate) wakeups: Wakeups,
     pub(crate) limiter: SignInLimiter,
     pub(crate) stopping: CancellationToken,
-    /// Held from reading rows to writing what follows from them. One control plane writes to one
-    /// database, so this puts deciders in line cheaply; the store's own checks are the proof.
-    pub(crate) deciding: tokio::sync::Mutex<()>,
+    /// Held from reading rows to writing what follows from them: by a person's request alone, by the
+    /// rollouts of several services together. One control plane writes to one database, so this puts
+    /// deciders in line cheaply; the store's own checks are the proof.
+    pub(crate) deciding: tokio::sync::RwLock<()>,
+    /// Held in addition by a rollout that looks for servers, so that no two take the same one for the
+    /// least loaded.
+    pub(crate) placing: tokio::sync::Mutex<()>,
+    pub(crate) refreshing: crate::desired::Turns,
     /// For how long something takes; see [`crate::clock`].
     pub(crate) steady: crate::clock::Steady,
     /// Servers that hold what a restored control plane does not know.

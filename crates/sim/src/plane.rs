@@ -17,7 +17,7 @@ use axum::extract::ConnectInfo;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http_body_util::{BodyExt, Full};
-use server::tasks::rollout::Schedule;
+use server::tasks::rollout::Worker;
 use server::{AppState, Edges, ServerOptions};
 use std::collections::BTreeMap;
 use std::io;
@@ -35,7 +35,7 @@ pub const POLL_INTERVAL_MS: u64 = 10_000;
 pub struct Running {
     state: AppState,
     router: Router,
-    schedule: Schedule,
+    rollout: Worker,
 }
 
 type Step = Box<dyn FnOnce(&Runtime, &mut Option<Running>) + Send>;
@@ -187,7 +187,7 @@ impl Plane {
             let begin = server::prepare(options, SocketAddr::from(([127, 0, 0, 1], 4600)), edges);
             let begun = done(runtime, ambient::within(around, begin)).map_err(|error| format!("{error:#}"))?;
             let router = server::router::router(begun.state.clone());
-            *running = Some(Running { state: begun.state, router, schedule: Schedule::new(now) });
+            *running = Some(Running { state: begun.state, router, rollout: Worker::new(now) });
             Ok(())
         })
     }
@@ -230,7 +230,7 @@ impl Plane {
     pub fn round(&self, now: Instant, around: Arc<Surroundings>, servers: Vec<ServerId>) -> Option<(Instant, Heads)> {
         self.step(move |runtime, running| {
             let running = running.as_mut()?;
-            let due = done(runtime, ambient::within(around, running.schedule.round(&running.state, now)));
+            let due = done(runtime, ambient::within(around, running.rollout.round(&running.state, now)));
             Some((due, running.heads(&servers)))
         })
     }

@@ -46,7 +46,7 @@ async fn attempt(
     prepared: &Prepared,
 ) -> Result<Option<(Compared, Option<StackDeployed>)>> {
     let scope = caller.scope();
-    let _deciding = state.deciding.lock().await;
+    let _deciding = state.deciding.write().await;
     let compared = planning::compare(state, scope, prepared).await?;
     refuse_stale(request.fingerprint.as_deref(), &compared.plan.fingerprint)?;
     let project = project_of(state, scope, prepared).await?;
@@ -88,12 +88,9 @@ async fn finish(
         });
     };
     state.wakeups().events_stored();
-    // Also the services that stay as they are carry the stack's new version.
-    crate::desired::refresh_all(state, caller.scope()).await?;
-    for deployment in &done.deployments {
-        state.wakeups().service_changed(&deployment.service_id);
-    }
-    for service in state.store().service_list(caller.scope(), Some(&done.stack.id)).await? {
+    let services = state.store().service_list(caller.scope(), Some(&done.stack.id)).await?;
+    crate::desired::refresh_stack(state, caller.scope(), &services).await?;
+    for service in services {
         state.wakeups().service_changed(&service.id);
     }
     let StackDeployed { stack, deployments } = done;

@@ -90,7 +90,7 @@ pub async fn patch(
     check(patch)?;
     state.disk.room_for("no variable was changed")?;
     let scope = caller.scope();
-    let _deciding = state.deciding.lock().await;
+    let _deciding = state.deciding.write().await;
     let (stack, service) = find_service(state, scope, stack, name).await?;
     let before = state.store().service_env_list(scope, &service.id).await?;
     let mut set = before.clone();

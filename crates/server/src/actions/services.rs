@@ -87,7 +87,7 @@ pub async fn rollback(
     name: &str,
     request: &RollbackRequest,
 ) -> Result<Deployment> {
-    let _deciding = state.deciding.lock().await;
+    let _deciding = state.deciding.write().await;
     let service = wanted(state, caller, stack, name).await?;
     let target = match request.revision {
         Some(number) => by_number(state, caller, &service, number).await?,
@@ -145,7 +145,7 @@ async fn before_current(state: &AppState, caller: &Caller, service: &Service) ->
 }
 
 pub async fn restart(state: &AppState, caller: &Caller, stack: &str, name: &str) -> Result<Deployment> {
-    let _deciding = state.deciding.lock().await;
+    let _deciding = state.deciding.write().await;
     let service = wanted(state, caller, stack, name).await?;
     if service.intent == ServiceIntent::Stop {
         return Err(HttpError::conflict(format!("{} is stopped", service.name)).help("start it with `mainstay start`"));
@@ -155,7 +155,7 @@ pub async fn restart(state: &AppState, caller: &Caller, stack: &str, name: &str)
 }
 
 pub async fn stop(state: &AppState, caller: &Caller, stack: &str, name: &str) -> Result<Deployment> {
-    let _deciding = state.deciding.lock().await;
+    let _deciding = state.deciding.write().await;
     let service = wanted(state, caller, stack, name).await?;
     if service.intent == ServiceIntent::Stop {
         return Err(HttpError::conflict(format!("{} is stopped already", service.name)));
@@ -173,7 +173,7 @@ pub async fn stop(state: &AppState, caller: &Caller, stack: &str, name: &str) ->
 }
 
 pub async fn start(state: &AppState, caller: &Caller, stack: &str, name: &str) -> Result<Deployment> {
-    let _deciding = state.deciding.lock().await;
+    let _deciding = state.deciding.write().await;
     let service = wanted(state, caller, stack, name).await?;
     if service.intent == ServiceIntent::Run {
         return Err(HttpError::conflict(format!("{} is not stopped", service.name))
@@ -199,7 +199,7 @@ pub async fn scale(state: &AppState, caller: &Caller, stack: &str, name: &str, r
             format!("{replicas} is more than the {REPLICAS_LIMIT} instances a service may have"),
         ));
     }
-    let _deciding = state.deciding.lock().await;
+    let _deciding = state.deciding.write().await;
     let service = wanted(state, caller, stack, name).await?;
     if service.intent == ServiceIntent::Stop {
         return Err(
@@ -244,7 +244,7 @@ async fn refuse_while_deploying(state: &AppState, caller: &Caller, service: &Ser
 /// Ends a deployment that has not moved traffic yet; what served before goes on.
 pub async fn cancel(state: &AppState, caller: &Caller, id: &str) -> Result<Deployment> {
     let id: DeploymentId = parse("deployment", id)?;
-    let _deciding = state.deciding.lock().await;
+    let _deciding = state.deciding.write().await;
     let mut deployment = state.store().deployment_get(caller.scope(), &id).await?;
     let before = deployment.stage;
     if !plan::rollout::can_cancel(before) {

@@ -11,7 +11,7 @@ use store::{ServiceRemoval, StackRemove};
 
 /// Begins to stop all services of a stack; they and it are forgotten once nothing of them runs.
 pub async fn remove(state: &AppState, caller: &Caller, key: &str) -> Result<()> {
-    let _deciding = state.deciding.lock().await;
+    let _deciding = state.deciding.write().await;
     let scope = caller.scope();
     let stack = find_stack(state, scope, key).await?;
     let services = state.store().service_list(scope, Some(&stack.id)).await?;
@@ -27,7 +27,7 @@ pub async fn remove(state: &AppState, caller: &Caller, key: &str) -> Result<()> 
     let remove = StackRemove { stack_id: stack.id, removals, cause, tell: begun_events, events: vec![removed] };
     state.store().stack_remove(scope, &remove, state.steady.now_ms()).await?;
     state.wakeups().events_stored();
-    crate::desired::refresh_all(state, scope).await?;
+    crate::desired::refresh_stack(state, scope, &services).await?;
     for service in services {
         state.wakeups().service_changed(&service.id);
     }

@@ -7,13 +7,16 @@
 
 pub mod document;
 mod rows;
+mod turns;
+
+pub use turns::Turns;
 
 use crate::clock;
 use crate::error::{HttpError, Result};
 use crate::recovery;
 use crate::state::AppState;
 use api::desired::{DesiredState, SignedDesiredState};
-use api::ids::{ServerId, StackId};
+use api::ids::{ServerId, ServiceId, StackId};
 use rows::Rows;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -68,14 +71,30 @@ pub async fn refresh_service(state: &AppState, scope: &Scope, before: &Service, 
     if idle(before, had) != now {
         return refresh_all(state, scope).await;
     }
-    let concerned: BTreeSet<ServerId> = had.iter().chain(&has).map(|instance| instance.server_id.clone()).collect();
-    if concerned.is_empty() { Ok(()) } else { refresh_some(state, scope, concerned).await }
+    refresh_some(state, scope, had.iter().chain(&has).map(|instance| instance.server_id.clone()).collect()).await
+}
+
+/// Brings the documents up to date that a change of a stack concerns: those of the servers that have an
+/// instance of it. The services are those that it has now. Also one that stays as it is carries the stack's
+/// new version, and one without instances is named on every server, or was until now.
+pub async fn refresh_stack(state: &AppState, scope: &Scope, services: &[Service]) -> Result<()> {
+    let instances = state.store().instance_list_of_services(scope, services.iter().map(|service| &service.id)).await?;
+    let running: BTreeSet<&ServiceId> = instances.iter().map(|instance| &instance.service_id).collect();
+    let is_everywhere = |service: &Service| service.current_revision_id.is_some() && !running.contains(&service.id);
+    if services.iter().any(is_everywhere) {
+        return refresh_all(state, scope).await;
+    }
+    refresh_some(state, scope, instances.iter().map(|instance| instance.server_id.clone()).collect()).await
 }
 
 async fn refresh_some(state: &AppState, scope: &Scope, ids: BTreeSet<ServerId>) -> Result<()> {
+    if ids.is_empty() {
+        return Ok(());
+    }
     if ids.len() > FEW {
         return refresh_all(state, scope).await;
     }
+    let _turn = state.refreshing.take(&ids).await;
     let mut overtaken = ids;
     for _ in 0..TRIES {
         let heads = state.store().desired_state_heads_of(scope, &overtaken).await?;

@@ -5,6 +5,7 @@ use crate::harness::World;
 use api::deployments::{Deployment, Stage};
 use api::desired::Traffic;
 use api::services::{ServiceCondition, ServiceView};
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 const BAKE: &str = "[services.web.rollout]\nbake = \"20s\"\nwarm = \"60s\"\ndrain = \"1s\"\nhealthy_within = \"2s\"";
@@ -49,6 +50,27 @@ async fn a_release_that_never_gets_healthy_fails_with_probe_and_log_and_the_old_
     let view = world.service_until("shop", "web", |v| v.instances.len() == 1).await;
     assert_eq!((view.current.unwrap().number, view.instances[0].traffic), (1, Traffic::Active));
     assert_eq!(view.condition, ServiceCondition::Running);
+}
+
+#[tokio::test]
+async fn services_deployed_together_are_spread_evenly_over_the_servers() {
+    const SERVERS: usize = 3;
+    const EACH: usize = 4;
+    let world = World::new().await;
+    let mut agents = Vec::new();
+    for _ in 0..SERVERS {
+        agents.push(world.agent().await);
+    }
+    let url = world.repository("shop").url();
+    let service = |n: usize| format!("[services.web-{n}]\ngit = \"{url}\"\nrun = \"serve\"\nroute = \"/{n}\"\n");
+    let services: String = (0..SERVERS * EACH).map(service).collect();
+    world.deploy_and_wait(&format!("name = \"shop\"\n\n{services}")).await;
+    let mut on_server: BTreeMap<String, usize> = BTreeMap::new();
+    for n in 0..SERVERS * EACH {
+        let view = world.service("shop", &format!("web-{n}")).await;
+        *on_server.entry(view.instances[0].server.to_string()).or_default() += 1;
+    }
+    assert_eq!(on_server.into_values().collect::<Vec<_>>(), [EACH; SERVERS]);
 }
 
 /// The first release of a service, on a machine on which that becomes of it.
