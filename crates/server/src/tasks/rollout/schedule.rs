@@ -155,13 +155,15 @@ mod tests {
     }
 
     #[test]
-    fn those_with_news_are_looked_at_in_order_and_so_many_at_once() {
+    fn those_with_news_are_looked_at_once_in_order_and_so_many_beside_each_other() {
         let (mut schedule, now) = (Schedule::default(), Instant::now());
         let order: Vec<ServiceId> = (0..AT_ONCE + 2).rev().map(service).collect();
         order.iter().chain(&order).cloned().for_each(|id| schedule.has_news(id));
         assert_eq!(begun(&mut schedule, now), order[..AT_ONCE]);
         schedule.looked(order[3].clone(), None, now);
         assert_eq!(begun(&mut schedule, now), order[AT_ONCE..=AT_ONCE]);
+        order.iter().for_each(|id| schedule.looked(id.clone(), None, now));
+        assert_eq!(begun(&mut schedule, now), order[AT_ONCE + 1..]);
     }
 
     #[test]
