@@ -61,7 +61,9 @@
     fresh.querySelectorAll("details").forEach((d, n) => { if (opened[n]) d.open = true; });
     const focusable = "a[href],button,summary,[tabindex]";
     const focused = old.contains(document.activeElement) ? [...old.querySelectorAll(focusable)].indexOf(document.activeElement) : -1;
+    const scrolled = [...old.querySelectorAll("[data-keep-scroll]")].map((e) => [e.scrollLeft, e.scrollTop]);
     old.replaceWith(fresh);
+    fresh.querySelectorAll("[data-keep-scroll]").forEach((e, n) => { if (scrolled[n]) e.scrollTo(...scrolled[n]); });
     if (focused >= 0) fresh.querySelectorAll(focusable)[focused]?.focus({ preventScroll: true });
     reveal(fresh);
     tick();

@@ -65,6 +65,11 @@ impl HttpError {
         Self::new(ErrorCode::NotFound, format!("there is no {noun} `{}`", shown.escape_debug()))
     }
 
+    /// Whether what was asked for is not there, as opposed to any other mistake.
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::Answer(answer) if answer.code == ErrorCode::NotFound)
+    }
+
     pub fn conflict(message: impl Into<String>) -> Self {
         Self::new(ErrorCode::Conflict, message)
     }

@@ -147,6 +147,7 @@ impl World {
                 let events = state.store().event_list(&scope, &filter).await?;
                 let filter = LogFilter {
                     after: Some(0),
+                    before: None,
                     limit: 100_000,
                     service_ids: None,
                     deployment_id: None,

@@ -75,6 +75,36 @@ impl Store {
         documents.iter().map(|(text,)| from_json("deployment", text)).collect()
     }
 
+    /// Of all services, newest first; `before`: only those made earlier than that one.
+    pub async fn deployment_list_latest(
+        &self,
+        scope: &Scope,
+        before: Option<&DeploymentId>,
+        limit: u32,
+    ) -> Result<Vec<Deployment>> {
+        // The order of ids is the order in which they were made, so the primary key serves this.
+        let mut query = Statement::new("SELECT document FROM deployments WHERE organization_id = ");
+        query.bind(scope.organization.as_str());
+        if let Some(before) = before {
+            query.push(" AND id < ").bind(before.as_str());
+        }
+        query.push(" ORDER BY id DESC LIMIT ").bind(i64::from(limit));
+        let rows = query.fetch_all::<(String,), _>(&self.pool).await?;
+        rows.iter().map(|(text,)| from_json("deployment", text)).collect()
+    }
+
+    /// Those of these that are there.
+    pub async fn deployment_list_of<'a>(
+        &self,
+        scope: &Scope,
+        ids: impl IntoIterator<Item = &'a DeploymentId>,
+    ) -> Result<Vec<Deployment>> {
+        let ids: Vec<&str> = ids.into_iter().map(DeploymentId::as_str).collect();
+        let select = ("SELECT document FROM deployments", "");
+        let rows = Statement::fetch_among::<(String,)>(self, select, scope, "id", &ids).await?;
+        rows.iter().map(|(text,)| from_json("deployment", text)).collect()
+    }
+
     /// The newest of a service, which is the one that the rollout looks at.
     pub async fn deployment_newest(&self, scope: &Scope, service_id: &ServiceId) -> Result<Option<Deployment>> {
         Ok(self.deployment_list(scope, service_id, 1).await?.pop())

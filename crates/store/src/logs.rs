@@ -18,6 +18,8 @@ use sqlx::{Any, Transaction};
 pub struct LogFilter {
     /// Only later ones, oldest first. Without it, the last `limit` lines, oldest first.
     pub after: Option<i64>,
+    /// Only earlier ones, for paging back.
+    pub before: Option<i64>,
     pub limit: u32,
     pub service_ids: Option<Vec<ServiceId>>,
     /// The deployment's builds, and the instances that it made.
@@ -150,6 +152,9 @@ fn push_lines(query: &mut Statement, scope: &Scope, filter: &LogFilter) {
     query.bind(scope.organization.as_str());
     if let Some(after) = filter.after {
         query.push(" AND sequence > ").bind(after);
+    }
+    if let Some(before) = filter.before {
+        query.push(" AND sequence < ").bind(before);
     }
     if let Some(since_ms) = filter.since_ms {
         query.push(" AND at_ms >= ").bind(since_ms);

@@ -26,11 +26,12 @@ pub struct Service {
     pub removing: bool,
 }
 
-const COLUMNS: &str = "id, stack_id, name, intent, replicas, current_revision_id, previous_revision_id, removing";
+pub(crate) const COLUMNS: &str =
+    "id, stack_id, name, intent, replicas, current_revision_id, previous_revision_id, removing";
 
-type Row = (String, String, String, String, i64, Option<String>, Option<String>, i64);
+pub(crate) type Row = (String, String, String, String, i64, Option<String>, Option<String>, i64);
 
-fn service(row: Row) -> Result<Service> {
+pub(crate) fn service(row: Row) -> Result<Service> {
     let (id, stack_id, name, intent, replicas, current, previous, removing) = row;
     Ok(Service {
         id: parse("service", &id)?,
@@ -164,6 +165,7 @@ async fn delete(transaction: &mut Write, scope: &Scope, id: &ServiceId, stack_go
         "DELETE FROM log_lines WHERE service_id = $1 AND organization_id = $2",
         "DELETE FROM log_streams WHERE service_id = $1 AND organization_id = $2",
         "DELETE FROM service_env WHERE service_id = $1 AND organization_id = $2",
+        "DELETE FROM metric_chunks WHERE subject = $1 AND organization_id = $2",
         "DELETE FROM services WHERE id = $1 AND organization_id = $2",
     ] {
         sqlx::query(sql).bind(id.as_str()).bind(scope.organization.as_str()).execute(&mut **transaction).await?;

@@ -3,6 +3,7 @@
 use crate::codec::{parse, text};
 use crate::deployments::{self, DeploymentCreate, RevisionCreate, Tell};
 use crate::pen::Write;
+use crate::statement::Statement;
 use crate::{Error, Result, Scope, Store, events as stored_events};
 use api::UnixMillis;
 use api::cause::Cause;
@@ -109,6 +110,38 @@ impl Store {
             .fetch_all(&self.pool)
             .await?;
         rows.into_iter().map(stack).collect()
+    }
+
+    /// Those of these that are there.
+    pub async fn stack_list_of<'a>(
+        &self,
+        scope: &Scope,
+        ids: impl IntoIterator<Item = &'a StackId>,
+    ) -> Result<Vec<Stack>> {
+        let select = format!("SELECT {COLUMNS} FROM stacks");
+        let ids: Vec<&str> = ids.into_iter().map(StackId::as_str).collect();
+        let rows = Statement::fetch_among::<Row>(self, (&select, " ORDER BY name"), scope, "id", &ids).await?;
+        rows.into_iter().map(stack).collect()
+    }
+
+    /// Names alone, in order, for choices; `limit` at most.
+    pub async fn stack_names(&self, scope: &Scope, limit: u32) -> Result<Vec<String>> {
+        let rows =
+            sqlx::query_as::<_, (String,)>("SELECT name FROM stacks WHERE organization_id = $1 ORDER BY name LIMIT $2")
+                .bind(scope.organization.as_str())
+                .bind(i64::from(limit))
+                .fetch_all(&self.pool)
+                .await?;
+        Ok(rows.into_iter().map(|(name,)| name).collect())
+    }
+
+    /// How many there are.
+    pub async fn stack_count(&self, scope: &Scope) -> Result<u64> {
+        let row = sqlx::query_as::<_, (i64,)>("SELECT COUNT(*) FROM stacks WHERE organization_id = $1")
+            .bind(scope.organization.as_str())
+            .fetch_one(&self.pool)
+            .await?;
+        Ok(row.0 as u64)
     }
 
     pub async fn stack_get(&self, scope: &Scope, id: &StackId) -> Result<Stack> {

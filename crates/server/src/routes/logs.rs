@@ -101,6 +101,7 @@ async fn filter(state: &AppState, caller: &Caller, query: &LogQuery) -> Result<L
     };
     Ok(LogFilter {
         after: query.after,
+        before: None,
         limit: TAIL,
         service_ids,
         deployment_id: query.deployment.as_deref().map(|id| parse("deployment", id)).transpose()?,

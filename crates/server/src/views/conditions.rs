@@ -1,37 +1,45 @@
 //! One word for how a service is, worked out from three facts per instance and never guessed.
 
-use api::deployments::{Deployment, Stage};
+use api::deployments::Stage;
 use api::desired::Traffic;
-use api::ids::ServerId;
-use api::observed::InstanceState;
-use api::services::{InstanceView, ServiceCondition, ServiceIntent, ServiceView};
+use api::ids::RevisionId;
+use api::services::{ServiceCondition, ServiceIntent, ServiceView};
 use store::Service;
 
-pub fn of_service(
+/// What matters of one instance.
+#[derive(Debug, Clone, Copy)]
+pub struct Part<'a> {
+    pub revision_id: &'a RevisionId,
+    pub traffic: Traffic,
+    pub healthy: bool,
+    /// Whether its server reports.
+    pub online: bool,
+}
+
+pub fn of_service<'a>(
     service: &Service,
-    deployment: Option<&Deployment>,
-    instances: &[InstanceView],
-    online: impl Fn(&ServerId) -> bool,
+    in_flight: bool,
+    instances: impl IntoIterator<Item = Part<'a>>,
 ) -> ServiceCondition {
-    if deployment.is_some_and(|deployment| deployment.stage.in_flight()) {
+    if in_flight {
         return ServiceCondition::Deploying;
     }
     if service.intent == ServiceIntent::Stop {
         return ServiceCondition::Stopped;
     }
-    let serving = || {
-        let current = service.current_revision_id.as_ref();
-        instances.iter().filter(move |i| Some(&i.revision_id) == current && i.traffic == Traffic::Active)
-    };
-    let healthy = |i: &&InstanceView| i.observed.as_ref().is_some_and(|seen| seen.state == InstanceState::Healthy);
-    let well = serving().filter(|i| online(&i.server_id)).filter(healthy).count();
-    if well > 0 && well >= service.replicas as usize {
-        return ServiceCondition::Running;
+    let current = service.current_revision_id.as_ref();
+    let serving = instances.into_iter().filter(|i| Some(i.revision_id) == current && i.traffic == Traffic::Active);
+    let (mut well, mut silent) = (0, false);
+    for instance in serving {
+        well += u32::from(instance.online && instance.healthy);
+        silent |= !instance.online;
     }
-    if well > 0 {
-        return ServiceCondition::Degraded;
+    match well {
+        0 if silent => ServiceCondition::Unknown,
+        0 => ServiceCondition::Down,
+        well if well >= service.replicas => ServiceCondition::Running,
+        _ => ServiceCondition::Degraded,
     }
-    if serving().any(|i| !online(&i.server_id)) { ServiceCondition::Unknown } else { ServiceCondition::Down }
 }
 
 /// What is wrong with a service, in one sentence.
@@ -55,31 +63,10 @@ pub fn problem_of(service: &ServiceView) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use api::desired::InstanceIntent;
-    use api::ids::{DeploymentId, InstanceId, RevisionId, ServiceId, StackId};
-    use api::observed::InstanceObserved;
+    use api::ids::{ServiceId, StackId};
     use uuid::Uuid;
 
-    fn instance(state: InstanceState, traffic: Traffic, server: u128) -> InstanceView {
-        let id = InstanceId::from_uuid(Uuid::from_u128(1));
-        let revision_id = RevisionId::from_uuid(Uuid::from_u128(1));
-        let service_id = ServiceId::from_uuid(Uuid::from_u128(1));
-        let seen = serde_json::json!({"instance_id": id, "service_id": service_id, "revision_id": revision_id, "state": state});
-        InstanceView {
-            id,
-            server_id: ServerId::from_uuid(Uuid::from_u128(server)),
-            server: "a".parse().unwrap(),
-            revision_id,
-            revision_number: 1,
-            deployment_id: DeploymentId::from_uuid(Uuid::from_u128(1)),
-            ordinal: 0,
-            intent: InstanceIntent::Run,
-            traffic,
-            observed: Some(serde_json::from_value::<InstanceObserved>(seen).unwrap()),
-        }
-    }
-
-    fn condition(intent: ServiceIntent, instances: &[InstanceView]) -> ServiceCondition {
+    fn condition(intent: ServiceIntent, instances: &[Part<'_>]) -> ServiceCondition {
         let service = Service {
             id: ServiceId::from_uuid(Uuid::from_u128(1)),
             stack_id: StackId::from_uuid(Uuid::from_u128(1)),
@@ -90,22 +77,24 @@ mod tests {
             previous_revision_id: None,
             removing: false,
         };
-        let online = |id: &ServerId| id == &ServerId::from_uuid(Uuid::from_u128(1));
-        of_service(&service, None, instances, online)
+        assert_eq!(of_service(&service, true, instances.iter().copied()), ServiceCondition::Deploying);
+        of_service(&service, false, instances.iter().copied())
     }
 
     #[test]
     fn a_service_is_as_well_as_its_serving_instances_and_unknown_where_nobody_reports() {
-        use InstanceState::{Healthy, Unhealthy};
-        let well = instance(Healthy, Traffic::Active, 1);
-        let ill = instance(Unhealthy, Traffic::Active, 1);
-        let warm = instance(Healthy, Traffic::Out, 1);
-        let lost = instance(Healthy, Traffic::Active, 2);
-        let run = |instances: &[InstanceView]| condition(ServiceIntent::Run, instances);
-        assert_eq!(run(&[well.clone(), well.clone()]), ServiceCondition::Running);
-        assert_eq!(run(&[well.clone(), ill.clone()]), ServiceCondition::Degraded);
-        assert_eq!(run(&[well.clone(), lost.clone()]), ServiceCondition::Degraded);
+        let revision_id = &RevisionId::from_uuid(Uuid::from_u128(1));
+        let older = &RevisionId::from_uuid(Uuid::from_u128(2));
+        let well = Part { revision_id, traffic: Traffic::Active, healthy: true, online: true };
+        let ill = Part { healthy: false, ..well };
+        let warm = Part { traffic: Traffic::Out, ..well };
+        let lost = Part { online: false, ..well };
+        let run = |instances: &[Part<'_>]| condition(ServiceIntent::Run, instances);
+        assert_eq!(run(&[well, well]), ServiceCondition::Running);
+        assert_eq!(run(&[well, ill]), ServiceCondition::Degraded);
+        assert_eq!(run(&[well, lost]), ServiceCondition::Degraded);
         assert_eq!(run(&[ill, warm]), ServiceCondition::Down);
+        assert_eq!(run(&[Part { revision_id: older, ..well }]), ServiceCondition::Down);
         assert_eq!(run(&[lost]), ServiceCondition::Unknown);
         assert_eq!(run(&[]), ServiceCondition::Down);
         assert_eq!(condition(ServiceIntent::Stop, &[well]), ServiceCondition::Stopped);

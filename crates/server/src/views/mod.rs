@@ -4,13 +4,17 @@
 //! arrives, like every view of something that moves. Nothing here writes.
 
 mod conditions;
+mod pages;
 mod rows;
+
+pub use pages::{ServicePage, ServiceQuery, Tally, service_page, tally};
 
 use crate::error::{HttpError, Result};
 use crate::state::AppState;
 use api::deployments::Deployment;
 use api::ids::{DeploymentId, ServerId, ServiceId, StackId};
 use api::name::Name;
+use api::plans::Difference;
 use api::secret::Secret;
 use api::servers::{ServerCondition, ServerView};
 use api::services::{Revision, ServiceView};
@@ -29,7 +33,7 @@ pub async fn stacks(state: &AppState, scope: &Scope) -> Result<Vec<StackView>> {
 pub async fn stack(state: &AppState, scope: &Scope, key: &str) -> Result<StackView> {
     let stack = find_stack(state, scope, key).await?;
     let services = state.store().service_list(scope, Some(&stack.id)).await?;
-    Ok(Rows::of(state, scope, stack.clone(), services).await?.stack_view(&stack))
+    Ok(Rows::of(state, scope, vec![stack.clone()], services).await?.stack_view(&stack))
 }
 
 /// The manifest of a stack as it was sent, values of variables included: to plan it again, never to
@@ -47,7 +51,7 @@ pub async fn services(state: &AppState, scope: &Scope) -> Result<Vec<ServiceView
 /// One service, by names or ids.
 pub async fn service(state: &AppState, scope: &Scope, stack: &str, service: &str) -> Result<ServiceView> {
     let (stack, found) = find_service(state, scope, stack, service).await?;
-    let rows = Rows::of(state, scope, stack, vec![found.clone()]).await?;
+    let rows = Rows::of(state, scope, vec![stack], vec![found.clone()]).await?;
     rows.service_view(&found).ok_or_else(|| HttpError::not_found("service", service))
 }
 
@@ -80,6 +84,24 @@ pub async fn revisions(
     Ok(revisions)
 }
 
+/// What differs between two revisions of a service, by their numbers. Of variables only that they differ.
+pub async fn revision_differences(
+    state: &AppState,
+    scope: &Scope,
+    stack: &str,
+    service: &str,
+    from: u64,
+    to: u64,
+) -> Result<Vec<Difference>> {
+    let (_, found) = find_service(state, scope, stack, service).await?;
+    let read = async |number: u64| {
+        let revision = state.store().revision_by_number(scope, &found.id, number).await?;
+        revision.ok_or_else(|| HttpError::not_found("revision", &number.to_string()))
+    };
+    let (from, to) = (read(from).await?, read(to).await?);
+    Ok(plan::stack::between((&from.spec, &from.commit), (&to.spec, &to.commit)))
+}
+
 pub async fn deployment(state: &AppState, scope: &Scope, id: &str) -> Result<Deployment> {
     let parsed: DeploymentId = parse("deployment", id)?;
     Ok(state.waits.shown(state.store().deployment_get(scope, &parsed).await?))
@@ -92,6 +114,31 @@ pub async fn servers(state: &AppState, scope: &Scope) -> Result<Vec<ServerView>>
         views.push(server_view(state, scope, server).await?);
     }
     Ok(views)
+}
+
+/// Some servers of very many, with how many there are.
+pub struct SomeServers {
+    pub shown: Vec<ServerView>,
+    pub total: usize,
+    /// How many of all do not report.
+    pub offline: usize,
+}
+
+/// At most `limit` servers: first those that do not report, then those that matter to the reader, then by number.
+pub async fn servers_first(
+    state: &AppState,
+    scope: &Scope,
+    limit: usize,
+    matters: impl Fn(&ServerId) -> bool,
+) -> Result<SomeServers> {
+    let mut servers = state.store().server_list(scope).await?;
+    let (total, offline) = (servers.len(), servers.iter().filter(|server| !server.online).count());
+    servers.sort_by_key(|server| (server.online, !matters(&server.id), server.index));
+    let mut shown = Vec::new();
+    for server in servers.into_iter().take(limit) {
+        shown.push(server_view(state, scope, server).await?);
+    }
+    Ok(SomeServers { shown, total, offline })
 }
 
 /// One server, by name or id.

@@ -1,6 +1,6 @@
 //! Everything that views are made of, read once, and the views made of it.
 
-use super::conditions;
+use super::conditions::{self, Part};
 use crate::error::Result;
 use crate::presence::Heard;
 use crate::state::AppState;
@@ -8,7 +8,7 @@ use crate::urls;
 use api::deployments::Deployment;
 use api::gateway::GatewaySettings;
 use api::ids::{RevisionId, ServerId, ServiceId};
-use api::observed::{StackCondition, StackObserved};
+use api::observed::{InstanceState, StackCondition, StackObserved};
 use api::services::{InstanceView, PortSpec, Revision, RevisionSummary, ServiceCondition, ServiceView};
 use api::stacks::StackView;
 use std::collections::{BTreeMap, BTreeSet};
@@ -36,15 +36,15 @@ impl Rows {
         Self::with(state, scope, stacks, services, instances, servers).await
     }
 
-    /// What the views of these services of a stack need, and nothing else: to look at one must not cost more
+    /// What the views of these services of these stacks need, and nothing else: to look at one must not cost more
     /// the more others there are.
-    pub async fn of(state: &AppState, scope: &Scope, stack: Stack, services: Vec<Service>) -> Result<Self> {
+    pub async fn of(state: &AppState, scope: &Scope, stacks: Vec<Stack>, services: Vec<Service>) -> Result<Self> {
         let store = state.store();
         let ids: Vec<&ServiceId> = services.iter().map(|service| &service.id).collect();
         let instances = store.instance_list_of_services(scope, ids).await?;
         let holders: BTreeSet<&ServerId> = instances.iter().map(|instance| &instance.server_id).collect();
         let servers = store.server_list_of(scope, holders).await?;
-        Self::with(state, scope, vec![stack], services, instances, servers).await
+        Self::with(state, scope, stacks, services, instances, servers).await
     }
 
     async fn with(
@@ -115,6 +115,21 @@ impl Rows {
         self.servers.get(id).is_some_and(|server| server.online)
     }
 
+    fn condition(
+        &self,
+        service: &Service,
+        deployment: Option<&Deployment>,
+        instances: &[InstanceView],
+    ) -> ServiceCondition {
+        let parts = instances.iter().map(|instance| Part {
+            revision_id: &instance.revision_id,
+            traffic: instance.traffic,
+            healthy: instance.observed.as_ref().is_some_and(|seen| seen.state == InstanceState::Healthy),
+            online: self.online(&instance.server_id),
+        });
+        conditions::of_service(service, deployment.is_some_and(|deployment| deployment.stage.in_flight()), parts)
+    }
+
     /// `None`: its stack is gone meanwhile.
     pub fn service_view(&self, service: &Service) -> Option<ServiceView> {
         let stack = self.stacks.iter().find(|stack| stack.id == service.stack_id)?;
@@ -135,7 +150,7 @@ impl Rows {
             stack: stack.name.clone(),
             project_id: stack.project_id.clone(),
             intent: service.intent,
-            condition: conditions::of_service(service, deployment.as_ref(), &instances, |id| self.online(id)),
+            condition: self.condition(service, deployment.as_ref(), &instances),
             replicas: service.replicas,
             current: self.summary(service.current_revision_id.as_ref()),
             previous: self.summary(service.previous_revision_id.as_ref()),

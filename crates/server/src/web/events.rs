@@ -3,8 +3,12 @@
 use super::frame::{Fragment, Frame, Live, page};
 use super::names::{Names, server_path};
 use super::{times, words};
-use api::events::{EventLevel, EventRecord};
+use api::cause::Cause;
+use api::deployments::Deployment;
+use api::events::{EventKind, EventLevel, EventRecord};
+use api::ids::DeploymentId;
 use maud::{Markup, html};
+use std::collections::BTreeMap;
 
 /// How many events one page holds.
 pub const PAGE_SIZE: usize = 40;
@@ -21,6 +25,12 @@ pub struct EventFilter {
     /// Lowest level: `info`, `warning` or `error`.
     #[serde(default)]
     pub level: String,
+    /// What it is about: the key of a [`Topic`].
+    #[serde(default)]
+    pub topic: String,
+    /// Words that the message holds.
+    #[serde(default)]
+    pub text: String,
     /// Only events older than this sequence number: the next page.
     #[serde(default)]
     pub before: Option<i64>,
@@ -38,9 +48,14 @@ impl EventFilter {
     /// The query of a page with the same filter.
     pub fn query(&self, before: Option<i64>) -> String {
         let mut query = url::form_urlencoded::Serializer::new(String::new());
-        for (name, value) in
-            [("stack", &self.stack), ("service", &self.service), ("server", &self.server), ("level", &self.level)]
-        {
+        for (name, value) in [
+            ("stack", &self.stack),
+            ("service", &self.service),
+            ("server", &self.server),
+            ("level", &self.level),
+            ("topic", &self.topic),
+            ("text", &self.text),
+        ] {
             if !value.is_empty() {
                 query.append_pair(name, value);
             }
@@ -52,15 +67,90 @@ impl EventFilter {
     }
 }
 
+/// What an event is about, as people look for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Topic {
+    Deployments,
+    Builds,
+    Instances,
+    Servers,
+    Access,
+}
+
+impl Topic {
+    pub const ALL: [Topic; 5] = [Self::Deployments, Self::Builds, Self::Instances, Self::Servers, Self::Access];
+
+    pub fn key(self) -> &'static str {
+        match self {
+            Self::Deployments => "deployments",
+            Self::Builds => "builds",
+            Self::Instances => "instances",
+            Self::Servers => "servers",
+            Self::Access => "access",
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Deployments => "Deployments and changes",
+            Self::Builds => "Builds",
+            Self::Instances => "Instances and health",
+            Self::Servers => "Servers and gateways",
+            Self::Access => "Sign-ins and tokens",
+        }
+    }
+
+    pub fn of(kind: EventKind) -> Self {
+        use EventKind as K;
+        match kind {
+            K::DeploymentCreated
+            | K::DeploymentStageChanged
+            | K::StackApplied
+            | K::StackDegraded
+            | K::StackChanged
+            | K::StackRemoved
+            | K::ServiceScaled
+            | K::ServiceStopped
+            | K::ServiceStarted
+            | K::EnvChanged => Self::Deployments,
+            K::SyncFailed | K::BuildStarted | K::BuildSucceeded | K::BuildFailed => Self::Builds,
+            K::InstanceStarted
+            | K::InstanceAdopted
+            | K::InstanceStopped
+            | K::InstanceExited
+            | K::InstanceCrashLooping
+            | K::HealthChanged => Self::Instances,
+            K::RoutesChanged
+            | K::DnsChanged
+            | K::ConfigReceived
+            | K::ConfigApplied
+            | K::ConfigRefused
+            | K::ServerRegistered
+            | K::ServerOnline
+            | K::ServerOffline
+            | K::ServerRemoved
+            | K::AgentStarted
+            | K::EventsDropped
+            | K::DiskLow
+            | K::DiskFreed
+            | K::GatewayStarted
+            | K::GatewayStopped => Self::Servers,
+            K::TokenCreated | K::TokenUsed | K::TokenRevoked | K::UserSignedIn | K::PasswordChanged => Self::Access,
+        }
+    }
+}
+
 /// What the page shows.
 pub struct EventsPage {
     pub filter: EventFilter,
     /// Newest first.
     pub events: Vec<EventRecord>,
-    /// Whether there are older ones.
-    pub more: bool,
+    /// Where older ones begin, if there may be some.
+    pub older_than: Option<i64>,
     pub names: Names,
-    /// For the choices of the filter.
+    /// What the events were part of.
+    pub deployments: BTreeMap<DeploymentId, Deployment>,
+    /// To choose from, for the filter.
     pub stacks: Vec<String>,
     pub servers: Vec<String>,
 }
@@ -74,14 +164,14 @@ impl EventsPage {
         html! {
             section.card #events aria-label="Timeline" {
                 @if self.events.is_empty() {
-                    p.empty { "No event fits this filter." }
+                    p.empty { @if self.older_than.is_some() { "None of the newest events fits this filter." } @else { "No event fits this filter." } }
                 } @else {
-                    (list(&self.events, &self.names, Detail::Whole, frame))
+                    (list_with_chain(&self.events, &self.names, &self.deployments, frame))
                 }
                 nav.paging aria-label="Pages" {
                     @if self.filter.before.is_some() { a.button.quiet href={ "/events?" (self.filter.query(None)) } { "Newest" } }
-                    @if self.more && let Some(last) = self.events.last() {
-                        a.button.quiet href={ "/events?" (self.filter.query(Some(last.sequence))) } rel="next" { "Older" }
+                    @if let Some(before) = self.older_than {
+                        a.button.quiet href={ "/events?" (self.filter.query(Some(before))) } rel="next" { "Older" }
                     }
                 }
             }
@@ -107,24 +197,20 @@ impl EventsPage {
     fn form(&self) -> Markup {
         let levels = [("", "All"), ("warning", "Warnings and errors"), ("error", "Errors")];
         html! {
-            form.card.filters method="get" action="/events" {
-                (choice("stack", "Stack", &self.filter.stack, self.stacks.iter().map(|s| (s.as_str(), s.as_str()))))
-                label { span { "Service" } input type="text" name="service" value=(self.filter.service) placeholder="any" maxlength="40"; }
-                (choice("server", "Server", &self.filter.server, self.servers.iter().map(|s| (s.as_str(), s.as_str()))))
+            form.card.filters method="get" action="/events" role="search" aria-label="Filter events" {
+                label { span { "Text" } input type="search" name="text" value=(self.filter.text) placeholder="any" maxlength="100"; }
+                label { span { "About" } select name="topic" {
+                    option value="" { "Everything" }
+                    @for topic in Topic::ALL { option value=(topic.key()) selected[self.filter.topic == topic.key()] { (topic.name()) } }
+                } }
+                (words::suggested("stack", "Stack", &self.filter.stack, &self.stacks))
+                label { span { "Service" } input type="text" name="service" value=(self.filter.service) placeholder="any" maxlength="81"; }
+                (words::suggested("server", "Server", &self.filter.server, &self.servers))
                 label { span { "Level" } select name="level" { @for (value, name) in levels { option value=(value) selected[self.filter.level == value] { (name) } } } }
                 button type="submit" { "Show" }
                 @if self.filter != EventFilter::default() { a.button.quiet href="/events" { "Clear" } }
             }
         }
-    }
-}
-
-fn choice<'a>(field: &str, label: &str, chosen: &str, values: impl Iterator<Item = (&'a str, &'a str)>) -> Markup {
-    html! {
-        label { span { (label) } select name=(field) {
-            option value="" { "All" }
-            @for (value, name) in values { option value=(value) selected[chosen == value] { (name) } }
-        } }
     }
 }
 
@@ -139,17 +225,57 @@ pub enum Detail {
     Whole,
 }
 
-/// Events as a timeline, wherever a page shows some.
-pub fn list(events: &[EventRecord], names: &Names, detail: Detail, frame: &Frame) -> Markup {
-    html! { ol.timeline { @for record in events { (entry(record, names, detail, frame)) } } }
+/// The timeline with all that led to each event: the deployment that it was part of, and who asked for that.
+fn list_with_chain(
+    events: &[EventRecord],
+    names: &Names,
+    deployments: &BTreeMap<DeploymentId, Deployment>,
+    frame: &Frame,
+) -> Markup {
+    html! {
+        ol.timeline { @for record in events {
+            @let deployment = record.event.deployment_id.as_ref().and_then(|id| deployments.get(id));
+            (entry(record, names, Detail::Whole, deployment, frame))
+        } }
+    }
 }
 
-fn entry(record: &EventRecord, names: &Names, detail: Detail, frame: &Frame) -> Markup {
+/// `← the deployment, its commit ← who asked for it`, as far as it is not said already.
+fn chain(cause: &Cause, deployment: &Deployment) -> Markup {
+    let asked = &deployment.cause;
+    html! {
+        span.chain {
+            span.arrow aria-hidden="true" { " ← " } span.hidden-label { ", part of: " }
+            a href={ "/deployments/" (deployment.id) } { (words::deployment_kind(deployment.kind)) " of " (deployment.service) ", revision " (deployment.revision_number) }
+            @if !deployment.commit_subject.is_empty() {
+                span.arrow aria-hidden="true" { " ← " } span.hidden-label { ", which is commit: " }
+                code title=(deployment.commit) { (deployment.commit.short()) } " “" (deployment.commit_subject) "”"
+            }
+            @if (&asked.actor, &asked.action) != (&cause.actor, &cause.action) {
+                span.arrow aria-hidden="true" { " ← " } span.hidden-label { ", asked for by: " }
+                (asked.actor.label()) ": " (words::prose(&asked.action))
+            }
+        }
+    }
+}
+
+/// Events as a timeline, wherever a page shows some.
+pub fn list(events: &[EventRecord], names: &Names, detail: Detail, frame: &Frame) -> Markup {
+    html! { ol.timeline { @for record in events { (entry(record, names, detail, None, frame)) } } }
+}
+
+fn entry(
+    record: &EventRecord,
+    names: &Names,
+    detail: Detail,
+    deployment: Option<&Deployment>,
+    frame: &Frame,
+) -> Markup {
     let event = &record.event;
     let (tone, level) = words::event_level(event.level);
     let place = names.service_of(event.service_id.as_ref());
     html! {
-        li.(tone.class()) {
+        li.(tone.class()) id={ "e" (record.sequence) } {
             span.symbol title=(level) { span aria-hidden="true" { @if event.level == EventLevel::Info { "•" } @else { (tone.symbol()) } } span.hidden-label { (level) ": " } }
             div.body {
                 p.what { (words::prose(&event.message)) }
@@ -158,9 +284,10 @@ fn entry(record: &EventRecord, names: &Names, detail: Detail, frame: &Frame) -> 
                     @if detail != Detail::Brief { " · " (event.kind.as_str().replace('_', " ")) }
                     " · because " (event.cause.actor.label())
                     @if detail != Detail::Brief || !event.message.contains(&event.cause.action) { ": " (words::prose(&event.cause.action)) }
+                    @if let Some(deployment) = deployment { (chain(&event.cause, deployment)) }
                     @if let Some((label, path)) = place { " · " a href=(path) { (label) } }
                     @if let Some(server) = event.server_id.as_ref().and_then(|id| names.server(id)) { " · on " a href=(server_path(server)) { (server) } }
-                    @if let Some(id) = event.deployment_id.as_ref().filter(|_| detail != Detail::OfDeployment) { " · " a href={ "/deployments/" (id) } { "deployment " (id.short()) } }
+                    @if let Some(id) = event.deployment_id.as_ref().filter(|_| detail != Detail::OfDeployment && deployment.is_none()) { " · " a href={ "/deployments/" (id) } { "deployment " (id.short()) } }
                     @if let Some(id) = event.cause.request_id.as_ref().filter(|_| detail != Detail::Brief) { " · " span title=(id) { "request " (id.short()) } }
                 }
             }
@@ -180,8 +307,9 @@ mod tests {
                 samples::event(9, EventLevel::Error, "web broke: <script>alert(1)</script>"),
                 samples::event(4, EventLevel::Info, "web is healthy"),
             ],
-            more: true,
+            older_than: Some(4),
             names: Names::of(&[samples::stack()], &[]),
+            deployments: [samples::deployment(api::deployments::Stage::Running)].map(|d| (d.id.clone(), d)).into(),
             stacks: vec!["shop".into()],
             servers: vec!["harbour".into()],
         }
@@ -194,6 +322,27 @@ mod tests {
         assert!(page.contains("because agent harbour: process exited with code 1"), "{page}");
         assert!(page.contains("href=\"/deployments/dep_"), "{page}");
         assert!(page.contains("href=\"/stacks/shop/services/"), "{page}");
+    }
+
+    #[test]
+    fn the_chain_goes_from_what_happened_to_the_commit_and_the_person() {
+        let page = events_page(EventFilter::default()).render(&samples::frame("/events")).into_string();
+        let links = [
+            "agent harbour: process exited",
+            ">Deploy of web, revision 7</a>",
+            "“Show the delivery date in the cart”",
+            "token cli: deploy",
+        ];
+        let places: Vec<_> =
+            links.iter().map(|link| page.find(link).unwrap_or_else(|| panic!("{link} is missing in {page}"))).collect();
+        assert!(places.is_sorted(), "{places:?}");
+    }
+
+    #[test]
+    fn what_the_person_asked_for_is_not_said_twice() {
+        let deployment = samples::deployment(api::deployments::Stage::Running);
+        let said = chain(&deployment.cause, &deployment).into_string();
+        assert!(!said.contains("token cli"), "{said}");
     }
 
     #[test]

@@ -51,8 +51,14 @@ pub enum Live<'a> {
     From(&'a str),
 }
 
-const NAVIGATION: [(&str, &str); 5] =
-    [("/", "Overview"), ("/servers", "Servers"), ("/events", "Events"), ("/tokens", "Tokens"), ("/docs", "API")];
+const NAVIGATION: [(&str, &str); 6] = [
+    ("/", "Overview"),
+    ("/services", "Services"),
+    ("/servers", "Servers"),
+    ("/events", "Events"),
+    ("/tokens", "Tokens"),
+    ("/docs", "API"),
+];
 
 /// The whole document.
 pub fn page(frame: &Frame, title: &str, live: Live<'_>, main: Markup) -> Markup {
@@ -119,7 +125,8 @@ fn current(path: &str, entry: &str) -> Option<&'static str> {
         return Some("page");
     }
     let below = match entry {
-        "/" => path.starts_with("/stacks") || path.starts_with("/deployments"),
+        "/services" => path.starts_with("/stacks/") || path.starts_with("/deployments/"),
+        "/" => false,
         entry => path.strip_prefix(entry).is_some_and(|rest| rest.starts_with('/')),
     };
     below.then_some("true")
@@ -206,7 +213,7 @@ mod tests {
 
     #[test]
     fn a_page_below_a_navigation_entry_marks_it() {
-        assert_eq!(current("/stacks/shop", "/"), Some("true"));
+        assert_eq!(current("/stacks/shop", "/services"), Some("true"));
         assert_eq!(current("/servers/web-1", "/servers"), Some("true"));
         assert_eq!(current("/serversx", "/servers"), None);
     }

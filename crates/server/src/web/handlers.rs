@@ -2,8 +2,10 @@
 
 use super::events::EventFilter;
 use super::frame::Frame;
+use super::reads;
 use super::reference::Reference;
 use super::servers::{JoinMade, JoinPage};
+use super::service_list::ServiceListFilter;
 use super::sign_in::SignInPage;
 use super::stacks::PlanPage;
 use super::subject::Subject;
@@ -13,13 +15,15 @@ use crate::actions;
 use crate::error::{HttpError, Result};
 use crate::extract::{Path, Query};
 use crate::state::AppState;
-use crate::views;
+use api::tokens::TokenPurpose;
 use axum::extract::{FromRequestParts, Request, State};
 use axum::response::{IntoResponse, Response};
 use maud::Markup;
 use serde::Deserialize;
 use std::sync::LazyLock;
 
+/// How many stacks a form lets choose from.
+const STACKS_OFFERED: u32 = 300;
 /// Longest filter over log lines.
 const FILTER_LIMIT: usize = 200;
 
@@ -41,6 +45,14 @@ async fn show(state: &AppState, visitor: Visitor, subject: Subject) -> Result<Ma
 
 pub async fn overview(State(state): State<AppState>, visitor: Visitor) -> Result<Markup> {
     show(&state, visitor, Subject::Overview).await
+}
+
+pub async fn services(
+    State(state): State<AppState>,
+    visitor: Visitor,
+    Query(filter): Query<ServiceListFilter>,
+) -> Result<Markup> {
+    show(&state, visitor, Subject::Services(filter)).await
 }
 
 pub async fn stack(State(state): State<AppState>, visitor: Visitor, Path(stack): Path<String>) -> Result<Markup> {
@@ -93,8 +105,7 @@ pub async fn join(State(state): State<AppState>, visitor: Visitor) -> Result<Mar
 }
 
 pub async fn join_page(state: &AppState, visitor: &Visitor, made: Option<JoinMade>) -> Result<JoinPage> {
-    let stacks = views::stacks(state, visitor.caller.scope()).await?;
-    Ok(JoinPage { stacks: stacks.iter().map(|stack| stack.name.to_string()).collect(), made })
+    Ok(JoinPage { stacks: state.store().stack_names(visitor.caller.scope(), STACKS_OFFERED).await?, made })
 }
 
 pub async fn tokens(State(state): State<AppState>, visitor: Visitor) -> Result<Markup> {
@@ -102,12 +113,14 @@ pub async fn tokens(State(state): State<AppState>, visitor: Visitor) -> Result<M
 }
 
 pub async fn tokens_page(state: &AppState, visitor: &Visitor) -> Result<TokensPage> {
-    let stacks = views::stacks(state, visitor.caller.scope()).await?;
-    Ok(TokensPage {
-        tokens: actions::tokens::list(state, &visitor.caller).await?,
-        names: super::names::Names::of(&stacks, &[]),
-        made: None,
-    })
+    let tokens = actions::tokens::list(state, &visitor.caller).await?;
+    let stacks = tokens.iter().filter_map(|token| match &token.purpose {
+        TokenPurpose::Join { stack, .. } => stack.clone(),
+        TokenPurpose::Api => None,
+    });
+    let names =
+        reads::names(state, visitor.caller.scope(), stacks.collect(), Default::default(), Default::default()).await?;
+    Ok(TokensPage { tokens, names, made: None })
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -16,6 +16,7 @@ use super::events::EventFilter;
 use super::frame::Frame;
 use super::logs;
 use super::reads::{self, LINES_AT_ONCE, LogQuery};
+use super::service_list::ServiceListFilter;
 use super::subject::Subject;
 use super::visitor::Visitor;
 use crate::auth::Caller;
@@ -54,6 +55,14 @@ type Named<T> = Path<T>;
 
 pub async fn overview(State(state): State<AppState>, visitor: Visitor) -> Result<Response> {
     follow(state, visitor, Subject::Overview, None).await
+}
+
+pub async fn services(
+    State(state): State<AppState>,
+    visitor: Visitor,
+    Query(filter): Query<ServiceListFilter>,
+) -> Result<Response> {
+    follow(state, visitor, Subject::Services(filter), None).await
 }
 
 pub async fn stack(State(state): State<AppState>, visitor: Visitor, Path(stack): Named<String>) -> Result<Response> {

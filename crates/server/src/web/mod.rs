@@ -20,6 +20,8 @@
 
 mod ansi;
 mod assets;
+#[allow(dead_code, reason = "the pages call it with the next change")]
+mod charts;
 mod deployments;
 mod events;
 mod forms;
@@ -28,6 +30,7 @@ mod handlers;
 mod instances;
 mod live;
 mod logs;
+mod map;
 mod names;
 mod overview;
 mod problems;
@@ -37,6 +40,7 @@ mod reference;
 mod samples;
 mod schemas;
 mod servers;
+mod service_list;
 mod services;
 mod sign_in;
 mod stacks;
@@ -60,6 +64,7 @@ const FORM_LIMIT_BYTES: usize = 16 * 1024;
 pub fn router() -> Router<AppState> {
     let pages = Router::new()
         .route("/", get(handlers::overview))
+        .route("/services", get(handlers::services))
         .route("/stacks/{stack}", get(handlers::stack))
         .route("/stacks/{stack}/plan", get(handlers::plan))
         .route("/stacks/{stack}/services/{service}", get(handlers::service))
@@ -87,6 +92,7 @@ pub fn router() -> Router<AppState> {
         .route("/tokens/{id}/revoke", post(forms::revoke_token));
     let streams = Router::new()
         .route("/live/overview/stream", get(live::overview))
+        .route("/live/services/stream", get(live::services))
         .route("/live/stacks/{stack}/stream", get(live::stack))
         .route("/live/stacks/{stack}/services/{service}/stream", get(live::service))
         .route("/live/deployments/{id}/stream", get(live::deployment))

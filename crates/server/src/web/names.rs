@@ -1,8 +1,8 @@
 //! Names and addresses for ids, so that a page about one thing can link to another.
 
 use api::ids::{ServerId, ServiceId, StackId};
-use api::servers::ServerView;
-use api::stacks::StackView;
+#[cfg(test)]
+use api::{servers::ServerView, stacks::StackView};
 use std::collections::HashMap;
 
 /// What is called how, among the things that the caller may see.
@@ -14,6 +14,17 @@ pub struct Names {
 }
 
 impl Names {
+    /// `services` come with the name of their stack.
+    pub fn new(
+        stacks: impl IntoIterator<Item = (StackId, String)>,
+        services: impl IntoIterator<Item = (ServiceId, (String, String))>,
+        servers: impl IntoIterator<Item = (ServerId, String)>,
+    ) -> Self {
+        let (stacks, services) = (stacks.into_iter().collect(), services.into_iter().collect());
+        Self { stacks, services, servers: servers.into_iter().collect() }
+    }
+
+    #[cfg(test)]
     pub fn of(stacks: &[StackView], servers: &[ServerView]) -> Self {
         let mut names = Self::default();
         for stack in stacks {

@@ -2,28 +2,35 @@
 
 use super::events;
 use super::frame::{Fragment, Frame, Live, copyable, page};
+use super::map::{self, Picture};
 use super::names::{Names, server_path, service_path, stack_path};
 use super::{times, words};
+use crate::views::{SomeServers, Tally};
 use api::events::EventRecord;
-use api::servers::{ServerCondition, ServerView};
 use api::services::{ServiceCondition, ServiceView};
 use api::stacks::StackView;
 use maud::{Markup, html};
 
 /// How many events the overview shows.
 pub const EVENTS_SHOWN: usize = 8;
+/// Stacks are shown whole up to so many services; where there are more, the most urgent services are.
+pub const SERVICES_SHOWN: usize = map::SERVICES_SHOWN;
 
 pub struct OverviewPage {
+    pub tally: Tally,
+    /// All stacks, where they are few; none, where they are not.
     pub stacks: Vec<StackView>,
-    pub servers: Vec<ServerView>,
+    pub servers: SomeServers,
     /// Newest first.
     pub events: Vec<EventRecord>,
+    pub names: Names,
 }
 
 impl OverviewPage {
     pub fn fragments(&self, frame: &Frame) -> Vec<Fragment> {
         vec![
             Fragment::new("summary", self.summary()),
+            Fragment::new("map", self.picture()),
             Fragment::new("stacks", self.stacks(frame)),
             Fragment::new("servers", self.servers(frame)),
             Fragment::new("latest-events", self.latest(frame)),
@@ -37,6 +44,7 @@ impl OverviewPage {
             Live::From("/live/overview/stream"),
             html! {
                 (self.summary())
+                (self.picture())
                 div.columns {
                     div.main-column { (self.stacks(frame)) }
                     div.side-column { (self.servers(frame)) (self.latest(frame)) }
@@ -45,47 +53,70 @@ impl OverviewPage {
         )
     }
 
+    /// Nothing runs here, and the page teaches instead.
+    fn is_empty(&self) -> bool {
+        self.tally.services == 0
+    }
+
+    /// The services that are in the picture.
+    fn shown(&self) -> Vec<&ServiceView> {
+        if self.stacks.is_empty() {
+            return self.tally.first.iter().collect();
+        }
+        self.stacks.iter().flat_map(|stack| &stack.services).collect()
+    }
+
+    fn picture(&self) -> Markup {
+        if self.is_empty() {
+            return html! { section #map hidden {} };
+        }
+        let services = self.shown();
+        let more_services = self.tally.services.saturating_sub(services.len());
+        let servers = self.servers.shown.get(..map::SERVERS_SHOWN).unwrap_or(&self.servers.shown);
+        Picture { servers, more_servers: self.servers.total - servers.len(), services, more_services }.draw()
+    }
+
     /// The state of everything in one sentence.
     fn summary(&self) -> Markup {
-        let services = || self.stacks.iter().flat_map(|stack| &stack.services);
-        let number_of = |wanted: &[ServiceCondition]| services().filter(|s| wanted.contains(&s.condition)).count();
-        let troubled: Vec<_> = services()
-            .filter(|s| {
-                matches!(s.condition, ServiceCondition::Down | ServiceCondition::Degraded | ServiceCondition::Unknown)
-            })
-            .collect();
-        let broken = troubled.len();
-        let deploying = number_of(&[ServiceCondition::Deploying]);
-        let running = number_of(&[ServiceCondition::Running]);
-        let offline = self.servers.iter().filter(|s| s.condition == ServerCondition::Offline).count();
+        let tally = &self.tally;
+        let (broken, offline) = (tally.troubled(), self.servers.offline);
         let (tone, sentence) = if broken > 0 {
             let verb = if broken == 1 { "needs" } else { "need" };
             (words::Tone::Bad, format!("{} {verb} attention", words::count(broken, "service", "services")))
         } else if offline > 0 {
             let verb = if offline == 1 { "does" } else { "do" };
             (words::Tone::Bad, format!("{} {verb} not report", words::count(offline, "server", "servers")))
-        } else if deploying > 0 {
-            let verb = if deploying == 1 { "is" } else { "are" };
-            (words::Tone::Busy, format!("{} {verb} being deployed", words::count(deploying, "service", "services")))
-        } else if running > 0 {
+        } else if tally.deploying > 0 {
+            let verb = if tally.deploying == 1 { "is" } else { "are" };
+            let what = words::count(tally.deploying, "service", "services");
+            (words::Tone::Busy, format!("{what} {verb} being deployed"))
+        } else if tally.running > 0 {
             (words::Tone::Good, "Everything runs as it should".to_owned())
         } else {
             (words::Tone::Off, "Nothing runs here yet".to_owned())
         };
+        let troubled = |service: &&&ServiceView| {
+            use ServiceCondition::{Degraded, Down, Unknown};
+            matches!(service.condition, Down | Degraded | Unknown)
+        };
+        let shown = self.shown();
+        let troubled: Vec<_> = shown.iter().filter(troubled).collect();
         html! {
             section.summary.(tone.class()) #summary aria-labelledby="summary-title" {
                 span.symbol aria-hidden="true" { (tone.symbol()) }
                 div {
                     h1 #summary-title { (sentence) }
                     p.lead {
-                        (words::count(services().count(), "service", "services")) " in " (words::count(self.stacks.len(), "stack", "stacks"))
-                        " on " (words::count(self.servers.len(), "server", "servers")) "."
+                        a href="/services" { (words::count(tally.services, "service", "services")) }
+                        " in " (words::count(usize::try_from(tally.stacks).unwrap_or(usize::MAX), "stack", "stacks"))
+                        " on " a href="/servers" { (words::count(self.servers.total, "server", "servers")) } "."
                     }
                     @if !troubled.is_empty() {
                         ul { @for service in troubled.iter().take(8) {
                             @let (tone, word) = words::service_condition(service.condition);
                             li { a href=(service_path(&service.stack, &service.name)) { (service.stack) " / " (service.name) } " " (words::fact(tone, word)) }
-                        } }
+                        }
+                        @if broken > 8 { li { "and " (broken - troubled.len().min(8)) " more" } } }
                     }
                 }
             }
@@ -95,8 +126,34 @@ impl OverviewPage {
     fn stacks(&self, frame: &Frame) -> Markup {
         html! {
             div.stacks #stacks {
-                @if self.stacks.is_empty() { (self.first_steps(frame)) }
+                @if self.is_empty() { (self.first_steps(frame)) }
                 @for stack in &self.stacks { (stack_card(stack, frame)) }
+                @if self.stacks.is_empty() && !self.is_empty() { (self.urgent(frame)) }
+            }
+        }
+    }
+
+    /// Where there are too many for a card per stack: the most urgent ones, and the way to all.
+    fn urgent(&self, frame: &Frame) -> Markup {
+        let tally = &self.tally;
+        let conditions = [
+            (ServiceCondition::Down, "down", tally.down),
+            (ServiceCondition::Unknown, "unknown", tally.unknown),
+            (ServiceCondition::Degraded, "degraded", tally.degraded),
+            (ServiceCondition::Deploying, "deploying", tally.deploying),
+            (ServiceCondition::Running, "running", tally.running),
+            (ServiceCondition::Stopped, "stopped", tally.stopped),
+        ];
+        html! {
+            section.card aria-labelledby="urgent-title" {
+                div.card-head { h2 #urgent-title { "Services" } a.button.quiet href="/services" { "All services" } }
+                ul.tally aria-label="Services by condition" {
+                    @for (condition, key, number) in conditions { @if number > 0 {
+                        @let (tone, word) = words::service_condition(condition);
+                        li { a href={ "/services?condition=" (key) } { strong { (number) } " " (words::fact(tone, word)) } }
+                    } }
+                }
+                ul.rows { @for service in tally.first.iter().take(12) { (service_row(service, true, frame)) } }
             }
         }
     }
@@ -107,7 +164,7 @@ impl OverviewPage {
             section.card.teach aria-labelledby="first-steps" {
                 h2 #first-steps { "Deploy your first service" }
                 ol.steps {
-                    @if self.servers.is_empty() {
+                    @if self.servers.total == 0 {
                         li {
                             h3 { "Let a machine join" }
                             p { "Services run on servers: machines with Mainstay's agent. None has joined yet." }
@@ -141,9 +198,9 @@ impl OverviewPage {
         html! {
             section.card #servers aria-labelledby="servers-title" {
                 div.card-head { h2 #servers-title { "Servers" } a.button.quiet href="/servers/new" { "Add a server" } }
-                @if self.servers.is_empty() { p.empty { "No machine has joined yet." } }
+                @if self.servers.total == 0 { p.empty { "No machine has joined yet." } }
                 ul.rows {
-                    @for server in &self.servers {
+                    @for server in self.servers.shown.iter().take(6) {
                         @let (tone, word) = words::server_condition(server.condition);
                         li {
                             div { a.name href=(server_path(&server.name)) { (server.name) } p.soft { (server.facts.operating_system) } }
@@ -154,16 +211,16 @@ impl OverviewPage {
                         }
                     }
                 }
+                @if self.servers.total > 6 { p { a href="/servers" { "All " (self.servers.total) " servers" } } }
             }
         }
     }
 
     fn latest(&self, frame: &Frame) -> Markup {
-        let names = Names::of(&self.stacks, &self.servers);
         html! {
             section.card #latest-events aria-labelledby="events-title" {
                 div.card-head { h2 #events-title { "Latest events" } a.button.quiet href="/events" { "All events" } }
-                @if self.events.is_empty() { p.empty { "Nothing has happened yet." } } @else { (events::list(&self.events, &names, events::Detail::Brief, frame)) }
+                @if self.events.is_empty() { p.empty { "Nothing has happened yet." } } @else { (events::list(&self.events, &self.names, events::Detail::Brief, frame)) }
             }
         }
     }
@@ -177,18 +234,19 @@ fn stack_card(stack: &StackView, frame: &Frame) -> Markup {
                 h2 { a href=(stack_path(&stack.name)) { (stack.name) } }
                 (words::badge(tone, word))
             }
-            ul.rows { @for service in &stack.services { (service_row(service, frame)) } }
+            ul.rows { @for service in &stack.services { (service_row(service, false, frame)) } }
             @if stack.services.is_empty() { p.empty { "This stack has no services." } }
         }
     }
 }
 
-fn service_row(service: &ServiceView, frame: &Frame) -> Markup {
+/// `whole`: with the name of its stack.
+fn service_row(service: &ServiceView, whole: bool, frame: &Frame) -> Markup {
     let (tone, word) = words::service_condition(service.condition);
     html! {
         li {
             div {
-                a.name href=(service_path(&service.stack, &service.name)) { (service.name) }
+                a.name href=(service_path(&service.stack, &service.name)) { @if whole { (service.stack) " / " } (service.name) }
                 @if let Some(url) = service.urls.first() { p.soft.clip { a href=(url) rel="noreferrer" { (url) } } }
             }
             div.end {
@@ -213,12 +271,60 @@ mod tests {
     use super::super::samples;
     use super::*;
     use api::events::EventLevel;
+    use api::servers::{ServerCondition, ServerView};
+
+    fn some(servers: Vec<ServerView>) -> SomeServers {
+        let offline = servers.iter().filter(|s| s.condition == ServerCondition::Offline).count();
+        SomeServers { total: servers.len(), offline, shown: servers }
+    }
+
+    fn tally(services: &[ServiceView]) -> Tally {
+        let number_of = |wanted| services.iter().filter(|s| s.condition == wanted).count();
+        Tally {
+            services: services.len(),
+            stacks: 1,
+            running: number_of(ServiceCondition::Running),
+            deploying: number_of(ServiceCondition::Deploying),
+            down: number_of(ServiceCondition::Down),
+            stopped: number_of(ServiceCondition::Stopped),
+            ..Tally::default()
+        }
+    }
 
     fn overview() -> OverviewPage {
+        let stack = samples::stack();
         OverviewPage {
-            stacks: vec![samples::stack()],
-            servers: vec![samples::server(ServerCondition::Online)],
+            tally: tally(&stack.services),
+            names: Names::of(std::slice::from_ref(&stack), &[]),
+            stacks: vec![stack],
+            servers: some(vec![samples::server(ServerCondition::Online)]),
             events: vec![samples::event(1, EventLevel::Info, "web is <healthy>")],
+        }
+    }
+
+    /// The largest that the page gets: long names, everything in trouble.
+    fn large() -> OverviewPage {
+        let service = samples::service("a-name-that-is-as-long-as-names-may-be-1", ServiceCondition::Down);
+        OverviewPage {
+            tally: Tally {
+                services: 10_000,
+                stacks: 700,
+                down: 30,
+                running: 9_000,
+                deploying: 70,
+                degraded: 50,
+                stopped: 840,
+                unknown: 10,
+                first: vec![service; SERVICES_SHOWN],
+            },
+            stacks: vec![],
+            servers: SomeServers {
+                shown: vec![samples::server(ServerCondition::Offline); map::SERVERS_SHOWN],
+                total: 1_000,
+                offline: 40,
+            },
+            events: (0..EVENTS_SHOWN as i64).map(|n| samples::event(n, EventLevel::Error, "web is <broken>")).collect(),
+            names: Names::default(),
         }
     }
 
@@ -230,7 +336,7 @@ mod tests {
     fn the_overview_says_first_what_needs_attention() {
         let page = shown(&overview());
         assert!(page.contains("1 service needs attention"), "{page}");
-        assert!(page.contains("4 services in 1 stack on 1 server."), "{page}");
+        assert!(page.contains("4 services</a> in 1 stack on <a href=\"/servers\">1 server</a>."), "{page}");
         assert!(page.contains("web is &lt;healthy&gt;"), "{page}");
     }
 
@@ -238,14 +344,21 @@ mod tests {
     fn a_server_that_is_silent_is_said_even_if_its_services_look_well() {
         let mut overview = overview();
         overview.stacks[0].services.retain(|s| s.condition == ServiceCondition::Running);
+        overview.tally = tally(&overview.stacks[0].services);
         assert!(shown(&overview).contains("Everything runs as it should"));
-        overview.servers[0].condition = ServerCondition::Offline;
+        overview.servers = some(vec![samples::server(ServerCondition::Offline)]);
         assert!(shown(&overview).contains("1 server does not report"));
     }
 
     #[test]
     fn where_nothing_runs_the_page_teaches_the_exact_commands() {
-        let page = shown(&OverviewPage { stacks: vec![], servers: vec![], events: vec![] });
+        let page = shown(&OverviewPage {
+            tally: Tally::default(),
+            stacks: vec![],
+            servers: some(vec![]),
+            events: vec![],
+            names: Names::default(),
+        });
         for wanted in [
             "Nothing runs here yet",
             "mainstay plan",
@@ -268,7 +381,19 @@ mod tests {
     }
 
     #[test]
-    fn the_page_is_small() {
-        assert!(shown(&overview()).len() < 50_000);
+    fn ten_thousand_services_are_counted_and_the_most_urgent_ones_shown() {
+        let page = shown(&large());
+        for wanted in [
+            "90 services need attention",
+            "href=\"/services\">10000 services</a> in 700 stacks on",
+            "and 82 more",
+            "href=\"/services?condition=down\"",
+            "9976 more services",
+            "988 more servers",
+            "All 1000 servers",
+        ] {
+            assert!(page.contains(wanted), "{wanted} is missing in {page}");
+        }
+        assert!(page.len() < 50_000, "{} bytes", page.len());
     }
 }

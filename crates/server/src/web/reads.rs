@@ -1,11 +1,14 @@
 //! Events and log lines as pages want them: newest events first with paging back, a bounded tail.
 
+use super::events::Topic;
 use super::logs::{TAIL_LINES, matches};
+use super::names::Names;
 use crate::error::Result;
 use crate::state::AppState;
 use api::events::{EventLevel, EventRecord};
 use api::ids::{DeploymentId, ServerId, ServiceId, StackId};
 use api::logs::LogRecord;
+use std::collections::{BTreeMap, BTreeSet};
 use store::{EventFilter, LogFilter, LogKind, Scope};
 
 /// How many lines a filter looks through.
@@ -24,46 +27,113 @@ pub struct EventQuery {
     pub deployment_id: Option<DeploymentId>,
     pub server_id: Option<ServerId>,
     pub lowest_level: EventLevel,
+    pub topic: Option<Topic>,
+    /// Words that the message holds, in any case.
+    pub text: String,
 }
 
 impl Default for EventQuery {
     fn default() -> Self {
-        Self { stack_id: None, service_id: None, deployment_id: None, server_id: None, lowest_level: EventLevel::Info }
+        Self {
+            stack_id: None,
+            service_id: None,
+            deployment_id: None,
+            server_id: None,
+            lowest_level: EventLevel::Info,
+            topic: None,
+            text: String::new(),
+        }
     }
 }
 
-/// The newest events before a sequence number, newest first.
+impl EventQuery {
+    /// What the database does not look for.
+    fn fits(&self, record: &EventRecord) -> bool {
+        let event = &record.event;
+        event.level >= self.lowest_level
+            && self.topic.is_none_or(|topic| topic == Topic::of(event.kind))
+            && (self.text.is_empty() || event.message.to_lowercase().contains(&self.text.to_lowercase()))
+    }
+}
+
+/// Events, newest first, and where to go on from.
+#[derive(Debug, Clone, Default)]
+pub struct FoundEvents {
+    pub records: Vec<EventRecord>,
+    /// There may be older ones before this sequence number.
+    pub older_than: Option<i64>,
+}
+
+/// The newest events before a sequence number. Those that the database cannot look for are looked for among a
+/// bounded number; `older_than` tells where to look on.
 pub async fn latest_events(
     state: &AppState,
     scope: &Scope,
     query: &EventQuery,
     before: Option<i64>,
     limit: usize,
-) -> Result<Vec<EventRecord>> {
-    let all = query.lowest_level == EventLevel::Info;
+) -> Result<FoundEvents> {
+    let problems_only = query.lowest_level > EventLevel::Info;
+    let selective = query.lowest_level == EventLevel::Error || query.topic.is_some() || !query.text.is_empty();
+    let at_once = if selective { EVENTS_AT_ONCE } else { u32::try_from(limit + 1).unwrap_or(EVENTS_AT_ONCE) };
     let mut filter = EventFilter {
         after: None,
         before,
-        limit: if all { u32::try_from(limit).unwrap_or(EVENTS_AT_ONCE) } else { EVENTS_AT_ONCE },
+        limit: at_once,
         stack_id: query.stack_id.clone(),
         service_id: query.service_id.clone(),
         deployment_id: query.deployment_id.clone(),
         server_id: query.server_id.clone(),
-        problems_only: !all,
+        problems_only,
     };
-    let mut found = Vec::new();
+    let mut found = FoundEvents::default();
     for _ in 0..EVENT_READS {
         let read = state.store().event_list(scope, &filter).await?;
         let last = read.last().map(|record| record.sequence);
         let more = read.len() >= filter.limit as usize;
-        found.extend(read.into_iter().filter(|record| record.event.level >= query.lowest_level));
-        if found.len() >= limit || !more {
+        found.records.extend(read.into_iter().filter(|record| query.fits(record)));
+        found.older_than = last.filter(|_| more);
+        if found.records.len() > limit || !more {
             break;
         }
         filter.before = last;
     }
-    found.truncate(limit);
+    if found.records.len() > limit {
+        found.records.truncate(limit);
+        found.older_than = found.records.last().map(|record| record.sequence);
+    }
     Ok(found)
+}
+
+/// Names of all that these events are about.
+pub async fn names_of_events(state: &AppState, scope: &Scope, events: &[EventRecord]) -> Result<Names> {
+    let about = || events.iter().map(|record| &record.event);
+    let stacks = about().filter_map(|event| event.stack_id.clone()).collect();
+    let services = about().filter_map(|event| event.service_id.as_ref()).collect();
+    let servers = about().filter_map(|event| event.server_id.as_ref()).collect();
+    names(state, scope, stacks, services, servers).await
+}
+
+/// Names of these things, as far as they are still there.
+pub async fn names(
+    state: &AppState,
+    scope: &Scope,
+    mut stacks: BTreeSet<StackId>,
+    services: BTreeSet<&ServiceId>,
+    servers: BTreeSet<&ServerId>,
+) -> Result<Names> {
+    let store = state.store();
+    let services = store.service_list_of(scope, services).await?;
+    stacks.extend(services.iter().map(|service| service.stack_id.clone()));
+    let stacks: BTreeMap<StackId, String> =
+        store.stack_list_of(scope, &stacks).await?.into_iter().map(|s| (s.id, s.name.to_string())).collect();
+    let servers = store.server_list_of(scope, servers).await?.into_iter().map(|s| (s.id, s.name.to_string()));
+    let services = services.into_iter().filter_map(|service| {
+        let stack = stacks.get(&service.stack_id)?.clone();
+        Some((service.id, (stack, service.name.to_string())))
+    });
+    let services: Vec<_> = services.collect();
+    Ok(Names::new(stacks, services, servers))
 }
 
 /// Which log.

@@ -12,6 +12,8 @@ use maud::{Markup, html};
 
 /// Most of a manifest that is put into the page.
 const MANIFEST_LIMIT: usize = 16 * 1024;
+/// Most services that are listed on it.
+const SERVICES_SHOWN: usize = 24;
 
 pub struct StackPage {
     pub stack: StackView,
@@ -62,10 +64,9 @@ impl StackPage {
             section.card #services aria-labelledby="services-title" {
                 h2 #services-title { "Services" }
                 @if self.stack.services.is_empty() { p.empty { "This stack has no services." } } @else {
-                    table {
-                        thead { tr { th scope="col" { "Service" } th scope="col" { "Condition" } th scope="col" { "Revision" } th scope="col" { "Instances" } th scope="col" { "Last deployment" } th scope="col" { "Address" } } }
-                        tbody { @for service in &self.stack.services { (service_row(service, frame)) } }
-                    }
+                    @let shown = self.stack.services.get(..SERVICES_SHOWN).unwrap_or(&self.stack.services);
+                    (service_table(shown, false, frame))
+                    @if shown.len() < self.stack.services.len() { p { a href={ "/services?stack=" (self.stack.name) } { "All " (self.stack.services.len()) " services" } } }
                 }
             }
         }
@@ -106,7 +107,17 @@ impl StackPage {
     }
 }
 
-fn service_row(service: &ServiceView, frame: &Frame) -> Markup {
+/// Services as rows, wherever a page lists some. `whole`: with the name of their stack.
+pub fn service_table(services: &[ServiceView], whole: bool, frame: &Frame) -> Markup {
+    html! {
+        table {
+            thead { tr { th scope="col" { "Service" } th scope="col" { "Condition" } th scope="col" { "Revision" } th scope="col" { "Instances" } th scope="col" { "Last deployment" } th scope="col" { "Address" } } }
+            tbody { @for service in services { (service_row(service, whole, frame)) } }
+        }
+    }
+}
+
+fn service_row(service: &ServiceView, whole: bool, frame: &Frame) -> Markup {
     let (tone, word) = words::service_condition(service.condition);
     // An old release that is kept warm is healthy, too, and serves nothing.
     let serves = |instance: &&InstanceView| {
@@ -116,7 +127,7 @@ fn service_row(service: &ServiceView, frame: &Frame) -> Markup {
     let healthy = service.instances.iter().filter(serves).count();
     html! {
         tr {
-            th scope="row" data-label="Service" { a.name href=(service_path(&service.stack, &service.name)) { (service.name) } }
+            th scope="row" data-label="Service" { @if whole { a.soft href=(stack_path(&service.stack)) { (service.stack) } " / " } a.name href=(service_path(&service.stack, &service.name)) { (service.name) } }
             td data-label="Condition" { (words::badge(tone, word)) }
             td data-label="Revision" { @if let Some(current) = &service.current { (current.number) " " code title=(current.commit_subject) { (current.commit.short()) } } @else { "–" } }
             td data-label="Instances" { (healthy) " healthy of " (service.replicas) }

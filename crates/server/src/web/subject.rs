@@ -3,24 +3,27 @@
 //! A page and its live stream read the same subject with the same function, so they cannot differ.
 
 use super::deployments::DeploymentPage;
-use super::events::{EventFilter, EventsPage, PAGE_SIZE};
+use super::events::{EventFilter, EventsPage, PAGE_SIZE, Topic};
 use super::frame::{Fragment, Frame};
-use super::names::Names;
-use super::overview::{EVENTS_SHOWN, OverviewPage};
+use super::map::SERVERS_SHOWN;
+use super::overview::{EVENTS_SHOWN, OverviewPage, SERVICES_SHOWN};
 use super::reads::{self, EventQuery, LogQuery};
 use super::servers::{Arrival, ServerPage, ServersPage};
+use super::service_list::{self, ServiceListFilter, ServiceListPage};
 use super::services::ServicePage;
 use super::stacks::StackPage;
 use crate::actions;
 use crate::auth::Caller;
 use crate::error::{HttpError, Result};
 use crate::state::AppState;
-use crate::views;
+use crate::views::{self, ServicePage as ServicePageView, ServiceQuery};
 use api::events::{EventLevel, EventRecord};
 use api::gateway::ServiceTraffic;
-use api::ids::{ServiceId, TokenId};
-use api::servers::ServerView;
+use api::ids::{DeploymentId, ServerId, TokenId};
+use api::services::ServiceView;
 use maud::Markup;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use store::{Scope, ServiceFilter};
 
 /// How many revisions and deployments a service's page lists.
 const HISTORY: u32 = 8;
@@ -29,6 +32,7 @@ const HISTORY: u32 = 8;
 #[derive(Debug, Clone)]
 pub enum Subject {
     Overview,
+    Services(ServiceListFilter),
     Stack(String),
     Service {
         stack: String,
@@ -48,13 +52,14 @@ pub enum Subject {
 
 /// Everything that the page of a subject shows.
 pub enum Page {
-    Overview(OverviewPage),
+    Overview(Box<OverviewPage>),
+    Services(Box<ServiceListPage>),
     Stack(StackPage),
     Service(Box<ServicePage>),
     Deployment(Box<DeploymentPage>),
     Servers(ServersPage),
     Server(Box<ServerPage>),
-    Events(EventsPage),
+    Events(Box<EventsPage>),
     Join(Box<Arrival>),
 }
 
@@ -62,6 +67,7 @@ impl Page {
     pub fn render(&self, frame: &Frame) -> Markup {
         match self {
             Self::Overview(page) => page.render(frame),
+            Self::Services(page) => page.render(frame),
             Self::Stack(page) => page.render(frame),
             Self::Service(page) => page.render(frame),
             Self::Deployment(page) => page.render(frame),
@@ -76,6 +82,7 @@ impl Page {
     pub fn fragments(&self, frame: &Frame) -> Vec<Fragment> {
         match self {
             Self::Overview(page) => page.fragments(frame),
+            Self::Services(page) => page.fragments(frame),
             Self::Stack(page) => page.fragments(frame),
             Self::Service(page) => page.fragments(frame),
             Self::Deployment(page) => page.fragments(frame),
@@ -101,11 +108,8 @@ impl Subject {
     pub async fn read(&self, state: &AppState, caller: &Caller, with_log: bool) -> Result<Page> {
         let scope = caller.scope();
         Ok(match self {
-            Self::Overview => Page::Overview(OverviewPage {
-                stacks: views::stacks(state, scope).await?,
-                servers: views::servers(state, scope).await?,
-                events: noteworthy(reads::latest_events(state, scope, &EventQuery::default(), None, PAGE_SIZE).await?),
-            }),
+            Self::Overview => Page::Overview(Box::new(read_overview(state, scope).await?)),
+            Self::Services(filter) => Page::Services(Box::new(read_services(state, scope, filter).await?)),
             Self::Stack(stack) => Page::Stack(StackPage { stack: views::stack(state, scope, stack).await? }),
             Self::Service { stack, service, filter } => {
                 Page::Service(Box::new(read_service(state, caller, stack, service, filter, with_log).await?))
@@ -114,11 +118,8 @@ impl Subject {
                 Page::Deployment(Box::new(read_deployment(state, caller, id, filter, with_log).await?))
             }
             Self::Servers => Page::Servers(ServersPage { servers: views::servers(state, scope).await? }),
-            Self::Server(server) => Page::Server(Box::new(ServerPage {
-                server: views::server(state, scope, server).await?,
-                names: Names::of(&views::stacks(state, scope).await?, &[]),
-            })),
-            Self::Events(filter) => Page::Events(read_events(state, caller, filter).await?),
+            Self::Server(server) => Page::Server(Box::new(read_server(state, scope, server).await?)),
+            Self::Events(filter) => Page::Events(Box::new(read_events(state, caller, filter).await?)),
             Self::Join(id) => Page::Join(Box::new(read_arrival(state, caller, id).await?)),
         })
     }
@@ -126,11 +127,70 @@ impl Subject {
 
 /// What a person wants to know first: not that documents travelled and were compared.
 fn noteworthy(mut events: Vec<EventRecord>) -> Vec<EventRecord> {
-    use api::events::EventKind::{ConfigApplied, ConfigReceived, DnsChanged, RoutesChanged};
+    use api::events::EventKind::{
+        ConfigApplied, ConfigReceived, DeploymentCreated, DeploymentStageChanged, DnsChanged, RoutesChanged,
+    };
     let ordinary = [ConfigApplied, ConfigReceived, DnsChanged, RoutesChanged];
     events.retain(|record| record.event.level > EventLevel::Info || !ordinary.contains(&record.event.kind));
+    // Of the many steps of one deployment the newest is news.
+    let mut told = HashSet::new();
+    events.retain(|record| {
+        let step = record.event.kind == DeploymentStageChanged || record.event.kind == DeploymentCreated;
+        !step || record.event.deployment_id.as_ref().is_none_or(|id| told.insert(id.clone()))
+    });
     events.truncate(EVENTS_SHOWN);
     events
+}
+
+/// How many names a filter offers to choose from.
+const NAMES_OFFERED: u32 = 100;
+
+async fn read_overview(state: &AppState, scope: &Scope) -> Result<OverviewPage> {
+    let found = reads::latest_events(state, scope, &EventQuery::default(), None, PAGE_SIZE).await?;
+    let events = noteworthy(found.records);
+    let tally = views::tally(state, scope, SERVICES_SHOWN).await?;
+    let few = tally.services <= SERVICES_SHOWN;
+    let stacks = if few { views::stacks(state, scope).await? } else { Vec::new() };
+    let in_stacks = stacks.iter().flat_map(|stack| &stack.services);
+    let holders: HashSet<ServerId> = in_stacks
+        .chain(&tally.first)
+        .flat_map(|service| service.instances.iter().map(|instance| instance.server_id.clone()))
+        .collect();
+    Ok(OverviewPage {
+        servers: views::servers_first(state, scope, SERVERS_SHOWN, |id| holders.contains(id)).await?,
+        names: reads::names_of_events(state, scope, &events).await?,
+        tally,
+        stacks,
+        events,
+    })
+}
+
+async fn read_services(state: &AppState, scope: &Scope, filter: &ServiceListFilter) -> Result<ServiceListPage> {
+    let stacks = state.store().stack_names(scope, NAMES_OFFERED).await?;
+    let nothing = ServiceListPage { filter: filter.clone(), found: ServicePageView::default(), stacks };
+    let stack_id = match filter.stack.as_str() {
+        "" => None,
+        name => match views::find_stack(state, scope, name).await {
+            Ok(stack) => Some(stack.id),
+            Err(error) if error.is_not_found() => return Ok(nothing),
+            Err(error) => return Err(error),
+        },
+    };
+    let query = ServiceQuery {
+        filter: ServiceFilter { stack_id, text: filter.search.trim().to_owned() },
+        condition: filter.condition(),
+        cursor: filter.cursor(),
+        limit: service_list::PAGE_SIZE,
+    };
+    Ok(ServiceListPage { found: views::service_page(state, scope, &query).await?, ..nothing })
+}
+
+async fn read_server(state: &AppState, scope: &Scope, key: &str) -> Result<ServerPage> {
+    let server = views::server(state, scope, key).await?;
+    let instances = server.observed.iter().flat_map(|observed| &observed.instances);
+    let services = instances.map(|instance| &instance.service_id).collect();
+    let names = reads::names(state, scope, BTreeSet::new(), services, BTreeSet::new()).await?;
+    Ok(ServerPage { names, server })
 }
 
 async fn read_service(
@@ -154,16 +214,18 @@ async fn read_service(
         env: actions::env::list(state, caller, stack, service, false).await?,
         logs,
         filter: filter.to_owned(),
-        traffic: traffic(&views::servers(state, scope).await?, &view.id),
+        traffic: traffic(state, &view),
         service: view,
     })
 }
 
-/// Counters of all gateways together.
-fn traffic(servers: &[ServerView], service_id: &ServiceId) -> Option<ServiceTraffic> {
-    let all =
-        servers.iter().filter_map(|server| server.observed.as_ref()).flat_map(|observed| &observed.gateway.services);
-    all.filter(|one| &one.service_id == service_id).cloned().reduce(|sum, one| ServiceTraffic {
+/// Counters of the gateways that send to it, together.
+fn traffic(state: &AppState, service: &ServiceView) -> Option<ServiceTraffic> {
+    let holders: BTreeSet<&ServerId> = service.instances.iter().map(|instance| &instance.server_id).collect();
+    let reports = holders.into_iter().filter_map(|id| state.heard(id)?.observed);
+    let own =
+        reports.filter_map(|report| report.gateway.services.iter().find(|one| one.service_id == service.id).cloned());
+    own.reduce(|sum, one| ServiceTraffic {
         requests: sum.requests.saturating_add(one.requests),
         errors: sum.errors.saturating_add(one.errors),
         latency_sum_micros: sum.latency_sum_micros.saturating_add(one.latency_sum_micros),
@@ -180,12 +242,12 @@ async fn read_deployment(
 ) -> Result<DeploymentPage> {
     let scope = caller.scope();
     let deployment = views::deployment(state, scope, id).await?;
-    let stack = views::stack(state, scope, deployment.stack_id.as_str()).await;
+    let stack = views::find_stack(state, scope, deployment.stack_id.as_str()).await;
     let query = EventQuery { deployment_id: Some(deployment.id.clone()), ..EventQuery::default() };
     Ok(DeploymentPage {
         // The deployment outlives its stack; then the id has to do.
         stack: stack.map(|stack| stack.name.to_string()).unwrap_or_else(|_| deployment.stack_id.to_string()),
-        events: reads::latest_events(state, scope, &query, None, PAGE_SIZE).await?,
+        events: reads::latest_events(state, scope, &query, None, PAGE_SIZE).await?.records,
         logs: if with_log {
             reads::log_tail(state, scope, &LogQuery::Build(deployment.id.clone()), filter).await?
         } else {
@@ -198,42 +260,55 @@ async fn read_deployment(
 
 async fn read_events(state: &AppState, caller: &Caller, filter: &EventFilter) -> Result<EventsPage> {
     let scope = caller.scope();
-    let (stacks, servers) = (views::stacks(state, scope).await?, views::servers(state, scope).await?);
-    let page = |events, more| EventsPage {
+    let servers = state.store().server_list(scope).await?;
+    let mut page = EventsPage {
         filter: filter.clone(),
-        events,
-        more,
-        names: Names::of(&stacks, &servers),
-        stacks: stacks.iter().map(|stack| stack.name.to_string()).collect(),
-        servers: servers.iter().map(|server| server.name.to_string()).collect(),
+        events: Vec::new(),
+        older_than: None,
+        names: Default::default(),
+        deployments: BTreeMap::new(),
+        stacks: state.store().stack_names(scope, NAMES_OFFERED).await?,
+        servers: servers.iter().take(NAMES_OFFERED as usize).map(|server| server.name.to_string()).collect(),
     };
-    let mut query = EventQuery { lowest_level: filter.lowest_level(), ..EventQuery::default() };
-    if !filter.stack.is_empty() {
-        let Some(stack) = stacks.iter().find(|stack| stack.name.as_str() == filter.stack) else {
-            return Ok(page(Vec::new(), false));
-        };
-        query.stack_id = Some(stack.id.clone());
+    let query = match event_query(state, scope, filter).await {
+        Ok(query) => query,
+        // A filter by something that is not there lets nothing through.
+        Err(error) if error.is_not_found() => return Ok(page),
+        Err(error) => return Err(error),
+    };
+    let found = reads::latest_events(state, scope, &query, filter.before, PAGE_SIZE).await?;
+    let ids: BTreeSet<&DeploymentId> = found.records.iter().filter_map(|r| r.event.deployment_id.as_ref()).collect();
+    let deployments = state.store().deployment_list_of(scope, ids).await?;
+    page.deployments = deployments.into_iter().map(|deployment| (deployment.id.clone(), deployment)).collect();
+    page.names = reads::names_of_events(state, scope, &found.records).await?;
+    page.events = found.records;
+    page.older_than = found.older_than;
+    Ok(page)
+}
+
+async fn event_query(state: &AppState, scope: &Scope, filter: &EventFilter) -> Result<EventQuery> {
+    let mut query = EventQuery {
+        lowest_level: filter.lowest_level(),
+        topic: Topic::ALL.into_iter().find(|topic| topic.key() == filter.topic),
+        text: filter.text.trim().to_owned(),
+        ..EventQuery::default()
+    };
+    // A service may be written with its stack, as it is everywhere else.
+    let (stack, service) = match filter.service.split_once('/') {
+        Some((stack, service)) => (stack, service),
+        None => (filter.stack.as_str(), filter.service.as_str()),
+    };
+    if !stack.is_empty() {
+        query.stack_id = Some(views::find_stack(state, scope, stack).await?.id);
     }
     if !filter.server.is_empty() {
-        let Some(server) = servers.iter().find(|server| server.name.as_str() == filter.server) else {
-            return Ok(page(Vec::new(), false));
-        };
-        query.server_id = Some(server.id.clone());
+        query.server_id = Some(views::find_server(state, scope, &filter.server).await?.id);
     }
-    if !filter.service.is_empty() {
-        let mut candidates = stacks
-            .iter()
-            .filter(|stack| filter.stack.is_empty() || stack.name.as_str() == filter.stack)
-            .flat_map(|stack| &stack.services);
-        let Some(service) = candidates.find(|service| service.name.as_str() == filter.service) else {
-            return Ok(page(Vec::new(), false));
-        };
-        query.service_id = Some(service.id.clone());
+    if !service.is_empty() {
+        let stack = Some(stack).filter(|stack| !stack.is_empty());
+        query.service_id = Some(views::find_service_anywhere(state, scope, stack, service).await?.id);
     }
-    let mut events = reads::latest_events(state, scope, &query, filter.before, PAGE_SIZE + 1).await?;
-    let more = events.len() > PAGE_SIZE;
-    events.truncate(PAGE_SIZE);
-    Ok(page(events, more))
+    Ok(query)
 }
 
 /// The token, and the machine that joined after it was made.

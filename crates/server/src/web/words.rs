@@ -192,6 +192,17 @@ pub fn prose(text: &str) -> Markup {
     }
 }
 
+/// A field for a name, with the names that there are to choose from. A list of them all would not end.
+pub fn suggested(field: &str, label: &str, value: &str, names: &[String]) -> Markup {
+    html! {
+        label {
+            span { (label) }
+            input type="text" name=(field) value=(value) placeholder="any" maxlength="81" list={ "known-" (field) } autocomplete="off";
+            datalist id={ "known-" (field) } { @for name in names { option value=(name) {} } }
+        }
+    }
+}
+
 /// `1 service`, `3 services`.
 pub fn count(number: usize, one: &str, many: &str) -> String {
     if number == 1 { format!("1 {one}") } else { format!("{number} {many}") }
