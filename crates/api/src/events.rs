@@ -50,6 +50,7 @@ pub enum EventKind {
     TokenUsed,
     TokenRevoked,
     UserSignedIn,
+    PasswordChanged,
 }
 
 impl EventKind {

@@ -75,6 +75,14 @@ pub struct SignInRequest {
     pub password: Secret,
 }
 
+/// `PUT /api/v1/session/password`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct PasswordChange {
+    pub old: Secret,
+    pub new: Secret,
+}
+
 /// `GET /api/v1/info`: which control plane this is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]

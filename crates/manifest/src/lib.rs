@@ -32,7 +32,7 @@ use api::plans::{DefaultSource, StackSpec};
 use api::words::count_of;
 
 pub use detect::{DetectError, Detection, detect};
-pub use redact::without_env_values;
+pub use redact::{with_env_values, without_env_values};
 pub use text::{duration_text, parse_duration_ms, parse_size_bytes, size_text};
 
 /// Name of the file, as it is looked for in a repository.

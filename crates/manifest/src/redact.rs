@@ -20,6 +20,7 @@ struct LooseService {
 
 /// What stands in place of a value.
 const PLACEHOLDER: &str = "\"(hidden)\"";
+const HIDDEN: &str = "(hidden)";
 
 /// The text with every value of `env` hidden; `None` if it cannot be read as a manifest.
 pub fn without_env_values(text: &str) -> Option<String> {
@@ -36,6 +37,38 @@ pub fn without_env_values(text: &str) -> Option<String> {
     Some(shown)
 }
 
+/// The other way round: a text whose values were hidden, with every value that still is taken from the text that
+/// it was made from. `Err` names the variables that are hidden and have no value there.
+pub fn with_env_values(text: &str, original: &str) -> Result<String, Vec<String>> {
+    // What cannot be read is complained about where manifests are read.
+    let Ok(loose) = toml::from_str::<Loose>(text) else { return Ok(text.to_owned()) };
+    let known: Loose = toml::from_str(original).unwrap_or(Loose { services: BTreeMap::new() });
+    let (mut spans, mut unknown) = (Vec::new(), Vec::new());
+    for (service, LooseService { env }) in &loose.services {
+        for (name, value) in env {
+            if value.get_ref().as_str() != Some(HIDDEN) {
+                continue;
+            }
+            let kept = known.services.get(service).and_then(|service| service.env.get(name));
+            match kept.and_then(|kept| original.get(kept.span())) {
+                Some(kept) => spans.push((value.span(), kept)),
+                None => unknown.push(format!("services.{service}.env.{name}")),
+            }
+        }
+    }
+    if !unknown.is_empty() {
+        return Err(unknown);
+    }
+    spans.sort_by_key(|(span, _)| std::cmp::Reverse(span.start));
+    let mut whole = text.to_owned();
+    for (span, kept) in spans {
+        if whole.get(span.clone()).is_some() {
+            whole.replace_range(span, kept);
+        }
+    }
+    Ok(whole)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -50,5 +83,18 @@ mod tests {
             assert!(shown.contains(kept), "{kept}: {shown}");
         }
         assert_eq!(without_env_values("name = [").as_deref(), None);
+    }
+
+    #[test]
+    fn hidden_values_come_back_as_they_were_written_and_changed_ones_stay_changed() {
+        let text = "name = \"shop\"\n[services.web]\nenv = { A = \"hunter2\", B = 7 }\n[services.api.env]\nC = '''\nhunter3\n''' # kept\n";
+        let shown = without_env_values(text).unwrap();
+        assert_eq!(with_env_values(&shown, text).as_deref(), Ok(text));
+        let changed = shown.replace("B = \"(hidden)\"", "B = 8, D = \"new\"");
+        let whole = with_env_values(&changed, text).unwrap();
+        assert!(whole.contains("A = \"hunter2\", B = 8, D = \"new\"") && whole.contains("hunter3"), "{whole}");
+        let invented = shown.replace("B = ", "E = ");
+        assert_eq!(with_env_values(&invented, text), Err(vec!["services.web.env.E".to_owned()]));
+        assert_eq!(with_env_values("name = [", text).as_deref(), Ok("name = ["));
     }
 }

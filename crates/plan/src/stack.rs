@@ -71,6 +71,13 @@ fn service(
     ServicePlan { service: name.clone(), action, commit: commit.cloned(), differences, notes }
 }
 
+/// What differs between two revisions of a service. How many replicas it has is not part of a revision.
+pub fn between(from: (&ServiceSpec, &CommitSha), to: (&ServiceSpec, &CommitSha)) -> Vec<Difference> {
+    let current = CurrentService { spec: from.0.clone(), commit: from.1.clone(), replicas: 1 };
+    let next = ServiceSpec { replicas: None, ..to.0.clone() };
+    differences(Some(&current), Some((&next, Some(to.1))))
+}
+
 fn differences(current: Option<&CurrentService>, next: Option<(&ServiceSpec, Option<&CommitSha>)>) -> Vec<Difference> {
     let before = current.map(|c| fields(&c.spec, Some(&c.commit), Some(c.replicas))).unwrap_or_default();
     // A manifest that names no number keeps what `mainstay scale` asked for.
@@ -253,6 +260,17 @@ mod tests {
             project: None,
             services: services.iter().map(|s| (s.name.clone(), s.clone())).collect(),
         }
+    }
+
+    #[test]
+    fn two_revisions_differ_by_commit_setting_and_variable_but_not_by_values_or_replicas() {
+        let (old, mut new) = (ServiceSpec { replicas: Some(3), ..spec("serve") }, spec("serve --fast"));
+        new.env.insert("KEY".into(), Secret::new("hunter3"));
+        let found = between((&old, &commit('a')), (&new, &commit('b')));
+        let fields: Vec<_> = found.iter().map(|difference| difference.field.as_str()).collect();
+        assert_eq!(fields, ["commit", "run.command", "env.KEY"]);
+        assert!(!format!("{found:?}").contains("hunter"), "{found:?}");
+        assert_eq!(between((&old, &commit('a')), (&old, &commit('a'))), vec![]);
     }
 
     fn current(spec: ServiceSpec) -> CurrentStack {

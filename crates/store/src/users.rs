@@ -1,8 +1,10 @@
 //! People and their sessions.
 
 use crate::codec::text;
-use crate::{Error, Result, Scope, Store};
+use crate::pen::Write;
+use crate::{Error, Result, Scope, Store, events as stored_events};
 use api::UnixMillis;
+use api::events::Event;
 use api::ids::UserId;
 
 impl Store {
@@ -28,6 +30,21 @@ impl Store {
             false => error,
         })?;
         Ok(())
+    }
+
+    /// Gives a user another password, ends all their sessions but one, and keeps what is told about it.
+    pub async fn user_password_set(
+        &self,
+        scope: &Scope,
+        name: &str,
+        password_hash: &str,
+        session_kept: &str,
+        events: &[Event],
+    ) -> Result<()> {
+        let mut transaction = self.write(&scope.organization).await?;
+        let done = set_password(&mut transaction, scope, name, password_hash, session_kept).await;
+        let told = stored_events::append_after(&mut transaction, scope, done, events).await;
+        transaction.end(told).await
     }
 
     pub async fn session_create(
@@ -66,4 +83,32 @@ impl Store {
         .await?;
         Ok(())
     }
+}
+
+async fn set_password(
+    transaction: &mut Write,
+    scope: &Scope,
+    name: &str,
+    password_hash: &str,
+    session_kept: &str,
+) -> Result<()> {
+    let changed = sqlx::query("UPDATE users SET password_hash = $1 WHERE name = $2 AND organization_id = $3")
+        .bind(password_hash)
+        .bind(text(name).as_ref())
+        .bind(scope.organization.as_str())
+        .execute(&mut **transaction)
+        .await?;
+    if changed.rows_affected() == 0 {
+        return Err(Error::not_found("user", name));
+    }
+    sqlx::query(
+        "DELETE FROM sessions WHERE organization_id = $1 AND hash <> $2
+           AND user_id IN (SELECT id FROM users WHERE name = $3 AND organization_id = $1)",
+    )
+    .bind(scope.organization.as_str())
+    .bind(session_kept)
+    .bind(text(name).as_ref())
+    .execute(&mut **transaction)
+    .await?;
+    Ok(())
 }

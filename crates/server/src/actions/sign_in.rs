@@ -10,10 +10,14 @@ use api::error::{ApiError, ErrorCode};
 use api::events::{EventKind, EventLevel};
 use api::ids::RequestId;
 use api::secret::Secret;
-use api::tokens::SignInRequest;
+use api::tokens::{PasswordChange, SignInRequest};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 use store::Scope;
+
+/// Shortest and longest password that is taken, in letters.
+pub const PASSWORD_LENGTH: usize = 12;
+const PASSWORD_LIMIT: usize = 200;
 
 pub async fn sign_in(
     state: &AppState,
@@ -49,6 +53,40 @@ fn too_many(wait: Duration) -> HttpError {
     let answer = ApiError::new(ErrorCode::TooManyRequests, format!("too many tries to sign in; wait {seconds} s"))
         .help("the user is not locked out: other addresses can sign in, and API tokens keep working");
     HttpError::Wait { answer: Box::new(answer), seconds }
+}
+
+/// Gives the caller another password; every other session of theirs ends.
+pub async fn change_password(state: &AppState, caller: &Caller, change: &PasswordChange, peer: IpAddr) -> Result<()> {
+    let (Some(session), Actor::User { name }) = (caller.session(), caller.actor()) else {
+        return Err(HttpError::invalid("session", "only a person who signed in has a password")
+            .help("sign in in the dashboard, under Settings"));
+    };
+    let letters = change.new.expose().chars().count();
+    if !(PASSWORD_LENGTH..=PASSWORD_LIMIT).contains(&letters) {
+        let message =
+            format!("a password has {PASSWORD_LENGTH} to {PASSWORD_LIMIT} letters; the new one has {letters}");
+        return Err(HttpError::invalid("new", message).help("nothing was changed"));
+    }
+    // Whoever sits at a forgotten screen may guess no faster than at the sign-in.
+    state.limiter.take(name, peer, Instant::now()).map_err(too_many)?;
+    let hash = state.store().user_find(name).await?.map(|user| user.password_hash);
+    if !password::verify(change.old.clone(), hash).await.map_err(HttpError::internal)? {
+        return Err(HttpError::invalid("old", "the password you have is another one; nothing was changed"));
+    }
+    state.limiter.succeeded(name, peer);
+    let hash = password::hash(change.new.clone()).await.map_err(HttpError::internal)?;
+    let message = format!("{name} changed their password");
+    let told = event(EventKind::PasswordChanged, EventLevel::Info, message, caller.cause("change the password"));
+    state.store().user_password_set(caller.scope(), name, &hash, &hash_of(session), &[told]).await?;
+    state.wakeups().credentials_revoked();
+    state.wakeups().events_stored();
+    // The first password is no more; its file would only mislead.
+    if let Some(file) = state.initial_password_file()
+        && let Err(error) = std::fs::remove_file(&file)
+    {
+        tracing::warn!(file = %file.display(), %error, "the file with the first password could not be removed");
+    }
+    Ok(())
 }
 
 /// Ends the session that the caller came with.
