@@ -55,7 +55,7 @@ pub const TABLES: [&str; 19] = [
 ];
 
 /// As well, unless they are left out: they are most of what there is, and the least needed.
-pub const LOG_TABLES: [&str; 2] = ["log_streams", "log_lines"];
+pub const LOG_TABLES: [&str; 3] = ["log_streams", "log_lines", "metric_chunks"];
 
 /// Values in one INSERT: below the parameter limits of both databases.
 const VALUES_PER_STATEMENT: usize = 10_000;

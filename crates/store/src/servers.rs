@@ -4,7 +4,7 @@ use crate::codec::{from_json, from_word, parse, text, to_json, word};
 use crate::events as stored_events;
 use crate::pen::Write;
 use crate::statement::Statement;
-use crate::{Error, Result, Scope, Store};
+use crate::{Error, Result, Scope, Store, metrics};
 use api::UnixMillis;
 use api::desired::SecurityMode;
 use api::events::Event;
@@ -316,6 +316,7 @@ async fn delete(transaction: &mut Write, scope: &Scope, id: &ServerId) -> Result
         .bind(scope.organization.as_str())
         .execute(&mut **transaction)
         .await?;
+    metrics::delete(transaction, scope, id).await?;
     if gone.rows_affected() == 0 { Err(Error::not_found("server", id.as_str())) } else { Ok(()) }
 }
 

@@ -17,6 +17,7 @@ mod instances;
 mod isolation;
 mod joining;
 mod logs;
+mod metrics;
 mod opening;
 mod power_cut;
 mod power_loss;
