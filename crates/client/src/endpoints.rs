@@ -8,6 +8,7 @@ use api::desired::{CredentialRequest, CredentialView};
 use api::events::EventRecord;
 use api::ids::{DeploymentId, InstanceId, TokenId};
 use api::logs::LogRecord;
+use api::metrics::{MetricsRange, ServerMetrics, ServiceMetrics};
 use api::plans::{DeployAnswer, DeployRequest, PlanRequest, StackPlan};
 use api::servers::{AcceptRestoreRequest, ServerView};
 use api::services::{EnvPatch, EnvVariable, Revision, ScaleRequest, ServiceView};
@@ -240,6 +241,16 @@ impl Client {
         self.send(Call { query, ..get(&of_service(stack, service, &["revisions"]), "list revisions") }).await
     }
 
+    pub async fn service_metrics(
+        &self,
+        stack: &str,
+        service: &str,
+        range: MetricsRange,
+    ) -> Result<ServiceMetrics, ClientError> {
+        let query = vec![("range", range.to_string())];
+        self.send(Call { query, ..get(&of_service(stack, service, &["metrics"]), "show what a service used") }).await
+    }
+
     pub async fn deployment(&self, id: &DeploymentId) -> Result<Deployment, ClientError> {
         self.send(get(&["api", "v1", "deployments", id.as_str()], "show a deployment")).await
     }
@@ -280,6 +291,11 @@ impl Client {
 
     pub async fn server(&self, server: &str) -> Result<ServerView, ClientError> {
         self.send(get(&["api", "v1", "servers", server], "show a server")).await
+    }
+
+    pub async fn server_metrics(&self, server: &str, range: MetricsRange) -> Result<ServerMetrics, ClientError> {
+        let query = vec![("range", range.to_string())];
+        self.send(Call { query, ..get(&["api", "v1", "servers", server, "metrics"], "show what a server used") }).await
     }
 
     /// Agrees that a machine becomes what a restored control plane says; `held_generation` as it was shown.

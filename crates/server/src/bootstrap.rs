@@ -78,6 +78,7 @@ pub async fn begin(options: ServerOptions, address: SocketAddr, edges: Edges) ->
         steady: Default::default(),
         wrong_clocks: Default::default(),
         waits: Default::default(),
+        metrics: Default::default(),
         disk: crate::disk::DiskGuard::new(&options),
         store,
         options,

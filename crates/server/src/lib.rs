@@ -32,6 +32,7 @@ pub mod extract;
 mod files;
 pub mod follow;
 mod listen;
+pub mod metrics;
 mod options;
 pub mod presence;
 pub mod recovery;

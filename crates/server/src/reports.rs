@@ -7,6 +7,7 @@
 use crate::auth::agent::SignedRequest;
 use crate::clock;
 use crate::error::{HttpError, Result};
+use crate::metrics;
 use crate::presence::{Heard, STORED_AGE_LIMIT_MS, essence};
 use crate::state::{AppState, event};
 use api::agent::{StatusAnswer, StatusReport};
@@ -53,6 +54,10 @@ pub async fn take_status(state: &AppState, request: &SignedRequest, report: Stat
     let is_back = state.store().report_take(scope, &server.id, &write, now_ms).await?;
     if is_back || !events.is_empty() {
         state.wakeups().events_stored();
+    }
+    if let Some(previous) = before.as_ref().and_then(|heard| heard.observed.as_deref()) {
+        let longest_ms = metrics::longest_ms(state.options().poll_interval_ms);
+        state.metrics.record(&scope.organization, &server.id, (previous, &observed), now_ms, longest_ms);
     }
     let stored_at_ms = if store_it { now_ms } else { before.map_or(0, |heard| heard.stored_at_ms) };
     let observed = Arc::new(observed);

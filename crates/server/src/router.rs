@@ -15,7 +15,7 @@
 
 use crate::requests;
 use crate::routes::{
-    agent, credentials, deployments, env, events, health, info, logs, plans, servers, services, session, stacks, tokens,
+    agent, credentials, deployments, env, events, health, info, logs, metrics, plans, servers, services, session, stacks, tokens,
 };
 use crate::state::AppState;
 use axum::extract::DefaultBodyLimit;
@@ -80,11 +80,13 @@ fn api_router() -> (Router<AppState>, OpenApi) {
         .routes(routes!(env::list, env::patch))
         .routes(routes!(services::deployments))
         .routes(routes!(services::revisions))
+        .routes(routes!(metrics::of_service))
         .routes(routes!(deployments::show))
         .routes(routes!(deployments::cancel))
         .routes(routes!(servers::list))
         .routes(routes!(servers::show, servers::remove))
         .routes(routes!(servers::accept_restore))
+        .routes(routes!(metrics::of_server))
         .routes(routes!(agent::register))
         .routes(routes!(agent::status))
         .routes(routes!(agent::logs))

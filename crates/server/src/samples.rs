@@ -1,6 +1,7 @@
 //! Values for unit tests of this crate.
 
-use api::ids::{RevisionId, ServiceId};
+use api::ids::{InstanceId, RevisionId, ServerId, ServiceId};
+use api::observed::{InstanceObserved, InstanceState, ObservedState};
 use api::services::{
     HealthCheck, HealthSpec, PortSpec, RestartSpec, Revision, RolloutSpec, RouteSpec, RunSpec, ServiceSpec, SourceSpec,
     StopSpec,
@@ -39,5 +40,44 @@ pub fn revision(number: u64, path: &str) -> Revision {
         },
         hash: String::new(),
         created_at_ms: 0,
+    }
+}
+
+/// A report of a machine on which nothing is.
+pub fn observed_nothing() -> ObservedState {
+    ObservedState {
+        server_id: ServerId::from_uuid(uuid::Uuid::from_u128(1)),
+        generation: 1,
+        observed_at_ms: 0,
+        agent: Default::default(),
+        stacks: vec![],
+        instances: vec![],
+        preparations: vec![],
+        gateway: Default::default(),
+        dns: Default::default(),
+        blocked: vec![],
+        resources: Default::default(),
+    }
+}
+
+/// A healthy instance of `web`.
+pub fn observed_instance(number: u128) -> InstanceObserved {
+    InstanceObserved {
+        instance_id: InstanceId::from_uuid(uuid::Uuid::from_u128(number)),
+        service_id: ServiceId::from_uuid(uuid::Uuid::from_u128(2)),
+        revision_id: RevisionId::from_uuid(uuid::Uuid::from_u128(1)),
+        state: InstanceState::Healthy,
+        pid: Some(1),
+        port: Some(20_000),
+        started_at_ms: Some(0),
+        restarts: 0,
+        crash_looping: false,
+        stopping: false,
+        last_exit: None,
+        last_probe: None,
+        problem: None,
+        log_tail: vec![],
+        memory_bytes: None,
+        cpu_ms: None,
     }
 }

@@ -41,6 +41,7 @@ pub struct Shared {
     /// When each server was last heard, newer than the store knows.
     pub(crate) heard: Mutex<HashMap<ServerId, crate::presence::Heard>>,
     pub(crate) disk: crate::disk::DiskGuard,
+    pub(crate) metrics: crate::metrics::Recorder,
     pub(crate) waits: crate::waits::Waits,
     /// Servers that are refused because of their clock.
     pub(crate) wrong_clocks: crate::wrong_clocks::WrongClocks,

@@ -9,6 +9,7 @@ pub mod events;
 pub mod health;
 pub mod info;
 pub mod logs;
+pub mod metrics;
 pub mod plans;
 pub mod servers;
 pub mod services;

@@ -3,6 +3,7 @@
 //! starting it again is therefore always right.
 
 mod disk;
+mod metrics;
 pub mod presence;
 mod retention;
 pub mod rollout;
@@ -17,5 +18,6 @@ pub fn spawn(state: &AppState) -> Vec<JoinHandle<()>> {
         tokio::spawn(presence::run(state.clone())),
         tokio::spawn(retention::run(state.clone())),
         tokio::spawn(disk::run(state.clone())),
+        tokio::spawn(metrics::run(state.clone())),
     ]
 }

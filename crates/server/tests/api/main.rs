@@ -10,6 +10,7 @@ mod events;
 mod fake_agent;
 mod harness;
 mod logs;
+mod metrics;
 mod openapi;
 mod pages;
 mod postgres;
