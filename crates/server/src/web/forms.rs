@@ -16,6 +16,7 @@ use crate::state::AppState;
 use crate::views;
 use api::deployments::{Deployment, RollbackRequest};
 use api::error::ErrorCode;
+use api::name::Name;
 use api::plans::{DefaultSource, DeployRequest, PlanRequest};
 use api::secret::Secret;
 use api::tokens::{SignInRequest, TokenPurpose, TokenRequest};
@@ -180,12 +181,24 @@ pub async fn make_join_token(State(state): State<AppState>, form: Submitted) -> 
         "" => None,
         name => Some(views::stack(&state, caller.scope(), name).await?.id),
     };
-    let name = if form.text("name").is_empty() { "a machine" } else { form.text("name") };
-    let request =
-        TokenRequest { name: name.to_owned(), purpose: TokenPurpose::Join { project: None, stack }, lifetime_ms: None };
+    let name = match form.text("name") {
+        "" => None,
+        name => match name.parse::<Name>() {
+            Ok(name) => Some(name),
+            Err(error) => {
+                let error = HttpError::invalid("name", error.to_string());
+                return finish(Err::<(), _>(error), "/servers/new", |()| String::new());
+            }
+        },
+    };
+    let request = TokenRequest {
+        name: name.as_ref().map_or_else(|| "a machine".to_owned(), ToString::to_string),
+        purpose: TokenPurpose::Join { project: None, stack },
+        lifetime_ms: None,
+    };
     match actions::tokens::create(&state, caller, &request).await {
         Ok(created) => {
-            let made = JoinMade { token: created.token, arrival: Arrival { token: created.view, server: None } };
+            let made = JoinMade { name, token: created.token, arrival: Arrival { token: created.view, server: None } };
             Ok(join_page(&state, &form.visitor, Some(made)).await?.render(&form.visitor.frame).into_response())
         }
         Err(error) => finish(Err::<(), _>(error), "/servers/new", |()| String::new()),

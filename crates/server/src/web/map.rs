@@ -290,8 +290,9 @@ fn node(node: Node<'_>) -> Markup {
         a.(node.kind.class()).(node.tone.class()) href=(node.path) aria-label=(node.label) transform=(at(node.kind.x(), node.top)) {
             rect {}
             text.symbol { (node.tone.symbol()) }
-            text.name { (cut(node.name, letters)) }
-            text.detail { (cut(node.detail, letters + 4)) }
+            // Spaces, for who hears the words one after the other.
+            " " text.name { (cut(node.name, letters)) }
+            " " text.detail { (cut(node.detail, letters + 4)) }
         }
     }
 }

@@ -4,6 +4,7 @@ use super::frame::{Fragment, Frame, Live, breadcrumb, copyable, csrf_field, page
 use super::names::{Names, server_path};
 use super::{times, words};
 use api::ids::TokenId;
+use api::name::Name;
 use api::observed::{AgentState, ObservedState};
 use api::secret::Secret;
 use api::servers::{RecoveryState, ServerCondition, ServerRecovery, ServerView};
@@ -317,6 +318,8 @@ pub struct JoinPage {
 }
 
 pub struct JoinMade {
+    /// What the machine is to be called, if not after its host name.
+    pub name: Option<Name>,
     pub token: Secret,
     pub arrival: Arrival,
 }
@@ -392,7 +395,8 @@ impl JoinPage {
     }
 
     fn steps(&self, made: &JoinMade, frame: &Frame) -> Markup {
-        let command = format!("mainstay agent --join {} --token {}", frame.address, made.token.expose());
+        let name = made.name.as_ref().map(|name| format!(" --name {name}")).unwrap_or_default();
+        let command = format!("mainstay agent --join {} --token {}{name}", frame.address, made.token.expose());
         html! {
             section.card aria-labelledby="step-1" { h2 #step-1 { "1. Put the binary on the machine" } p { "Copy " code { "mainstay" } " there, to " code { "/usr/local/bin" } " for example. It needs nothing else but git." } }
             section.card aria-labelledby="step-2" {
@@ -447,10 +451,16 @@ mod tests {
     #[test]
     fn joining_gives_one_line_to_copy_and_then_shows_the_machine() {
         let token = samples::token(1, TokenState::Usable, TokenPurpose::Join { project: None, stack: None });
-        let made =
-            JoinMade { token: Secret::new("mst_join_abc"), arrival: Arrival { token: token.clone(), server: None } };
+        let made = JoinMade {
+            name: Some("harbour".parse().unwrap()),
+            token: Secret::new("mst_join_abc"),
+            arrival: Arrival { token: token.clone(), server: None },
+        };
         let page = JoinPage { stacks: vec![], made: Some(made) }.render(&samples::frame("/servers/new")).into_string();
-        assert!(page.contains("mainstay agent --join http://127.0.0.1:4600 --token mst_join_abc"), "{page}");
+        assert!(
+            page.contains("mainstay agent --join http://127.0.0.1:4600 --token mst_join_abc --name harbour"),
+            "{page}"
+        );
         assert!(
             page.contains("Waiting for the machine") && page.contains(&format!("/live/join/{}", token.id)),
             "{page}"
