@@ -16,6 +16,7 @@ use crate::error::{HttpError, Result};
 use crate::extract::{Path, Query};
 use crate::state::AppState;
 use api::tokens::TokenPurpose;
+use api::metrics::MetricsRange;
 use axum::extract::{FromRequestParts, Request, State};
 use axum::response::{IntoResponse, Response};
 use maud::Markup;
@@ -31,9 +32,17 @@ const FILTER_LIMIT: usize = 200;
 pub struct LogFilter {
     #[serde(default)]
     filter: String,
+    /// Of the charts.
+    #[serde(default)]
+    range: String,
 }
 
 impl LogFilter {
+    /// Another word than those that are offered is the shortest of them.
+    fn range(&self) -> MetricsRange {
+        self.range.parse().unwrap_or_default()
+    }
+
     fn text(&self) -> String {
         self.filter.chars().take(FILTER_LIMIT).collect()
     }
@@ -65,7 +74,8 @@ pub async fn service(
     Path((stack, service)): Path<(String, String)>,
     Query(query): Query<LogFilter>,
 ) -> Result<Markup> {
-    show(&state, visitor, Subject::Service { stack, service, filter: query.text() }).await
+    let (filter, range) = (query.text(), query.range());
+    show(&state, visitor, Subject::Service { stack, service, filter, range }).await
 }
 
 pub async fn deployment(
@@ -81,8 +91,13 @@ pub async fn servers(State(state): State<AppState>, visitor: Visitor) -> Result<
     show(&state, visitor, Subject::Servers).await
 }
 
-pub async fn server(State(state): State<AppState>, visitor: Visitor, Path(server): Path<String>) -> Result<Markup> {
-    show(&state, visitor, Subject::Server(server)).await
+pub async fn server(
+    State(state): State<AppState>,
+    visitor: Visitor,
+    Path(server): Path<String>,
+    Query(query): Query<LogFilter>,
+) -> Result<Markup> {
+    show(&state, visitor, Subject::Server { server, range: query.range() }).await
 }
 
 pub async fn events(

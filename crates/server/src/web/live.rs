@@ -49,6 +49,9 @@ pub struct After {
     /// Sequence of the last log line that the page holds.
     #[serde(default)]
     after: Option<i64>,
+    /// Of the charts.
+    #[serde(default)]
+    range: String,
 }
 
 type Named<T> = Path<T>;
@@ -75,7 +78,8 @@ pub async fn service(
     Path((stack, service)): Named<(String, String)>,
     Query(query): Query<After>,
 ) -> Result<Response> {
-    follow(state, visitor, Subject::Service { stack, service, filter: String::new() }, query.after).await
+    let range = query.range.parse().unwrap_or_default();
+    follow(state, visitor, Subject::Service { stack, service, filter: String::new(), range }, query.after).await
 }
 
 pub async fn deployment(
@@ -91,8 +95,14 @@ pub async fn servers(State(state): State<AppState>, visitor: Visitor) -> Result<
     follow(state, visitor, Subject::Servers, None).await
 }
 
-pub async fn server(State(state): State<AppState>, visitor: Visitor, Path(server): Named<String>) -> Result<Response> {
-    follow(state, visitor, Subject::Server(server), None).await
+pub async fn server(
+    State(state): State<AppState>,
+    visitor: Visitor,
+    Path(server): Named<String>,
+    Query(query): Query<After>,
+) -> Result<Response> {
+    let range = query.range.parse().unwrap_or_default();
+    follow(state, visitor, Subject::Server { server, range }, None).await
 }
 
 pub async fn events(

@@ -20,7 +20,6 @@
 
 mod ansi;
 mod assets;
-#[allow(dead_code, reason = "the pages call it with the next change")]
 mod charts;
 mod deployments;
 mod events;
@@ -30,6 +29,7 @@ mod handlers;
 mod instances;
 mod live;
 mod logs;
+mod metrics;
 mod map;
 mod names;
 mod overview;

@@ -8,6 +8,7 @@ use api::events::{Event, EventKind, EventLevel, EventRecord};
 use api::gateway::{DnsObserved, GatewayObserved};
 use api::ids::*;
 use api::logs::{LogLine, LogRecord, LogSource, LogStream};
+use api::metrics::{DeploymentMark, MetricsRange, ServerMetrics, ServerPoint, ServiceMetrics, ServicePoint};
 use api::observed::*;
 use api::servers::{ServerCondition, ServerFacts, ServerView};
 use api::services::*;
@@ -310,5 +311,65 @@ pub fn token(number: u128, state: TokenState, purpose: TokenPurpose) -> TokenVie
         created_at_ms: NOW_MS - 7_200_000,
         expires_at_ms: Some(NOW_MS + 79_200_000),
         used_at_ms: None,
+    }
+}
+
+/// When the samples of metrics begin: 2023-11-14 22:00 UTC.
+pub const METRICS_BEGIN_MS: i64 = 1_699_999_200_000;
+
+pub fn service_point(range: MetricsRange, n: i64) -> ServicePoint {
+    let wave = ((n % 40) - 20).abs() as f64;
+    ServicePoint {
+        at_ms: METRICS_BEGIN_MS + n * range.step_ms(),
+        covered_ms: range.step_ms().unsigned_abs(),
+        cpu_cores: 0.05 + wave / 50.0,
+        memory_bytes: (90 + n.unsigned_abs() % 13) << 20,
+        instances: 2.0,
+        requests: 300 + wave as u64,
+        requests_per_second: 10.0 + wave / 30.0,
+        client_errors: n.unsigned_abs() % 3,
+        server_errors: u64::from(n == 60),
+        sent_bytes: 123_456,
+        latency_p50_ms: Some(4.0 + wave / 10.0),
+        latency_p99_ms: (n != 7).then_some(40.0 + wave),
+        restarts: u64::from(n == 61) * 2,
+    }
+}
+
+pub fn service_metrics(range: MetricsRange) -> ServiceMetrics {
+    ServiceMetrics {
+        service_id: ServiceId::from_uuid(uuid(10)),
+        range,
+        from_ms: METRICS_BEGIN_MS,
+        until_ms: METRICS_BEGIN_MS + range.length_ms() + 12_000,
+        step_ms: range.step_ms(),
+        points: (0..=range.points()).map(|n| service_point(range, n)).collect(),
+        deployments: vec![DeploymentMark {
+            deployment_id: DeploymentId::from_uuid(uuid(30)),
+            revision_number: 7,
+            at_ms: METRICS_BEGIN_MS + range.length_ms() / 2,
+        }],
+    }
+}
+
+pub fn server_metrics(range: MetricsRange) -> ServerMetrics {
+    let point = |n: i64| ServerPoint {
+        at_ms: METRICS_BEGIN_MS + n * range.step_ms(),
+        covered_ms: range.step_ms().unsigned_abs(),
+        cpu_cores: (n > 100).then_some(1.0),
+        cpu_count: 4.0,
+        load_1m: 0.5,
+        memory_used_bytes: 3 << 30,
+        memory_total_bytes: 8 << 30,
+        disk_used_bytes: 50 << 30,
+        disk_total_bytes: 100 << 30,
+    };
+    ServerMetrics {
+        server_id: ServerId::from_uuid(uuid(50)),
+        range,
+        from_ms: METRICS_BEGIN_MS,
+        until_ms: METRICS_BEGIN_MS + range.length_ms(),
+        step_ms: range.step_ms(),
+        points: (0..range.points()).map(point).collect(),
     }
 }

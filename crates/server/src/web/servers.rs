@@ -2,8 +2,9 @@
 
 use super::frame::{Fragment, Frame, Live, breadcrumb, copyable, csrf_field, page};
 use super::names::{Names, server_path};
-use super::{times, words};
+use super::{metrics, times, words};
 use api::ids::TokenId;
+use api::metrics::ServerMetrics;
 use api::name::Name;
 use api::observed::{AgentState, ObservedState};
 use api::secret::Secret;
@@ -101,6 +102,7 @@ fn memory_text(observed: &ObservedState) -> String {
 pub struct ServerPage {
     pub server: ServerView,
     pub names: Names,
+    pub metrics: ServerMetrics,
 }
 
 impl ServerPage {
@@ -108,6 +110,7 @@ impl ServerPage {
         vec![
             Fragment::new("server-head", self.head(frame)),
             Fragment::new("use", self.use_of_machine()),
+            Fragment::new("metrics", metrics::server(&self.metrics, &server_path(&self.server.name))),
             Fragment::new("agent", self.agent(frame)),
             Fragment::new("data-path", self.data_path()),
             Fragment::new("instances", self.instances(frame)),
@@ -116,7 +119,7 @@ impl ServerPage {
     }
 
     pub fn render(&self, frame: &Frame) -> Markup {
-        let live = format!("/live{}/stream", server_path(&self.server.name));
+        let live = format!("/live{}/stream?range={}", server_path(&self.server.name), self.metrics.range);
         page(
             frame,
             self.server.name.as_str(),
@@ -126,6 +129,7 @@ impl ServerPage {
                 (self.head(frame))
                 (self.blocked(frame))
                 (self.use_of_machine())
+                (metrics::server(&self.metrics, &server_path(&self.server.name)))
                 (self.instances(frame))
                 div.columns.even { (self.agent(frame)) (self.data_path()) (self.machine(frame)) (self.removal(frame)) }
             },
@@ -416,7 +420,8 @@ mod tests {
     use api::tokens::TokenPurpose;
 
     fn one(condition: ServerCondition) -> String {
-        let page = ServerPage { server: samples::server(condition), names: Names::of(&[samples::stack()], &[]) };
+        let names = Names::of(&[samples::stack()], &[]);
+        let page = ServerPage { server: samples::server(condition), names, metrics: samples::server_metrics(api::metrics::MetricsRange::Hour) };
         page.render(&samples::frame("/servers/harbour")).into_string()
     }
 

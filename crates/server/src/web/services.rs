@@ -6,10 +6,11 @@ use super::frame::{Fragment, Frame, Live, breadcrumb, csrf_field, page};
 use super::instances;
 use super::logs::{LogPanel, panel};
 use super::names::{service_path, stack_path};
-use super::{times, words};
+use super::{metrics, times, words};
 use api::deployments::Deployment;
 use api::gateway::ServiceTraffic;
 use api::logs::LogRecord;
+use api::metrics::ServiceMetrics;
 use api::services::{
     EnvVariable, HealthCheck, PortSpec, REPLICAS_LIMIT, Revision, RunSpec, ServiceIntent, ServiceView,
 };
@@ -26,6 +27,7 @@ pub struct ServicePage {
     pub filter: String,
     /// Counters of the gateways together, if any reports some.
     pub traffic: Option<ServiceTraffic>,
+    pub metrics: ServiceMetrics,
 }
 
 impl ServicePage {
@@ -34,6 +36,7 @@ impl ServicePage {
             Fragment::new("service-head", self.head()),
             Fragment::new("deployment", self.deployment(frame)),
             Fragment::new("instances", instances::table(&self.service.instances, frame)),
+            Fragment::new("metrics", metrics::service(&self.metrics, &self.path())),
             Fragment::new("facts", self.facts()),
             Fragment::new("revisions", self.revisions(frame)),
             Fragment::new("history", self.history(frame)),
@@ -46,7 +49,7 @@ impl ServicePage {
 
     pub fn render(&self, frame: &Frame) -> Markup {
         let service = &self.service;
-        let live = format!("/live{}/stream", self.path());
+        let live = format!("/live{}/stream?range={}", self.path(), self.metrics.range);
         let stack = stack_path(&service.stack);
         let logs = LogPanel {
             title: "Logs",
@@ -66,6 +69,7 @@ impl ServicePage {
                 (self.actions(frame))
                 (self.deployment(frame))
                 (instances::table(&service.instances, frame))
+                (metrics::service(&self.metrics, &self.path()))
                 (panel(&logs))
                 div.columns.even {
                     div.main-column { (self.revisions(frame)) (self.history(frame)) }
@@ -270,6 +274,7 @@ mod tests {
             logs: (0..400).map(|n| samples::log(n, "GET /cart 200 <img src=x onerror=alert(1)>")).collect(),
             filter: String::new(),
             traffic: None,
+            metrics: samples::service_metrics(api::metrics::MetricsRange::Hour),
         }
     }
 
@@ -290,7 +295,7 @@ mod tests {
             "npm ci",
             "at most 256.0 MiB",
             "DATABASE_URL",
-            "data-live=\"/live/stacks/shop/services/web/stream\"",
+            "data-live=\"/live/stacks/shop/services/web/stream?range=1h\"",
         ] {
             assert!(page.contains(wanted), "{wanted} is missing in {page}");
         }

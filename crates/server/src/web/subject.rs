@@ -20,6 +20,7 @@ use crate::views::{self, ServicePage as ServicePageView, ServiceQuery};
 use api::events::{EventLevel, EventRecord};
 use api::gateway::ServiceTraffic;
 use api::ids::{DeploymentId, ServerId, TokenId};
+use api::metrics::MetricsRange;
 use api::services::ServiceView;
 use maud::Markup;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -38,13 +39,18 @@ pub enum Subject {
         stack: String,
         service: String,
         filter: String,
+        /// Of its charts.
+        range: MetricsRange,
     },
     Deployment {
         id: String,
         filter: String,
     },
     Servers,
-    Server(String),
+    Server {
+        server: String,
+        range: MetricsRange,
+    },
     Events(EventFilter),
     /// A machine that was told to join with this token.
     Join(TokenId),
@@ -111,14 +117,14 @@ impl Subject {
             Self::Overview => Page::Overview(Box::new(read_overview(state, scope).await?)),
             Self::Services(filter) => Page::Services(Box::new(read_services(state, scope, filter).await?)),
             Self::Stack(stack) => Page::Stack(StackPage { stack: views::stack(state, scope, stack).await? }),
-            Self::Service { stack, service, filter } => {
-                Page::Service(Box::new(read_service(state, caller, stack, service, filter, with_log).await?))
+            Self::Service { stack, service, filter, range } => {
+                Page::Service(Box::new(read_service(state, caller, stack, service, (filter, *range), with_log).await?))
             }
             Self::Deployment { id, filter } => {
                 Page::Deployment(Box::new(read_deployment(state, caller, id, filter, with_log).await?))
             }
             Self::Servers => Page::Servers(ServersPage { servers: views::servers(state, scope).await? }),
-            Self::Server(server) => Page::Server(Box::new(read_server(state, scope, server).await?)),
+            Self::Server { server, range } => Page::Server(Box::new(read_server(state, scope, server, *range).await?)),
             Self::Events(filter) => Page::Events(Box::new(read_events(state, caller, filter).await?)),
             Self::Join(id) => Page::Join(Box::new(read_arrival(state, caller, id).await?)),
         })
@@ -185,12 +191,13 @@ async fn read_services(state: &AppState, scope: &Scope, filter: &ServiceListFilt
     Ok(ServiceListPage { found: views::service_page(state, scope, &query).await?, ..nothing })
 }
 
-async fn read_server(state: &AppState, scope: &Scope, key: &str) -> Result<ServerPage> {
+async fn read_server(state: &AppState, scope: &Scope, key: &str, range: MetricsRange) -> Result<ServerPage> {
     let server = views::server(state, scope, key).await?;
     let instances = server.observed.iter().flat_map(|observed| &observed.instances);
     let services = instances.map(|instance| &instance.service_id).collect();
     let names = reads::names(state, scope, BTreeSet::new(), services, BTreeSet::new()).await?;
-    Ok(ServerPage { names, server })
+    let metrics = crate::metrics::server_by_id(state, scope, server.id.clone(), range).await?;
+    Ok(ServerPage { names, metrics, server })
 }
 
 async fn read_service(
@@ -198,7 +205,7 @@ async fn read_service(
     caller: &Caller,
     stack: &str,
     service: &str,
-    filter: &str,
+    (filter, range): (&str, MetricsRange),
     with_log: bool,
 ) -> Result<ServicePage> {
     let scope = caller.scope();
@@ -215,6 +222,7 @@ async fn read_service(
         logs,
         filter: filter.to_owned(),
         traffic: traffic(state, &view),
+        metrics: crate::metrics::service_by_id(state, scope, view.id.clone(), range).await?,
         service: view,
     })
 }
