@@ -20,7 +20,7 @@ const BACKOFF_LIMIT: Duration = Duration::from_secs(30);
 #[derive(Default)]
 pub struct Schedule {
     ready: Line,
-    due: BTreeMap<ServiceId, Instant>,
+    due: Due,
     /// Everything, still to be looked at.
     sweep: VecDeque<ServiceId>,
     news_since_swept: u32,
@@ -55,8 +55,7 @@ impl Schedule {
         if self.looked_at.len() >= AT_ONCE {
             return None;
         }
-        while let Some(service_id) = self.due.iter().find(|(_, due)| **due <= now).map(|(id, _)| id.clone()) {
-            self.due.remove(&service_id);
+        while let Some(service_id) = self.due.take(now) {
             self.ready.push(service_id);
         }
         let service_id = self.choose()?;
@@ -92,7 +91,7 @@ impl Schedule {
         self.failures.remove(&service_id);
         let news = self.looked_at.remove(&service_id).unwrap_or_default();
         if let Some(wait) = wait {
-            self.due.insert(service_id.clone(), now + wait);
+            self.due.set(service_id.clone(), now + wait);
         }
         if news {
             self.ready.push(service_id);
@@ -105,12 +104,12 @@ impl Schedule {
         let failures = self.failures.entry(service_id.clone()).or_default();
         *failures = failures.saturating_add(1);
         let backoff = (BACKOFF * 2u32.saturating_pow((*failures).min(8))).min(BACKOFF_LIMIT);
-        self.due.insert(service_id, now + backoff + jitter);
+        self.due.set(service_id, now + backoff + jitter);
     }
 
     /// When the next one is due whom nobody has to ask for.
     pub fn wake_at(&self) -> Option<Instant> {
-        self.due.values().min().copied()
+        self.due.first()
     }
 }
 
@@ -136,6 +135,42 @@ impl Line {
 
     fn has(&self, service_id: &ServiceId) -> bool {
         self.members.contains(service_id)
+    }
+}
+
+/// Whose time comes when: with a thousand of them nobody looks through all to find the next.
+#[derive(Default)]
+struct Due {
+    at: BTreeMap<ServiceId, Instant>,
+    order: BTreeSet<(Instant, ServiceId)>,
+}
+
+impl Due {
+    /// Instead of any time before.
+    fn set(&mut self, service_id: ServiceId, at: Instant) {
+        self.remove(&service_id);
+        self.at.insert(service_id.clone(), at);
+        self.order.insert((at, service_id));
+    }
+
+    fn remove(&mut self, service_id: &ServiceId) {
+        if let Some((service_id, at)) = self.at.remove_entry(service_id) {
+            self.order.remove(&(at, service_id));
+        }
+    }
+
+    /// The next whose time has come.
+    fn take(&mut self, now: Instant) -> Option<ServiceId> {
+        if self.first()? > now {
+            return None;
+        }
+        let (_, service_id) = self.order.pop_first()?;
+        self.at.remove(&service_id);
+        Some(service_id)
+    }
+
+    fn first(&self) -> Option<Instant> {
+        self.order.first().map(|(at, _)| *at)
     }
 }
 
