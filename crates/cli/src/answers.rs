@@ -10,6 +10,7 @@ use api::deployments::Deployment;
 use api::desired::CredentialView;
 use api::events::EventRecord;
 use api::logs::LogRecord;
+use api::metrics::{ServerMetrics, ServiceMetrics};
 use api::plans::{DeployAnswer, StackPlan};
 use api::servers::ServerView;
 use api::services::{EnvVariable, ServiceView};
@@ -33,7 +34,7 @@ macro_rules! are_answers {
 
 are_answers!(Deployment, CredentialView, EventRecord, LogRecord, DeployAnswer, StackPlan, ServerView, EnvVariable);
 are_answers!(ServiceView, StackView, TokenCreated, TokenView, Backup, Manifest, Restored, FailureAnswer);
-are_answers!(crate::commands::doctor::Examination, crate::usage::Usage);
+are_answers!(crate::commands::doctor::Examination, crate::usage::Usage, ServiceMetrics, ServerMetrics);
 are_answers!(Started, Stopped, Written, Opened, Changed, Removed, Revoked, Stored, SignedIn, Versions);
 
 /// `mainstay up`
@@ -178,6 +179,7 @@ fn reference() -> Reference {
     all.add::<EventRecord>(Lines, &["events --follow"]);
     all.add::<crate::usage::Usage>(Lines, &["top"]);
     all.add::<crate::usage::Usage>(One, &["top --once"]);
+    all.add::<ServiceMetrics>(One, &["metrics"]);
     all.add::<Opened>(One, &["open"]);
     all.add::<Deployment>(One, &["rollback", "restart", "stop", "start"]);
     all.add::<Deployment>(List, &["scale"]);
@@ -192,6 +194,7 @@ fn reference() -> Reference {
     all.add::<Removed>(One, &["stacks remove"]);
     all.add::<ServerView>(List, &["servers list"]);
     all.add::<ServerView>(One, &["servers show"]);
+    all.add::<ServerMetrics>(One, &["servers metrics"]);
     all.add::<Removed>(One, &["servers remove"]);
     all.add::<ServerView>(List, &["servers accept-restore"]);
     all.add::<TokenCreated>(One, &["tokens create"]);

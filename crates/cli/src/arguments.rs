@@ -38,6 +38,7 @@ enum Command {
     Logs(c::logs::Options),
     Events(c::events::Options),
     Top(c::top::Options),
+    Metrics(c::metrics::Options),
     Open(c::open::Options),
     Rollback(c::rollback::Options),
     /// Start new instances of the current revision and replace the old ones with them, without a gap
@@ -186,6 +187,7 @@ async fn act(context: &Context, command: Command) -> Outcome {
         Command::Tokens(options) => c::tokens::run(context, options).await,
         Command::Credentials(options) => c::credentials::run(context, options).await,
         Command::Top(options) => c::top::run(context, options).await,
+        Command::Metrics(options) => c::metrics::run(context, options).await,
         Command::Doctor(options) => c::doctor::run(context, options).await,
         Command::Login(options) => c::login::run(context, options).await,
         Command::Backup(options) => c::backup::run(context, options).await,

@@ -34,6 +34,7 @@ mod project;
 mod question;
 mod report;
 mod running;
+mod sparkline;
 mod system;
 mod table;
 mod times;

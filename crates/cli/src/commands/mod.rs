@@ -16,6 +16,7 @@ pub mod lifecycle;
 pub mod login;
 pub mod logs;
 pub mod man;
+pub mod metrics;
 pub mod open;
 pub mod plan;
 pub mod restore;

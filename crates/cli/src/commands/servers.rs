@@ -2,6 +2,7 @@
 
 use crate::address::unknown_name;
 use crate::answers::Removed;
+use crate::commands::metrics::{Range, show_server};
 use crate::context::Context;
 use crate::disks;
 use crate::exit::{Exit, Failure, Outcome};
@@ -40,6 +41,13 @@ enum Action {
         #[arg(value_name = "SERVER")]
         machine: String,
     },
+    /// What one machine used over time: CPU, memory, disk
+    Metrics {
+        #[arg(value_name = "SERVER")]
+        machine: String,
+        #[command(flatten)]
+        range: Range,
+    },
     /// Forget a machine; what runs on it is placed elsewhere
     Remove {
         #[arg(value_name = "SERVER")]
@@ -77,6 +85,11 @@ pub async fn run(context: &Context, options: Options) -> Outcome {
         Action::Show { machine } => {
             let server = find(&client, &machine).await?;
             context.printer.either(&server, show);
+        }
+        Action::Metrics { machine, range } => {
+            let server = find(&client, &machine).await?;
+            let metrics = client.server_metrics(server.id.as_str(), range.get).await?;
+            context.printer.either(&metrics, |metrics, printer| show_server(server.name.as_str(), metrics, printer));
         }
         Action::AcceptRestore { machine, all: _, yes } => {
             return accept_restore(context, &client, machine.as_deref(), yes).await;

@@ -184,3 +184,46 @@ fn left_on_screen(written: &str) -> Vec<String> {
     let lines = rows.iter().map(|row| row.iter().collect::<String>().trim_end().to_owned());
     lines.filter(|line| !line.is_empty()).collect()
 }
+
+#[test]
+fn metrics_are_lines_as_wide_as_the_terminal_and_a_gap_is_a_gap() {
+    let control_plane = ControlPlane::start();
+    control_plane.answers("GET /api/v1/services", json!([service("shop", "web", 1)]));
+    let point = |n: i64| {
+        api::metrics::ServicePoint {
+            at_ms: n * 30_000,
+            covered_ms: 30_000,
+            cpu_cores: n as f64 / 100.0,
+            memory_bytes: 96 << 20,
+            requests: 60,
+            requests_per_second: 2.0,
+            server_errors: u64::from(n == 119) * 3,
+            latency_p99_ms: Some(12.5),
+            ..Default::default()
+        }
+    };
+    let points: Vec<_> = (0..=120).filter(|n| !(30..60).contains(n)).map(point).collect();
+    let answer = json!({
+        "service_id": id("svc", 1), "range": "1h", "from_ms": 0, "until_ms": 3_610_000, "step_ms": 30_000,
+        "points": points, "deployments": [],
+    });
+    control_plane.answers(&format!("GET /api/v1/stacks/{}/services/{}/metrics", id("stk", 1), id("svc", 1)), answer);
+    let user = User::of(&control_plane);
+    let (shown, said) = on_terminal(&user, 74, &["metrics", "web"]);
+    let expected = "
+             THE LAST HOUR                            NOW     HIGHEST
+cpu          ▁▁▂▂▂▂▃▃       ▅▅▅▅▅▆▆▆▆▆▇▇▇▇███  1.20 cores  1.20 cores
+memory       ████████       █████████████████      96 MiB      96 MiB
+requests     ████████       █████████████████      2.00/s      2.00/s
+latency p50                                             –           –
+latency p99  ████████       █████████████████     12.5 ms     12.5 ms
+errors 4xx   ▁▁▁▁▁▁▁▁       ▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁         0/s         0/s
+errors 5xx   ▁▁▁▁▁▁▁▁       ▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁█         0/s      0.10/s
+restarts     ▁▁▁▁▁▁▁▁       ▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁           0           0
+";
+    assert_eq!((format!("\n{}", plain(&shown)).as_str(), said.trim()), (expected, "Left out for want of room: at."));
+    let json = user.says(&["metrics", "web", "--json"]).json();
+    assert_eq!(json["points"].as_array().map(Vec::len), Some(91));
+    let refused = user.says(&["metrics", "web", "--range", "2h"]);
+    assert!(refused.code == 2 && refused.err.contains("there are 1h, 24h and 7d"), "{}", refused.err);
+}

@@ -47,8 +47,8 @@ const GRACE_MS: i64 = 40_000;
 const SPREAD_MS: i64 = 120_000;
 /// Half minutes that wait to be written when writing fails: half an hour. Older ones are given up.
 const POINTS_WAITING: usize = 60;
-/// Subjects that are written in one transaction.
-const SUBJECTS_AT_ONCE: usize = 250;
+/// Subjects that are written in one transaction, which nobody else writes beside on SQLite.
+const SUBJECTS_AT_ONCE: usize = 100;
 
 /// Whose points, and of what: the id of a service or a server.
 type Subject = (OrganizationId, String);

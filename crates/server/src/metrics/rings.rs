@@ -21,9 +21,9 @@ use store::{ChunkTime, MetricChunk, Scope, Store};
 pub struct Ring {
     pub step_ms: i64,
     /// In one row.
-    points: i64,
+    pub points: i64,
     /// Rows until it comes round.
-    places: i64,
+    pub places: i64,
 }
 
 pub const FINE: Ring = Ring { step_ms: 30_000, points: 10, places: 13 };
@@ -52,7 +52,7 @@ impl Ring {
         ChunkTime { step_ms: self.step_ms, place, begins_at_ms }
     }
 
-    fn encode(self, begins_at_ms: UnixMillis, points: &Points) -> String {
+    pub fn encode(self, begins_at_ms: UnixMillis, points: &Points) -> String {
         let offset = |at_ms: &UnixMillis| ((at_ms - begins_at_ms) / self.step_ms).unsigned_abs();
         let rows: Vec<Vec<u64>> = points.iter().map(|(at_ms, sums)| sums.to_numbers(offset(at_ms))).collect();
         // Numbers in lists cannot fail.

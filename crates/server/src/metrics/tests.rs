@@ -207,3 +207,97 @@ async fn after_a_failed_write_what_was_not_written_is_still_there_and_counts_onc
 fn a_sum_that_fell_grew_by_what_it_is_now() {
     assert_eq!([increase(5, 9), increase(9, 9), increase(9, 4)], [4, 0, 4]);
 }
+
+/// Text of the full rings of one subject, each point of which is this one for half a minute.
+fn room(half_minute: &Sums) -> usize {
+    let rings = [(FINE, 1), (MIDDLE, 10), (COARSE, 120)];
+    let sizes = rings.map(|(ring, half_minutes)| {
+        let mut point = Sums::default();
+        (0..half_minutes).for_each(|_| point.add(half_minute));
+        let row: Points = (0..ring.points).map(|n| (BEGIN_MS + n * ring.step_ms, point.clone())).collect();
+        usize::try_from(ring.places).unwrap() * ring.encode(BEGIN_MS, &row).len()
+    });
+    sizes.iter().sum()
+}
+
+#[test]
+fn a_quiet_service_takes_twenty_kilobytes_for_good_and_a_busy_one_seven_times_as_much() {
+    let mut quiet = Sums::covering(30_000);
+    for (figure, sum) in [
+        (ServiceFigure::CpuMs, 15),
+        (ServiceFigure::MemoryKibSeconds, 96 * 1024 * 30),
+        (ServiceFigure::InstanceMs, 30_000),
+    ] {
+        quiet.increase(figure, sum);
+    }
+    let mut busy = quiet.clone();
+    for (figure, sum) in [
+        (ServiceFigure::CpuMs, 20_000),
+        (ServiceFigure::Requests, 30_000),
+        (ServiceFigure::ClientErrors, 300),
+        (ServiceFigure::ServerErrors, 3),
+        (ServiceFigure::SentBytes, 300_000_000),
+    ] {
+        busy.increase(figure, sum);
+    }
+    // From a quarter of a millisecond to two seconds.
+    (9..61).step_by(3).for_each(|cell| busy.latency.count(cell, 1_800));
+    let mut server = Sums::covering(30_000);
+    for (figure, sum) in [
+        (ServerFigure::CpuBusyMs, 9_000),
+        (ServerFigure::CpuTotalMs, 240_000),
+        (ServerFigure::CoreMs, 240_000),
+        (ServerFigure::LoadMilliSeconds, 21_000),
+        (ServerFigure::MemoryUsedKibSeconds, 30 * (10 << 20)),
+        (ServerFigure::MemoryTotalKibSeconds, 30 * (16 << 20)),
+        (ServerFigure::DiskUsedKibSeconds, 30 * (100 << 20)),
+        (ServerFigure::DiskTotalKibSeconds, 30 * (400 << 20)),
+    ] {
+        server.increase(figure, sum);
+    }
+    let rooms = [room(&quiet), room(&busy), room(&server)];
+    println!("quiet service {}, busy service {}, server {} bytes", rooms[0], rooms[1], rooms[2]);
+    assert!(rooms[0] < 20_000 && rooms[1] < 140_000 && rooms[2] < 60_000, "{rooms:?}");
+}
+
+/// `cargo test -p server --lib what_writing -- --ignored --nocapture`
+#[tokio::test]
+#[ignore = "a measurement"]
+async fn what_writing_the_rings_of_a_subject_costs() {
+    let (directory, store, scope, server) = store().await;
+    let mut subjects = vec![server];
+    for number in 2..=1_000_u128 {
+        let hash = format!("hash-{number}");
+        let token = store::TokenCreate {
+            id: api::ids::TokenId::from_uuid(uuid::Uuid::from_u128(number)),
+            hash: hash.clone(),
+            name: "join".into(),
+            purpose: api::tokens::TokenPurpose::Join { project: None, stack: None },
+            expires_at_ms: None,
+        };
+        store.token_create(&scope, &token, &[], BEGIN_MS).await.unwrap();
+        let join = store::ServerJoin {
+            id: machine(number),
+            name: format!("m{number}").parse().unwrap(),
+            public_key: "key".into(),
+            secret: api::secret::Secret::new("secret"),
+            facts: Default::default(),
+            agent_version: "0".into(),
+            security_mode: api::desired::SecurityMode::Open,
+        };
+        store.server_join(&hash, &join, |_| Vec::new(), BEGIN_MS).await.unwrap();
+        subjects.push(machine(number).to_string());
+    }
+    let size = || std::fs::metadata(directory.path().join("mainstay.db")).map_or(0, |file| file.len());
+    let before = size();
+    for round in 0..26_i64 {
+        let began = std::time::Instant::now();
+        for some in subjects.chunks(SUBJECTS_AT_ONCE) {
+            let mut taken: BTreeMap<String, Points> =
+                some.iter().map(|subject| (subject.clone(), half_minutes(round * 10, round * 10 + 10))).collect();
+            rings::write(&store, &scope, &mut taken).await.unwrap();
+        }
+        let grew = (size() - before) / 1_000;
+        println!("five minutes of 1,000 subjects: {:?}; {grew} bytes per subject so far", began.elapsed());
+    }
+}
