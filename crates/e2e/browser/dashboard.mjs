@@ -6,53 +6,19 @@
 // MAINSTAY_SERVICE   a running service, as stack/service
 // SHOTS              folder for screenshots (none: no screenshots)
 import assert from "node:assert/strict";
-import { mkdirSync } from "node:fs";
-import { chromium } from "playwright-core";
+import { axeProblems } from "./axe.mjs";
 import { contrastProblems } from "./contrast.mjs";
+import { LIVE_LIMIT_MS, address, needed, open, password, shoot, signIn, walk } from "./people.mjs";
 
-const address = needed("MAINSTAY_ADDRESS").replace(/\/$/, "");
-const password = needed("MAINSTAY_PASSWORD");
 const [stack, service] = needed("MAINSTAY_SERVICE").split("/");
-const shots = process.env.SHOTS;
 const servicePath = `/stacks/${stack}/services/${service}`;
 const PAGE_LIMIT_BYTES = 50_000;
-const LIVE_LIMIT_MS = 20_000;
-
-function needed(name) {
-  const value = process.env[name];
-  if (!value) throw new Error(`${name} is not set`);
-  return value;
-}
 
 const VIEWS = [
   { name: "light", colorScheme: "light", viewport: { width: 1280, height: 800 } },
   { name: "dark", colorScheme: "dark", viewport: { width: 1280, height: 800 } },
   { name: "phone", colorScheme: "light", viewport: { width: 390, height: 844 } },
 ];
-
-// Loopback only: whatever else is asked for is a mistake of ours.
-async function open(browser, options) {
-  const context = await browser.newContext(options);
-  const problems = [];
-  await context.route((url) => !`${url}`.startsWith(`${address}/`), (route) => {
-    problems.push(`a page asked for ${route.request().url()}`);
-    return route.abort();
-  });
-  const page = await context.newPage();
-  page.on("console", (message) => {
-    if (message.type() === "error" && !/status of 4\d\d/.test(message.text())) problems.push(`console: ${message.text()}`);
-  });
-  page.on("pageerror", (error) => problems.push(`script: ${error.message}`));
-  return { context, page, problems };
-}
-
-async function signIn(page, next = "/") {
-  await page.goto(`${address}/login?next=${encodeURIComponent(next)}`);
-  await page.getByLabel("User").fill("admin");
-  await page.getByLabel("Password").fill(password);
-  await page.getByRole("button", { name: "Sign in" }).click();
-  await page.waitForURL(`${address}${next}`);
-}
 
 async function pages(page) {
   await page.goto(`${address}${servicePath}`);
@@ -88,7 +54,8 @@ async function checkPage(page, name, path, view) {
   const over = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
   assert.ok(over <= 0, `${path} is ${over} px wider than a ${view.name} screen`);
   assert.deepEqual(await page.evaluate(contrastProblems), [], `${path} (${view.name}) has text with too little contrast`);
-  if (shots) await page.screenshot({ path: `${shots}/${name}-${view.name}.png`, fullPage: true });
+  assert.deepEqual(await axeProblems(page), [], `${path} (${view.name}) is hard to use for some people`);
+  await shoot(page, `${name}-${view.name}`);
 }
 
 async function everyPage(browser) {
@@ -96,7 +63,7 @@ async function everyPage(browser) {
     const { context, page, problems } = await open(browser, view);
     await page.goto(`${address}/`);
     assert.equal(new URL(page.url()).pathname, "/login", "nobody sees a page without signing in");
-    if (shots) await page.screenshot({ path: `${shots}/login-${view.name}.png`, fullPage: true });
+    await shoot(page, `login-${view.name}`);
     await signIn(page);
     for (const [name, path] of Object.entries(await pages(page))) await checkPage(page, name, path, view);
     assert.deepEqual(problems, []);
@@ -139,7 +106,7 @@ async function live(browser) {
   await other.goto(`${address}${servicePath}`);
   await other.getByRole("button", { name: "Restart" }).click();
   await other.getByText(`Restart of ${service} has begun.`).waitFor();
-  if (shots) await other.screenshot({ path: `${shots}/restart-begun.png`, fullPage: true });
+  await shoot(other, "restart-begun");
   await page.waitForFunction((old) => document.querySelector("#deployment h2 a")?.getAttribute("href") !== old, before, { timeout: LIVE_LIMIT_MS });
   await page.locator("#deployment .badge.good").waitFor({ timeout: 3 * LIVE_LIMIT_MS });
   await page.waitForFunction((n) => document.querySelectorAll("#log-lines .line").length > n, lines, { timeout: LIVE_LIMIT_MS });
@@ -147,7 +114,7 @@ async function live(browser) {
   // The filter works as one types.
   await page.getByRole("searchbox").fill("no line holds this");
   await page.getByText("No line holds “no line holds this”.").waitFor();
-  if (shots) await page.screenshot({ path: `${shots}/restart-live.png`, fullPage: true });
+  await shoot(page, "restart-live");
   assert.deepEqual(problems, []);
   await context.close();
 }
@@ -160,7 +127,7 @@ async function withoutScript(browser) {
   await page.getByRole("spinbutton", { name: "Instances" }).fill("2");
   await page.getByRole("button", { name: "Scale" }).click();
   await page.getByText(`Scale of ${service} has begun.`).waitFor();
-  if (shots) await page.screenshot({ path: `${shots}/without-script.png`, fullPage: true });
+  await shoot(page, "without-script");
   const filtered = await page.goto(`${address}${servicePath}?filter=nothing-holds-this`);
   assert.match(await filtered.text(), /No line holds “nothing-holds-this”/);
   await context.close();
@@ -194,7 +161,7 @@ async function tokens(browser) {
   await page.getByRole("button", { name: "Make the token" }).click();
   await page.getByText("cannot be shown again").waitFor();
   const token = await page.locator(".once code").first().innerText();
-  if (shots) await page.screenshot({ path: `${shots}/token-made.png`, fullPage: true });
+  await shoot(page, "token-made");
   const asked = () => page.request.get(`${address}/api/v1/stacks`, { headers: { authorization: `Bearer ${token}` } });
   assert.equal((await asked()).status(), 200);
   await page.goto(`${address}/tokens`);
@@ -206,7 +173,7 @@ async function tokens(browser) {
   await page.getByRole("button", { name: "Make a token" }).click();
   await page.getByText("Waiting for the machine").waitFor();
   assert.match(await page.locator(".copyable code").innerText(), /^mainstay agent --join http:\S+ --token mst_join_\S+$/);
-  if (shots) await page.screenshot({ path: `${shots}/join-made.png`, fullPage: true });
+  await shoot(page, "join-made");
   await context.close();
 }
 
@@ -223,22 +190,4 @@ async function signingOut(browser) {
   await context.close();
 }
 
-if (shots) mkdirSync(shots, { recursive: true });
-const browser = await chromium.launch({
-  executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
-  args: ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"],
-});
-try {
-  for (const step of [wrongPassword, everyPage, keyboard, live, refusals, tokens, withoutScript, signingOut]) {
-    const begun = Date.now();
-    try {
-      await step(browser);
-    } catch (error) {
-      error.message = `${step.name}: ${error.message}`;
-      throw error;
-    }
-    console.log(`${step.name}: ${((Date.now() - begun) / 1000).toFixed(1)} s`);
-  }
-} finally {
-  await browser.close();
-}
+await walk([wrongPassword, everyPage, keyboard, live, refusals, tokens, withoutScript, signingOut]);

@@ -93,6 +93,12 @@ impl Machine {
     /// `mainstay` with the machine's directories, ready for arguments.
     pub fn command(&self) -> Command {
         let mut command = Command::new(crate::binary("mainstay"));
+        self.prepare(&mut command);
+        command
+    }
+
+    /// Lets a program, and every `mainstay` that it starts, work on this machine.
+    pub fn prepare(&self, command: &mut Command) {
         command
             .env("XDG_CONFIG_HOME", self.folder().join("config"))
             .env("XDG_STATE_HOME", self.folder().join("state"))
@@ -105,7 +111,6 @@ impl Machine {
             .envs(&self.environment)
             .current_dir(self.folder())
             .stdin(Stdio::null());
-        command
     }
 
     /// Runs a command to its end; panics when that takes longer than two minutes.

@@ -1,50 +1,48 @@
-//! The dashboard in a real browser: `browser/dashboard.mjs` against the real binary.
+//! The dashboard in a real browser: the walks of `browser/` against the real binary.
 //!
-//! It needs node, npm and Chromium, which a machine that only builds Mainstay need not have. Where one
-//! is missing the test says so and passes; `MAINSTAY_BROWSER_TESTS=required` makes that a failure.
+//! They need node, npm and Chromium, which a machine that only builds Mainstay need not have. Where one
+//! is missing the tests say so and pass; `MAINSTAY_BROWSER_TESTS=required` makes that a failure.
 
-use e2e::Machine;
+use e2e::{Machine, eventually};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-const FILES: [&str; 4] = ["package.json", "package-lock.json", "dashboard.mjs", "contrast.mjs"];
+const FILES: [&str; 7] =
+    ["package.json", "package-lock.json", "people.mjs", "axe.mjs", "contrast.mjs", "dashboard.mjs", "story.mjs"];
 const LIMIT: Duration = Duration::from_secs(180);
 
 #[test]
 fn people_can_use_the_dashboard_in_a_browser() {
-    let tools = match Tools::find() {
-        Ok(tools) => tools,
-        Err(missing) => {
-            let required = std::env::var_os("MAINSTAY_BROWSER_TESTS").is_some_and(|value| value == "required");
-            assert!(!required, "the browser test cannot run: {missing}");
-            println!("skipped: {missing}");
-            eprintln!("the browser test was skipped: {missing}");
-            return;
-        }
-    };
+    let Some(tools) = Tools::find() else { return };
     let machine = Machine::new().expect("a machine for the test");
     let repository = machine.repository("shop").expect("a repository");
     repository.write_app("one", "").expect("a manifest");
     repository.commit("A shop").expect("a commit");
     machine.up(&repository.path, &[]).ok();
-    let password =
-        std::fs::read_to_string(machine.data().join("server/initial-password")).expect("the first password is kept");
+    let mut walk = tools.walk("dashboard.mjs", &machine);
+    println!("{}", run(walk.env("MAINSTAY_SERVICE", "shop/web"), LIMIT).unwrap_or_else(|problem| panic!("{problem}")));
+}
 
-    let mut command = Command::new("node");
-    command
-        .arg(tools.folder.join("dashboard.mjs"))
-        .env("MAINSTAY_ADDRESS", machine.control_url())
-        .env("MAINSTAY_PASSWORD", password.trim())
-        .env("MAINSTAY_SERVICE", "shop/web")
-        .env("CHROMIUM", &tools.chromium)
-        .stdin(Stdio::null());
-    // To look at the pages: they cost time, so only on demand.
-    if let Some(folder) = std::env::var_os("MAINSTAY_SCREENSHOTS") {
-        command.env("SHOTS", folder);
-    }
-    let said = run(&mut command, LIMIT);
-    println!("{}", said.unwrap_or_else(|problem| panic!("{problem}")));
+#[tokio::test]
+async fn a_new_user_gets_from_an_empty_page_to_a_service_a_failure_and_back_in_a_browser() {
+    let Some(tools) = Tools::find() else { return };
+    let machine = Machine::new().expect("a machine for the test");
+    let repository = machine.repository("shop").expect("a repository");
+    let (listen, gateway) = (format!("127.0.0.1:{}", machine.control_port), machine.gateway_port.to_string());
+    let control_plane = ["server", "--listen", &listen, "--gateway-port", &gateway, "--allow-local-sources"];
+    let _server = machine.start("server.log", &control_plane);
+    eventually("the control plane answers", LIMIT, || async {
+        reqwest::get(format!("{}/healthz", machine.control_url())).await.ok()
+    })
+    .await;
+    let mut walk = tools.walk("story.mjs", &machine);
+    walk.env("MAINSTAY", e2e::binary("mainstay"))
+        .env("APPLICATION", e2e::binary("e2e-app"))
+        .env("REPOSITORY", &repository.path)
+        .env("GATEWAY", machine.gateway_url());
+    println!("{}", run(&mut walk, LIMIT).unwrap_or_else(|problem| panic!("{problem}")));
 }
 
 struct Tools {
@@ -54,7 +52,39 @@ struct Tools {
 }
 
 impl Tools {
-    fn find() -> Result<Self, String> {
+    /// Found and set up once; `None` where something is missing and nobody asks for more than to hear that.
+    fn find() -> Option<&'static Self> {
+        static FOUND: OnceLock<Result<Tools, String>> = OnceLock::new();
+        let missing = match FOUND.get_or_init(Self::set_up) {
+            Ok(tools) => return Some(tools),
+            Err(missing) => missing,
+        };
+        let required = std::env::var_os("MAINSTAY_BROWSER_TESTS").is_some_and(|value| value == "required");
+        assert!(!required, "the browser test cannot run: {missing}");
+        println!("skipped: {missing}");
+        eprintln!("the browser test was skipped: {missing}");
+        None
+    }
+
+    /// A walk through the dashboard of a machine.
+    fn walk(&self, file: &str, machine: &Machine) -> Command {
+        let password = machine.data().join("server/initial-password");
+        let password = std::fs::read_to_string(password).expect("the first password is kept");
+        let mut command = Command::new("node");
+        machine.prepare(&mut command);
+        command
+            .arg(self.folder.join(file))
+            .env("MAINSTAY_ADDRESS", machine.control_url())
+            .env("MAINSTAY_PASSWORD", password.trim())
+            .env("CHROMIUM", &self.chromium);
+        // To look at the pages: they cost time, so only on demand.
+        if let Some(folder) = std::env::var_os("MAINSTAY_SCREENSHOTS") {
+            command.env("SHOTS", folder);
+        }
+        command
+    }
+
+    fn set_up() -> Result<Self, String> {
         for name in ["node", "npm"] {
             on_path(name).ok_or_else(|| format!("`{name}` is not installed (apt-get install nodejs npm)"))?;
         }

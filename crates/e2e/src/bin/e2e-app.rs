@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `/` | `version V pid P instance I count N`; N is given once in the life of a process |
 //! | `/healthz` | 200, or 503 after `/break` |
+//! | `/status/CODE` | that status |
 //! | `/slow/MS` | the same as `/` after that many milliseconds |
 //! | `/env/NAME` | the value of a variable |
 //! | `/exit/CODE` | ends the process |
@@ -111,6 +112,7 @@ fn answer(path: &str, version: &str) -> (u16, String) {
     match (parts.next().unwrap_or_default(), parts.next().unwrap_or_default()) {
         ("healthz", _) if BROKEN.load(Ordering::Relaxed) => (503, "broken".into()),
         ("healthz", _) => (200, "well".into()),
+        ("status", code) => (code.parse().unwrap_or(400), "as asked".into()),
         ("slow", ms) => {
             std::thread::sleep(Duration::from_millis(ms.parse().unwrap_or(0)));
             (200, who())

@@ -162,7 +162,7 @@ impl ServicePage {
                                     form method="post" action={ (self.path()) "/rollback" } {
                                         (csrf_field(frame))
                                         input type="hidden" name="revision" value=(revision.number);
-                                        button.quiet type="submit" aria-label={ "Go back to revision " (revision.number) } { "Go back to it" }
+                                        button.quiet type="submit" { "Go back to " (revision.number) }
                                     }
                                 }
                             }
