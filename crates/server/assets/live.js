@@ -185,6 +185,98 @@
     source?.close();
     source = null;
   }
+
+  // The palette: find anything from anywhere. The link beside it leads to the same as a page.
+  const find = document.getElementById("find");
+  const PLACES = { o: "/", s: "/services", v: "/servers", e: "/events", b: "/builds", t: "/tokens" };
+  let palette = null;
+  function dialog(name, label, html) {
+    const made = document.createElement("dialog");
+    made.className = name;
+    made.setAttribute("aria-label", label);
+    made.innerHTML = html;
+    made.addEventListener("click", (e) => { if (e.target === made) made.close(); });
+    document.body.append(made);
+    return made;
+  }
+  function openPalette() {
+    palette ??= makePalette();
+    if (!palette.open) palette.showModal();
+    const input = palette.querySelector("input");
+    input.select();
+    input.dispatchEvent(new Event("input"));
+  }
+  function makePalette() {
+    const made = dialog("palette", "Find anything, or do something", `<input type="search" aria-label="Find" maxlength="100" autocomplete="off" spellcheck="false" placeholder="web, harbour, restart web, logs api …"><div class="found"></div><p class="soft" role="status"></p>`);
+    const [input, found, status] = made.children;
+    let asked = 0;
+    let waiting = null;
+    async function ask() {
+      const number = ++asked;
+      try {
+        const answer = await fetch(`/search/hits?q=${encodeURIComponent(input.value)}`);
+        if (number !== asked) return;
+        if (!answer.ok || answer.redirected) { write(status, "Not signed in any more: load the page again."); return; }
+        found.innerHTML = await answer.text();
+        const hits = found.querySelectorAll("a").length;
+        write(status, hits ? `${hits} found. Arrows choose, Enter opens, Escape closes.` : `Nothing has “${input.value}” in its name.`);
+      } catch {
+        write(status, "The control plane does not answer.");
+      }
+    }
+    input.addEventListener("input", () => { clearTimeout(waiting); waiting = setTimeout(ask, 90); });
+    made.addEventListener("keydown", (e) => {
+      const stops = [input, ...found.querySelectorAll("a")];
+      const at = stops.indexOf(document.activeElement);
+      const step = { ArrowDown: 1, ArrowUp: -1 }[e.key];
+      if (step) {
+        e.preventDefault();
+        stops[(at + step + stops.length) % stops.length].focus();
+      } else if (e.key === "Enter" && at === 0 && stops[1]) {
+        e.preventDefault();
+        stops[1].click();
+      } else if (at > 0 && e.key.length === 1 && !e.ctrlKey && !e.metaKey) {
+        input.focus();
+      }
+    });
+    return made;
+  }
+
+  // Letters lead somewhere. They can be turned off: who dictates types them without meaning to.
+  const lettersOff = () => { try { return localStorage.getItem("mainstay-letters") === "off"; } catch { return true; } };
+  let help = null;
+  function openHelp() {
+    help ??= makeHelp();
+    if (!help.open) help.showModal();
+  }
+  function makeHelp() {
+    const keys = [["Ctrl K", "find anything, or do something"], ["/", "the same"], ["?", "these shortcuts"], ["g o", "overview"], ["g s", "services"], ["g v", "servers"], ["g e", "events"], ["g b", "builds"], ["g t", "tokens"]];
+    const rows = keys.map(([key, what]) => `<dt>${key.split(" ").map((k) => `<kbd>${k}</kbd>`).join(" ")}</dt><dd>${what}</dd>`).join("");
+    const made = dialog("palette help", "Keyboard shortcuts", `<h2>Keyboard shortcuts</h2><dl class="facts">${rows}</dl><label class="check"><input type="checkbox"> Single letters are shortcuts</label><form method="dialog"><button class="quiet">Close</button></form>`);
+    const letters = made.querySelector("input");
+    letters.checked = !lettersOff();
+    letters.addEventListener("change", () => { try { localStorage.setItem("mainstay-letters", letters.checked ? "on" : "off"); } catch { letters.checked = false; } });
+    return made;
+  }
+  if (find) {
+    let wentAt = 0;
+    find.addEventListener("click", (e) => { if (e.ctrlKey || e.metaKey || e.shiftKey) return; e.preventDefault(); openPalette(); });
+    document.getElementById("shortcuts")?.addEventListener("click", openHelp);
+    document.addEventListener("keydown", (e) => {
+      if ((e.ctrlKey || e.metaKey) && !e.shiftKey && !e.altKey && e.key.toLowerCase() === "k") {
+        e.preventDefault();
+        openPalette();
+        return;
+      }
+      const typing = e.target.closest?.("input,textarea,select,dialog,[contenteditable]");
+      if (typing || e.ctrlKey || e.metaKey || e.altKey || lettersOff()) return;
+      const place = Date.now() - wentAt < 1500 ? PLACES[e.key] : null;
+      wentAt = e.key === "g" ? Date.now() : 0;
+      if (place) location.assign(place);
+      else if (e.key === "?") openHelp();
+      else if (e.key === "/") { e.preventDefault(); openPalette(); }
+    });
+  }
   reveal(document);
   tick();
   setInterval(tick, 1000);

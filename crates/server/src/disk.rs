@@ -36,6 +36,11 @@ impl DiskGuard {
         low.then(|| why_low(space.total_bytes, reserve, &place.display().to_string()))
     }
 
+    /// What is free beside the database; `None`: it is not on a disk of ours.
+    pub fn free_bytes(&self) -> Option<u64> {
+        Some(space(self.place.as_deref()?).available_bytes)
+    }
+
     /// `Err` while there is no room for what is about to be kept.
     pub fn room_for(&self, what: &str) -> Result<()> {
         let Some(problem) = self.problem() else { return Ok(()) };

@@ -3,23 +3,87 @@
 
 use crate::actions::services;
 use crate::auth::Caller;
-use crate::error::Result;
+use crate::error::{HttpError, Result};
 use crate::extract::{Body, Path, Query};
 use crate::state::AppState;
-use crate::views;
+use crate::views::{self, ServiceQuery};
 use api::deployments::{Deployment, RollbackRequest};
-use api::services::{Revision, ScaleRequest, ServiceView};
+use api::plans::Difference;
+use api::services::{Revision, ScaleRequest, ServiceCondition, ServiceView};
 use axum::Json;
 use axum::extract::State;
 use serde::Deserialize;
+use store::{ServiceCursor, ServiceFilter};
 
 type Named = Path<(String, String)>;
 
-/// All services of all stacks.
-#[utoipa::path(get, path = "/api/v1/services", tag = "services",
-    responses((status = 200, body = Vec<ServiceView>), (status = 401, body = api::error::ApiError)))]
-pub async fn list(State(state): State<AppState>, caller: Caller) -> Result<Json<Vec<ServiceView>>> {
-    Ok(Json(views::services(&state, caller.scope()).await?))
+#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
+pub struct ServiceList {
+    /// Only those of this stack: name or id.
+    stack: Option<String>,
+    /// Only those with this in `stack/service`.
+    search: Option<String>,
+    /// Only those that are `running`, `deploying`, `degraded`, `down`, `stopped` or `unknown`.
+    condition: Option<ServiceCondition>,
+    /// `stack/service` of the last one of the page before: go on behind it.
+    after: Option<String>,
+    /// At most so many, 500 at most. Without it (and without any of the others) all services come, by name.
+    limit: Option<u32>,
+}
+
+/// All services of all stacks, or a page of those that are looked for, by the name of their stack and their own.
+#[utoipa::path(get, path = "/api/v1/services", tag = "services", params(ServiceList),
+    responses((status = 200, body = Vec<ServiceView>), (status = 400, body = api::error::ApiError),
+        (status = 401, body = api::error::ApiError), (status = 404, body = api::error::ApiError)))]
+pub async fn list(
+    State(state): State<AppState>,
+    caller: Caller,
+    Query(list): Query<ServiceList>,
+) -> Result<Json<Vec<ServiceView>>> {
+    let scope = caller.scope();
+    let ServiceList { stack, search, condition, after, limit } = list;
+    if stack.is_none() && search.is_none() && condition.is_none() && after.is_none() && limit.is_none() {
+        return Ok(Json(views::services(&state, scope).await?));
+    }
+    let cursor = match after.as_deref().map(|after| after.split_once('/')) {
+        None => None,
+        Some(Some((stack, service))) => Some(ServiceCursor::After(stack.to_owned(), service.to_owned())),
+        Some(None) => return Err(HttpError::invalid("after", "`after` is of the form `stack/service`")),
+    };
+    let stack_id = match stack {
+        Some(stack) => Some(views::find_stack(&state, scope, &stack).await?.id),
+        None => None,
+    };
+    let filter = ServiceFilter { stack_id, text: search.unwrap_or_default() };
+    let limit = limit.unwrap_or(PAGE_LIMIT).clamp(1, PAGE_LIMIT);
+    let query = ServiceQuery { filter, condition, cursor, limit };
+    Ok(Json(views::service_page(&state, scope, &query).await?.services))
+}
+
+/// Most services of one page.
+const PAGE_LIMIT: u32 = 500;
+
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+pub struct Revisions {
+    /// Number of a revision.
+    from: u64,
+    /// Number of another.
+    to: u64,
+}
+
+/// What differs between two revisions of a service. Of environment variables only that they differ.
+#[utoipa::path(get, path = "/api/v1/stacks/{stack}/services/{service}/differences", tag = "services",
+    params(("stack" = String, Path), ("service" = String, Path), Revisions),
+    responses((status = 200, body = Vec<Difference>), (status = 400, body = api::error::ApiError),
+        (status = 401, body = api::error::ApiError), (status = 404, body = api::error::ApiError)))]
+pub async fn differences(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path((stack, name)): Named,
+    Query(revisions): Query<Revisions>,
+) -> Result<Json<Vec<Difference>>> {
+    let Revisions { from, to } = revisions;
+    Ok(Json(views::revision_differences(&state, caller.scope(), &stack, &name, from, to).await?))
 }
 
 /// One service, by names or ids.

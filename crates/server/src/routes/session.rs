@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::extract::Body;
 use crate::requests::CurrentRequest;
 use crate::state::AppState;
-use api::tokens::SignInRequest;
+use api::tokens::{PasswordChange, SignInRequest};
 use axum::extract::{ConnectInfo, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -34,4 +34,18 @@ pub async fn create(
 pub async fn delete(State(state): State<AppState>, caller: Caller) -> Result<Response> {
     sign_in::sign_out(&state, &caller).await?;
     Ok((StatusCode::NO_CONTENT, [(header::SET_COOKIE, session::no_cookie())]).into_response())
+}
+
+/// Another password for the person who signed in. Every other session of theirs ends.
+#[utoipa::path(put, path = "/api/v1/session/password", tag = "session", request_body = PasswordChange,
+    responses((status = 204, description = "changed"), (status = 400, body = api::error::ApiError),
+        (status = 401, body = api::error::ApiError), (status = 429, body = api::error::ApiError)))]
+pub async fn password(
+    State(state): State<AppState>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    caller: Caller,
+    Body(change): Body<PasswordChange>,
+) -> Result<StatusCode> {
+    sign_in::change_password(&state, &caller, &change, peer.ip()).await?;
+    Ok(StatusCode::NO_CONTENT)
 }

@@ -2,8 +2,8 @@
 //! what asked for it.
 
 use super::events;
-use super::frame::{Fragment, Frame, Live, breadcrumb, csrf_field, page};
-use super::logs::{LogPanel, panel, plain_tail};
+use super::frame::{Fragment, Frame, Live, breadcrumb, page};
+use super::logs::{LineShape, LogPanel, panel, plain_tail};
 use super::names::{service_path, stack_path};
 use super::{times, words};
 use api::deployments::{Deployment, DeploymentFailure, Stage};
@@ -41,7 +41,8 @@ impl DeploymentPage {
                 "Nothing was built: the release existed already."
             },
             live: true,
-            show_instance: false,
+            shape: LineShape::default(),
+            whole: None,
         };
         page(
             frame,
@@ -73,8 +74,8 @@ impl DeploymentPage {
                     (waits(deployment))
                     (afterwards(deployment, frame))
                     @if deployment.stage.in_flight() {
-                        form.actions method="post" action={ "/deployments/" (deployment.id) "/cancel" } {
-                            (csrf_field(frame)) button.quiet type="submit" { "Cancel this deployment" }
+                        form.actions method="get" action={ "/deployments/" (deployment.id) "/cancel" } {
+                            button.quiet type="submit" { "Cancel this deployment" }
                         }
                     }
                 }

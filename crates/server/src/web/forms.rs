@@ -1,10 +1,12 @@
 //! Forms that change something: each calls the action that the API's endpoint calls, and goes back.
 
+use super::edit::{EditPage, TEXT_LIMIT};
 use super::frame::Message;
 use super::handlers::{join_page, sign_in_page, tokens_page};
 use super::names::{server_path, service_path, stack_path};
 use super::problems::sentence;
 use super::servers::{Arrival, JoinMade};
+use super::stacks::PlanPage;
 use super::visitor::{Submitted, anonymous_frame, finish, form_fields, redirect, safe_next};
 use super::words;
 use crate::actions;
@@ -19,9 +21,10 @@ use api::error::ErrorCode;
 use api::name::Name;
 use api::plans::{DefaultSource, DeployRequest, PlanRequest};
 use api::secret::Secret;
-use api::tokens::{SignInRequest, TokenPurpose, TokenRequest};
+use api::services::EnvPatch;
+use api::tokens::{PasswordChange, SignInRequest, TokenPurpose, TokenRequest};
 use axum::extract::{ConnectInfo, Request, State};
-use axum::http::{HeaderValue, Method, header};
+use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use std::net::SocketAddr;
 
@@ -58,7 +61,8 @@ pub async fn stop(
     form: Submitted,
 ) -> Result<Response> {
     let asked = actions::services::stop(&state, &form.visitor.caller, &stack, &service).await;
-    finish(asked, &service_path(&stack, &service), began)
+    let back = service_path(&stack, &service);
+    finish(asked, &back, |deployment| Message::good(began(deployment)).undo("Start it again", format!("{back}/start")))
 }
 
 pub async fn start(
@@ -80,7 +84,13 @@ pub async fn scale(
         Ok(replicas) => replicas,
         Err(error) => return finish(Err::<Deployment, _>(error), &back, began),
     };
-    finish(actions::services::scale(&state, &form.visitor.caller, &stack, &service, replicas).await, &back, began)
+    let caller = &form.visitor.caller;
+    let before = views::service(&state, caller.scope(), &stack, &service).await?.replicas;
+    let asked = actions::services::scale(&state, caller, &stack, &service, replicas).await;
+    finish(asked, &back, |deployment| {
+        let undo = format!("Back to {}", api::words::count(before, "instance"));
+        Message::good(began(deployment)).undo(undo, format!("{back}/scale?replicas={before}"))
+    })
 }
 
 pub async fn rollback(
@@ -93,17 +103,23 @@ pub async fn rollback(
         Ok(revision) => Some(revision),
         Err(error) => return finish(Err::<Deployment, _>(error), &back, began),
     };
-    let asked =
-        actions::services::rollback(&state, &form.visitor.caller, &stack, &service, &RollbackRequest { revision })
-            .await;
-    finish(asked, &back, began)
+    let caller = &form.visitor.caller;
+    let before = views::service(&state, caller.scope(), &stack, &service).await?.current;
+    let asked = actions::services::rollback(&state, caller, &stack, &service, &RollbackRequest { revision }).await;
+    finish(asked, &back, |deployment| match before {
+        Some(before) => Message::good(began(deployment))
+            .undo(format!("Back to revision {}", before.number), format!("{back}/rollback?revision={}", before.number)),
+        None => began(deployment).into(),
+    })
 }
 
 pub async fn cancel(State(state): State<AppState>, Path(id): Path<String>, form: Submitted) -> Result<Response> {
     let asked = actions::services::cancel(&state, &form.visitor.caller, &id).await;
-    finish(asked, &format!("/deployments/{id}"), |_| {
-        "The deployment is being cancelled; what served before keeps serving.".into()
-    })
+    finish(
+        asked,
+        &format!("/deployments/{id}"),
+        |_| "The deployment is being cancelled; what served before keeps serving.",
+    )
 }
 
 pub async fn remove_stack(
@@ -112,10 +128,10 @@ pub async fn remove_stack(
     form: Submitted,
 ) -> Result<Response> {
     if let Err(refused) = form.confirm(&stack) {
-        return finish(Err::<(), _>(refused), &stack_path(&stack), |()| String::new());
+        return finish(Err::<(), _>(refused), &stack_path(&stack), |()| "");
     }
     actions::stacks::remove(&state, &form.visitor.caller, &stack).await?;
-    Ok(redirect("/", Some(Message { good: true, text: format!("The stack {stack} is being removed.") })))
+    Ok(redirect("/", Some(Message::good(format!("The stack {stack} is being removed.")))))
 }
 
 pub async fn remove_server(
@@ -125,20 +141,18 @@ pub async fn remove_server(
 ) -> Result<Response> {
     let back = server_path(&server);
     if let Err(refused) = form.confirm(&server) {
-        return finish(Err::<(), _>(refused), &back, |()| String::new());
+        return finish(Err::<(), _>(refused), &back, |()| "");
     }
     match actions::servers::remove(&state, &form.visitor.caller, &server).await {
-        Ok(()) => {
-            Ok(redirect("/servers", Some(Message { good: true, text: format!("The server {server} was removed.") })))
-        }
-        Err(error) => finish(Err::<(), _>(error), &back, |()| String::new()),
+        Ok(()) => Ok(redirect("/servers", Some(Message::good(format!("The server {server} was removed."))))),
+        Err(error) => finish(Err::<(), _>(error), &back, |()| ""),
     }
 }
 
 /// Exactly the plan that was shown, or nothing.
 pub async fn deploy(State(state): State<AppState>, Path(stack): Path<String>, form: Submitted) -> Result<Response> {
     let caller = &form.visitor.caller;
-    let plan = plan_request(&state, caller, &stack).await?;
+    let plan = plan_request(&state, caller, &stack, edited(&form)).await?;
     let request = DeployRequest {
         plan,
         fingerprint: Some(form.text("fingerprint").to_owned()),
@@ -150,6 +164,109 @@ pub async fn deploy(State(state): State<AppState>, Path(stack): Path<String>, fo
         0 => "Nothing had to change.".into(),
         n => format!("{} begun.", words::count(n, "deployment has", "deployments have")),
     })
+}
+
+/// The manifest as it was changed on a page; `None`: the stack's own.
+fn edited(form: &Submitted) -> Option<&str> {
+    Some(form.text("manifest")).filter(|text| !text.is_empty())
+}
+
+/// What deploying a manifest that was changed here would do.
+pub async fn plan_edited(
+    State(state): State<AppState>,
+    Path(stack): Path<String>,
+    form: Submitted,
+) -> Result<Response> {
+    let text = edited(&form).unwrap_or_default().replace("\r\n", "\n");
+    let caller = &form.visitor.caller;
+    let planned = async {
+        if text.len() > TEXT_LIMIT {
+            let message = format!("the manifest has {} bytes; a page takes {TEXT_LIMIT}", text.len());
+            return Err(HttpError::invalid("manifest", message));
+        }
+        let request = plan_request(&state, caller, &stack, Some(&text)).await?;
+        actions::planning::plan(&state, caller, &request).await
+    };
+    match planned.await {
+        Ok(plan) if plan.stack.as_str() != stack => {
+            let message = format!("the manifest names another stack, {}; this page is about {stack}", plan.stack);
+            edit_again(&state, &form, &stack, text, Some(HttpError::invalid("name", message))).await
+        }
+        Ok(plan) => Ok(PlanPage { plan, edited: Some(text) }.render(&form.visitor.frame).into_response()),
+        Err(error @ HttpError::Answer(_)) if !error.is_not_found() => {
+            edit_again(&state, &form, &stack, text, Some(error)).await
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Back from the plan to the text.
+pub async fn edit(State(state): State<AppState>, Path(stack): Path<String>, form: Submitted) -> Result<Response> {
+    let text = edited(&form).unwrap_or_default().to_owned();
+    edit_again(&state, &form, &stack, text, None).await
+}
+
+async fn edit_again(
+    state: &AppState,
+    form: &Submitted,
+    stack: &str,
+    text: String,
+    problem: Option<HttpError>,
+) -> Result<Response> {
+    let stack = views::find_stack(state, form.visitor.caller.scope(), stack).await?.name;
+    let (status, problem) = match problem.map(|problem| problem.to_answer()) {
+        Some((status, answer)) => (status, Some(answer)),
+        None => (StatusCode::OK, None),
+    };
+    Ok((status, EditPage { stack, text, problem }.render(&form.visitor.frame)).into_response())
+}
+
+pub async fn set_variable(
+    State(state): State<AppState>,
+    Path((stack, service)): ServicePath,
+    form: Submitted,
+) -> Result<Response> {
+    let value = Some(Secret::new(form.raw("value")));
+    patch_variable(&state, &stack, &service, &form, value, "is set").await
+}
+
+pub async fn remove_variable(
+    State(state): State<AppState>,
+    Path((stack, service)): ServicePath,
+    form: Submitted,
+) -> Result<Response> {
+    patch_variable(&state, &stack, &service, &form, None, "is removed").await
+}
+
+async fn patch_variable(
+    state: &AppState,
+    stack: &str,
+    service: &str,
+    form: &Submitted,
+    value: Option<Secret>,
+    done: &str,
+) -> Result<Response> {
+    let name = form.text("name").to_owned();
+    let patch = EnvPatch { variables: [(name.clone(), value)].into(), deploy: form.text("deploy") == "yes" };
+    let asked = actions::env::patch(state, &form.visitor.caller, stack, service, &patch).await;
+    finish(asked, &service_path(stack, service), |deployment| match deployment {
+        Some(deployment) => format!("{name} {done}. {}", began(deployment)),
+        None => format!("{name} {done}; the next deployment takes it up."),
+    })
+}
+
+pub async fn change_password(
+    State(state): State<AppState>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    form: Submitted,
+) -> Result<Response> {
+    let change = PasswordChange { old: Secret::new(form.raw("old")), new: Secret::new(form.raw("new")) };
+    let asked = if form.raw("new") == form.raw("again") {
+        actions::sign_in::change_password(&state, &form.visitor.caller, &change, peer.ip()).await
+    } else {
+        Err(HttpError::invalid("again", "the new password was written in two ways; nothing was changed"))
+    };
+    finish(asked, "/settings", |()| "The password is changed; other sessions have ended.")
 }
 
 pub async fn make_token(State(state): State<AppState>, form: Submitted) -> Result<Response> {
@@ -166,13 +283,13 @@ pub async fn make_token(State(state): State<AppState>, form: Submitted) -> Resul
             page.made = Some(made);
             Ok(page.render(&form.visitor.frame).into_response())
         }
-        Err(error) => finish(Err::<(), _>(error), "/tokens", |()| String::new()),
+        Err(error) => finish(Err::<(), _>(error), "/tokens", |()| ""),
     }
 }
 
 pub async fn revoke_token(State(state): State<AppState>, Path(id): Path<String>, form: Submitted) -> Result<Response> {
     let asked = actions::tokens::revoke(&state, &form.visitor.caller, &id).await;
-    finish(asked, "/tokens", |()| "The token is revoked: it is not good any more from now on.".into())
+    finish(asked, "/tokens", |()| "The token is revoked: it is not good any more from now on.")
 }
 
 pub async fn make_join_token(State(state): State<AppState>, form: Submitted) -> Result<Response> {
@@ -186,8 +303,7 @@ pub async fn make_join_token(State(state): State<AppState>, form: Submitted) -> 
         name => match name.parse::<Name>() {
             Ok(name) => Some(name),
             Err(error) => {
-                let error = HttpError::invalid("name", error.to_string());
-                return finish(Err::<(), _>(error), "/servers/new", |()| String::new());
+                return finish(Err::<(), _>(HttpError::invalid("name", error.to_string())), "/servers/new", |()| "");
             }
         },
     };
@@ -201,7 +317,7 @@ pub async fn make_join_token(State(state): State<AppState>, form: Submitted) -> 
             let made = JoinMade { name, token: created.token, arrival: Arrival { token: created.view, server: None } };
             Ok(join_page(&state, &form.visitor, Some(made)).await?.render(&form.visitor.frame).into_response())
         }
-        Err(error) => finish(Err::<(), _>(error), "/servers/new", |()| String::new()),
+        Err(error) => finish(Err::<(), _>(error), "/servers/new", |()| ""),
     }
 }
 
@@ -253,9 +369,17 @@ pub async fn sign_out(State(state): State<AppState>, form: Submitted) -> Result<
 const PLACEHOLDER: &str = "https://manifest.invalid/own.git";
 
 /// The request that plans a stack's own manifest again, from the source that it was deployed from.
-pub async fn plan_request(state: &AppState, caller: &Caller, stack: &str) -> Result<PlanRequest> {
-    let manifest = views::whole_manifest(state, caller.scope(), stack).await?;
-    let default_source = default_source(state, caller, stack, &manifest).await?;
+pub async fn plan_request(state: &AppState, caller: &Caller, stack: &str, edited: Option<&str>) -> Result<PlanRequest> {
+    let own = views::whole_manifest(state, caller.scope(), stack).await?;
+    let default_source = default_source(state, caller, stack, &own).await?;
+    let manifest = match edited {
+        None => own,
+        Some(text) => manifest::with_env_values(&text.replace("\r\n", "\n"), &own).map_err(|unknown| {
+            let names = unknown.join("`, `");
+            HttpError::invalid("manifest", format!("there is no value to keep for `{names}`; nothing was changed"))
+                .help("write the value, or remove the variable")
+        })?,
+    };
     Ok(PlanRequest { manifest, manifest_path: None, default_source })
 }
 

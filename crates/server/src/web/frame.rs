@@ -29,6 +29,41 @@ pub struct Frame {
 pub struct Message {
     pub good: bool,
     pub text: String,
+    /// The way to take it back.
+    pub undo: Option<Undo>,
+}
+
+/// A link to the page that asks whether to take something back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Undo {
+    pub label: String,
+    pub path: String,
+}
+
+impl Message {
+    pub fn good(text: impl Into<String>) -> Self {
+        Self { good: true, text: text.into(), undo: None }
+    }
+
+    pub fn bad(text: impl Into<String>) -> Self {
+        Self { good: false, text: text.into(), undo: None }
+    }
+
+    pub fn undo(self, label: impl Into<String>, path: impl Into<String>) -> Self {
+        Self { undo: Some(Undo { label: label.into(), path: path.into() }), ..self }
+    }
+}
+
+impl From<String> for Message {
+    fn from(text: String) -> Self {
+        Self::good(text)
+    }
+}
+
+impl From<&str> for Message {
+    fn from(text: &str) -> Self {
+        Self::good(text)
+    }
 }
 
 /// A part of a page that the live stream may replace: its outermost element has this id.
@@ -51,12 +86,14 @@ pub enum Live<'a> {
     From(&'a str),
 }
 
-const NAVIGATION: [(&str, &str); 6] = [
+const NAVIGATION: [(&str, &str); 8] = [
     ("/", "Overview"),
     ("/services", "Services"),
     ("/servers", "Servers"),
     ("/events", "Events"),
+    ("/builds", "Builds"),
     ("/tokens", "Tokens"),
+    ("/settings", "Settings"),
     ("/docs", "API"),
 ];
 
@@ -107,11 +144,14 @@ fn header(frame: &Frame) -> Markup {
                             }
                         }
                     }
-                    form.account method="post" action="/logout" {
-                        (csrf_field(frame))
+                    div.account {
                         span.live-state #live-state role="status" hidden {}
                         span.user title="Signed in as" { (user) }
-                        button.quiet type="submit" { "Sign out" }
+                        a.button.quiet.find #find href="/search" aria-keyshortcuts="Control+K" title="Find anything, or do something (Ctrl+K)" { "Search" }
+                        form method="post" action="/logout" {
+                            (csrf_field(frame))
+                            button.quiet type="submit" { "Sign out" }
+                        }
                     }
                 }
             }
@@ -138,6 +178,7 @@ fn footer(frame: &Frame) -> Markup {
             div.wrap {
                 span { "Mainstay " (frame.version) }
                 span { "All times are UTC; hover over one for the exact moment." }
+                button.quiet.script-only #shortcuts type="button" hidden { "Keyboard shortcuts" }
                 a href="/docs" { "API reference" }
             }
         }
@@ -149,7 +190,7 @@ fn message(message: Option<&Message>) -> Markup {
         @if let Some(message) = message {
             div.message.good[message.good].bad[!message.good] role=(if message.good { "status" } else { "alert" }) {
                 span.symbol aria-hidden="true" { @if message.good { "●" } @else { "✕" } }
-                p { (super::words::prose(&message.text)) }
+                p { (super::words::prose(&message.text)) @if let Some(undo) = &message.undo { " " a href=(undo.path) { (undo.label) } } }
             }
         }
     }
@@ -221,8 +262,9 @@ mod tests {
     #[test]
     fn a_message_is_escaped_and_announced() {
         let frame =
-            Frame { message: Some(Message { good: false, text: "<script>x</script>".into() }), ..samples::frame("/") };
+            Frame { message: Some(Message::bad("<script>x</script>").undo("Undo", "/x")), ..samples::frame("/") };
         let page = page(&frame, "Overview", Live::No, html! {}).into_string();
         assert!(page.contains("role=\"alert\"") && page.contains("&lt;script&gt;x"), "{page}");
+        assert!(page.contains("<a href=\"/x\">Undo</a>"), "{page}");
     }
 }

@@ -1,11 +1,17 @@
 //! Pages that are looked at: each reads its subject and renders it.
 
+use super::builds::BuildFilter;
+use super::edit::EditPage;
 use super::events::EventFilter;
 use super::frame::Frame;
-use super::reads;
+use super::history::{Comparison, HistoryPage, REVISIONS_SHOWN};
+use super::log_page::{LogPage, LogPlace};
+use super::reads::{self, LogQuery};
 use super::reference::Reference;
+use super::search::{self, SearchPage};
 use super::servers::{JoinMade, JoinPage};
 use super::service_list::ServiceListFilter;
+use super::settings::SettingsPage;
 use super::sign_in::SignInPage;
 use super::stacks::PlanPage;
 use super::subject::Subject;
@@ -15,9 +21,11 @@ use crate::actions;
 use crate::error::{HttpError, Result};
 use crate::extract::{Path, Query};
 use crate::state::AppState;
-use api::tokens::TokenPurpose;
+use crate::views;
 use api::metrics::MetricsRange;
+use api::tokens::TokenPurpose;
 use axum::extract::{FromRequestParts, Request, State};
+use axum::http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use maud::Markup;
 use serde::Deserialize;
@@ -110,9 +118,134 @@ pub async fn events(
 
 /// What deploying the stack's manifest again would change.
 pub async fn plan(State(state): State<AppState>, visitor: Visitor, Path(stack): Path<String>) -> Result<Markup> {
-    let request = super::forms::plan_request(&state, &visitor.caller, &stack).await?;
+    let request = super::forms::plan_request(&state, &visitor.caller, &stack, None).await?;
     let plan = actions::planning::plan(&state, &visitor.caller, &request).await?;
-    Ok(PlanPage { plan }.render(&visitor.frame))
+    Ok(PlanPage { plan, edited: None }.render(&visitor.frame))
+}
+
+/// The stack's manifest as text, to be changed.
+pub async fn edit(State(state): State<AppState>, visitor: Visitor, Path(stack): Path<String>) -> Result<Markup> {
+    let found = views::find_stack(&state, visitor.caller.scope(), &stack).await?;
+    let text = manifest::without_env_values(&found.manifest).unwrap_or_default();
+    Ok(EditPage { stack: found.name, text, problem: None }.render(&visitor.frame))
+}
+
+pub async fn builds(
+    State(state): State<AppState>,
+    visitor: Visitor,
+    Query(filter): Query<BuildFilter>,
+) -> Result<Markup> {
+    show(&state, visitor, Subject::Builds(filter)).await
+}
+
+#[derive(Debug, Default, Deserialize)]
+pub struct Compared {
+    #[serde(default)]
+    from: Option<u64>,
+    #[serde(default)]
+    to: Option<u64>,
+}
+
+/// All revisions of a service, and what differs between two of them.
+pub async fn revisions(
+    State(state): State<AppState>,
+    visitor: Visitor,
+    Path((stack, service)): Path<(String, String)>,
+    Query(compared): Query<Compared>,
+) -> Result<Markup> {
+    let scope = visitor.caller.scope();
+    let comparison = match (compared.from, compared.to) {
+        (Some(from), Some(to)) => {
+            let differences = views::revision_differences(&state, scope, &stack, &service, from, to).await?;
+            Some(Comparison { from, to, differences })
+        }
+        _ => None,
+    };
+    let page = HistoryPage {
+        service: views::service(&state, scope, &stack, &service).await?,
+        revisions: views::revisions(&state, scope, &stack, &service, REVISIONS_SHOWN).await?,
+        comparison,
+    };
+    Ok(page.render(&visitor.frame))
+}
+
+/// All lines of a service's log.
+pub async fn logs(
+    State(state): State<AppState>,
+    visitor: Visitor,
+    Path((stack, service)): Path<(String, String)>,
+    Query(mut place): Query<LogPlace>,
+) -> Result<Markup> {
+    place.filter = place.filter.chars().take(FILTER_LIMIT).collect();
+    let scope = visitor.caller.scope();
+    let (stack, service) = views::find_service(&state, scope, &stack, &service).await?;
+    let found = reads::log_page(&state, scope, &LogQuery::Service(service.id.clone()), &place).await?;
+    let page = LogPage {
+        stack: stack.name,
+        service: service.name,
+        place,
+        records: found.records,
+        older_than: found.older_than,
+    };
+    Ok(page.render(&visitor.frame))
+}
+
+/// The newest lines of a service's log as a file.
+pub async fn logs_file(
+    State(state): State<AppState>,
+    visitor: Visitor,
+    Path((stack, service)): Path<(String, String)>,
+    Query(query): Query<LogFilter>,
+) -> Result<Response> {
+    let scope = visitor.caller.scope();
+    let (stack, service) = views::find_service(&state, scope, &stack, &service).await?;
+    let text = reads::log_file(&state, scope, &LogQuery::Service(service.id.clone()), &query.text()).await?;
+    let name = format!("attachment; filename=\"{}-{}.txt\"", stack.name, service.name);
+    Ok(([(CONTENT_TYPE, "text/plain; charset=utf-8".to_owned()), (CONTENT_DISPOSITION, name)], text).into_response())
+}
+
+pub async fn settings(State(state): State<AppState>, visitor: Visitor) -> Result<Markup> {
+    let scope = visitor.caller.scope();
+    let options = state.options();
+    let place = options.database_url.is_none().then(|| options.directory().join("mainstay.db"));
+    let page = SettingsPage {
+        organization: state.organization_name().to_owned(),
+        database: state.store().dialect_name().to_owned(),
+        database_bytes: place.as_ref().and_then(|place| std::fs::metadata(place).ok()).map(|file| file.len()),
+        place: place.map(|place| place.display().to_string()),
+        disk_low: state.disk.problem(),
+        disk_free_bytes: state.disk.free_bytes(),
+        public_url: state.public_url(),
+        local_sources: options.allow_local_sources,
+        security_mode: options.security_mode,
+        poll_interval_ms: options.poll_interval_ms,
+        schema: store::NEWEST_SCHEMA,
+        retention: store::Retention::default(),
+        services: state.store().service_count(scope, &Default::default()).await?,
+        servers: state.store().server_list(scope).await?.len(),
+    };
+    Ok(page.render(&visitor.frame))
+}
+
+#[derive(Debug, Default, Deserialize)]
+pub struct Searched {
+    #[serde(default)]
+    q: String,
+}
+
+pub async fn search(State(state): State<AppState>, visitor: Visitor, Query(asked): Query<Searched>) -> Result<Markup> {
+    let hits = search::hits(&state, visitor.caller.scope(), &asked.q).await?;
+    let query = asked.q.chars().take(search::QUERY_LIMIT).collect();
+    Ok(SearchPage { query, hits }.render(&visitor.frame))
+}
+
+/// The hits alone, for the palette.
+pub async fn search_hits(
+    State(state): State<AppState>,
+    visitor: Visitor,
+    Query(asked): Query<Searched>,
+) -> Result<Markup> {
+    Ok(search::list(&search::hits(&state, visitor.caller.scope(), &asked.q).await?))
 }
 
 pub async fn join(State(state): State<AppState>, visitor: Visitor) -> Result<Markup> {

@@ -12,9 +12,10 @@
 //! It reads with the clock of its beginning, so that "3 s ago" turning into "4 s ago" is not a
 //! change; the script tells the time. Wake-ups within a tenth of a second are one.
 
+use super::builds::BuildFilter;
 use super::events::EventFilter;
 use super::frame::Frame;
-use super::logs;
+use super::logs::{self, LineShape};
 use super::reads::{self, LINES_AT_ONCE, LogQuery};
 use super::service_list::ServiceListFilter;
 use super::subject::Subject;
@@ -113,6 +114,10 @@ pub async fn events(
     follow(state, visitor, Subject::Events(EventFilter { before: None, ..filter }), None).await
 }
 
+pub async fn builds(State(state): State<AppState>, visitor: Visitor) -> Result<Response> {
+    follow(state, visitor, Subject::Builds(BuildFilter::default()), None).await
+}
+
 pub async fn join(State(state): State<AppState>, visitor: Visitor, Path(id): Named<String>) -> Result<Response> {
     let id: TokenId = id.parse().map_err(|_| HttpError::not_found("token", &id))?;
     follow(state, visitor, Subject::Join(id), None).await
@@ -124,7 +129,7 @@ struct Follower {
     caller: Caller,
     frame: Frame,
     subject: Subject,
-    log: Option<(LogQuery, bool)>,
+    log: Option<(LogQuery, LineShape)>,
     after: i64,
     sent: HashMap<&'static str, String>,
     waiting: VecDeque<Event>,
@@ -260,7 +265,7 @@ impl Follower {
     }
 
     async fn look_at_lines(&mut self) -> Result<()> {
-        let Some((query, show_instance)) = &self.log else { return Ok(()) };
+        let Some((query, shape)) = &self.log else { return Ok(()) };
         let lines = reads::log_after(&self.state, self.caller.scope(), query, self.after).await?;
         let Some(last) = lines.last() else { return Ok(()) };
         self.after = last.sequence;
@@ -268,7 +273,7 @@ impl Follower {
             // There may be more than one piece.
             self.lines.mark_changed();
         }
-        let html: String = lines.iter().map(|line| logs::line(line, *show_instance).into_string()).collect();
+        let html: String = lines.iter().map(|line| logs::line(line, shape).into_string()).collect();
         self.queue("lines", &json!({ "html": html }));
         Ok(())
     }

@@ -9,9 +9,11 @@ use api::logs::{LogRecord, LogSource, LogStream};
 use maud::{Markup, html};
 
 /// Most lines that a page is made with.
-pub const TAIL_LINES: usize = 150;
+pub const TAIL_LINES: usize = 120;
 /// Most bytes of markup in them.
-const TAIL_BYTES: usize = 24 * 1024;
+const TAIL_BYTES: usize = 22 * 1024;
+/// Most bytes of markup of lines on a page that is of lines alone.
+const PAGE_BYTES: usize = 40 * 1024;
 
 /// What a log panel shows.
 pub struct LogPanel<'a> {
@@ -24,21 +26,32 @@ pub struct LogPanel<'a> {
     pub empty: &'a str,
     /// Whether lines still come.
     pub live: bool,
-    /// Whether to say which instance wrote a line.
+    pub shape: LineShape,
+    /// Page that has the whole log, if there is one.
+    pub whole: Option<&'a str>,
+}
+
+/// What stands beside the text of a line.
+#[derive(Debug, Clone, Default)]
+pub struct LineShape {
+    /// Whether to say which instance wrote it.
     pub show_instance: bool,
+    /// Page that shows a line among others, as a page of this log links to it; empty: this one.
+    pub link: String,
 }
 
 /// One line. The stream sends exactly this.
-pub fn line(record: &LogRecord, show_instance: bool) -> Markup {
+pub fn line(record: &LogRecord, shape: &LineShape) -> Markup {
     let (class, name) = match record.line.stream {
         LogStream::Stdout => ("out", None),
         LogStream::Stderr => ("err", Some("stderr")),
         LogStream::Mainstay => ("own", Some("mainstay")),
     };
+    let sequence = record.sequence;
     html! {
-        div.line.(class) data-seq=(record.sequence) {
-            (times::clock(record.line.at_ms))
-            @if show_instance && let LogSource::Run { instance_id } = &record.source {
+        div.line.(class) data-seq=(sequence) id={ "l" (sequence) } {
+            a href={ @if !shape.link.is_empty() { (shape.link) "?at=" (sequence) } "#l" (sequence) } { (times::clock(record.line.at_ms)) }
+            @if shape.show_instance && let LogSource::Run { instance_id } = &record.source {
                 span.from title=(instance_id) { (instance_id.short()) }
             }
             @if let Some(name) = name { span.stream { (name) } }
@@ -53,14 +66,14 @@ pub fn matches(record: &LogRecord, filter: &str) -> bool {
 }
 
 /// The newest lines that fit, oldest first.
-fn tail(records: &[LogRecord], filter: &str, show_instance: bool) -> Vec<Markup> {
+fn tail(records: &[LogRecord], filter: &str, shape: &LineShape) -> Vec<Markup> {
     let mut bytes = 0;
     let mut kept: Vec<_> = records
         .iter()
         .rev()
         .filter(|record| matches(record, filter))
         .take(TAIL_LINES)
-        .map(|record| line(record, show_instance))
+        .map(|record| line(record, shape))
         .take_while(|line| {
             bytes += line.0.len();
             bytes <= TAIL_BYTES
@@ -70,8 +83,18 @@ fn tail(records: &[LogRecord], filter: &str, show_instance: bool) -> Vec<Markup>
     kept
 }
 
+/// Where a page of lines begins so that it stays small, and those that are on it.
+pub fn newest_that_fit<'a>(records: &'a [LogRecord], shape: &LineShape) -> &'a [LogRecord] {
+    let mut bytes = 0;
+    let kept = records.iter().rev().take_while(|record| {
+        bytes += line(record, shape).0.len();
+        bytes <= PAGE_BYTES
+    });
+    &records[records.len() - kept.count()..]
+}
+
 pub fn panel(panel: &LogPanel<'_>) -> Markup {
-    let shown = tail(panel.records, panel.filter, panel.show_instance);
+    let shown = tail(panel.records, panel.filter, &panel.shape);
     html! {
         section.card.logs #logs aria-labelledby="logs-title" {
             div.card-head {
@@ -83,9 +106,10 @@ pub fn panel(panel: &LogPanel<'_>) -> Markup {
                     @if panel.live {
                         label.check.script-only hidden { input #log-follow type="checkbox" checked; " Follow" }
                     }
+                    @if let Some(whole) = panel.whole { a href=(whole) { "All lines" } a href={ (whole) ".txt" } download { "Download" } }
                 }
             }
-            div.log #log-lines tabindex="0" role="log" aria-live="off" aria-labelledby="logs-title" data-instance[panel.show_instance] {
+            div.log #log-lines tabindex="0" role="log" aria-live="off" aria-labelledby="logs-title" {
                 @for line in &shown { (line) }
             }
             p.log-empty #log-empty hidden[!shown.is_empty()] {
@@ -111,8 +135,16 @@ mod tests {
     use super::*;
 
     fn page(records: &[LogRecord], filter: &str) -> String {
-        panel(&LogPanel { title: "Logs", records, filter, empty: "Nothing yet.", live: true, show_instance: true })
-            .into_string()
+        panel(&LogPanel {
+            title: "Logs",
+            records,
+            filter,
+            empty: "Nothing yet.",
+            live: true,
+            shape: LineShape { show_instance: true, link: String::new() },
+            whole: None,
+        })
+        .into_string()
     }
 
     #[test]
@@ -141,6 +173,6 @@ mod tests {
         assert!(page.contains("number 499") && !page.contains("number 100."));
         assert!(page.len() < 30_000, "{} bytes", page.len());
         let short: Vec<_> = (0..500).map(|n| samples::log(n, &format!("number {n}."))).collect();
-        assert_eq!(tail(&short, "", false).len(), TAIL_LINES);
+        assert_eq!(tail(&short, "", &LineShape::default()).len(), TAIL_LINES);
     }
 }

@@ -19,18 +19,24 @@
 //! both), and any address outside of this server.
 
 mod ansi;
+mod asks;
 mod assets;
+mod builds;
 mod charts;
+mod confirm;
 mod deployments;
+mod edit;
 mod events;
 mod forms;
 mod frame;
 mod handlers;
+mod history;
 mod instances;
 mod live;
+mod log_page;
 mod logs;
-mod metrics;
 mod map;
+mod metrics;
 mod names;
 mod overview;
 mod problems;
@@ -39,9 +45,11 @@ mod reference;
 #[cfg(test)]
 mod samples;
 mod schemas;
+mod search;
 mod servers;
 mod service_list;
 mod services;
+mod settings;
 mod sign_in;
 mod stacks;
 mod subject;
@@ -57,8 +65,8 @@ use axum::extract::DefaultBodyLimit;
 use axum::routing::{get, post};
 use axum::{Router, middleware};
 
-/// A form holds a few names and a password.
-const FORM_LIMIT_BYTES: usize = 16 * 1024;
+/// A form holds a few names and a password, and one of them a manifest.
+const FORM_LIMIT_BYTES: usize = 160 * 1024;
 
 /// All pages, forms, streams and assets.
 pub fn router() -> Router<AppState> {
@@ -66,13 +74,21 @@ pub fn router() -> Router<AppState> {
         .route("/", get(handlers::overview))
         .route("/services", get(handlers::services))
         .route("/stacks/{stack}", get(handlers::stack))
-        .route("/stacks/{stack}/plan", get(handlers::plan))
+        .route("/stacks/{stack}/plan", get(handlers::plan).post(forms::plan_edited))
+        .route("/stacks/{stack}/edit", get(handlers::edit).post(forms::edit))
         .route("/stacks/{stack}/services/{service}", get(handlers::service))
+        .route("/stacks/{stack}/services/{service}/revisions", get(handlers::revisions))
+        .route("/stacks/{stack}/services/{service}/logs", get(handlers::logs))
+        .route("/stacks/{stack}/services/{service}/logs.txt", get(handlers::logs_file))
         .route("/deployments/{id}", get(handlers::deployment))
         .route("/servers", get(handlers::servers))
         .route("/servers/new", get(handlers::join).post(forms::make_join_token))
         .route("/servers/{server}", get(handlers::server))
         .route("/events", get(handlers::events))
+        .route("/builds", get(handlers::builds))
+        .route("/settings", get(handlers::settings))
+        .route("/search", get(handlers::search))
+        .route("/search/hits", get(handlers::search_hits))
         .route("/tokens", get(handlers::tokens).post(forms::make_token))
         .route("/docs", get(handlers::docs))
         .route("/docs/endpoints/{slug}", get(handlers::docs_endpoint))
@@ -82,14 +98,17 @@ pub fn router() -> Router<AppState> {
         .route("/logout", post(forms::sign_out))
         .route("/stacks/{stack}/deploy", post(forms::deploy))
         .route("/stacks/{stack}/remove", post(forms::remove_stack))
-        .route("/stacks/{stack}/services/{service}/restart", post(forms::restart))
-        .route("/stacks/{stack}/services/{service}/stop", post(forms::stop))
-        .route("/stacks/{stack}/services/{service}/start", post(forms::start))
-        .route("/stacks/{stack}/services/{service}/scale", post(forms::scale))
-        .route("/stacks/{stack}/services/{service}/rollback", post(forms::rollback))
-        .route("/deployments/{id}/cancel", post(forms::cancel))
+        .route("/stacks/{stack}/services/{service}/restart", get(asks::restart).post(forms::restart))
+        .route("/stacks/{stack}/services/{service}/stop", get(asks::stop).post(forms::stop))
+        .route("/stacks/{stack}/services/{service}/start", get(asks::start).post(forms::start))
+        .route("/stacks/{stack}/services/{service}/scale", get(asks::scale).post(forms::scale))
+        .route("/stacks/{stack}/services/{service}/rollback", get(asks::rollback).post(forms::rollback))
+        .route("/stacks/{stack}/services/{service}/env", post(forms::set_variable))
+        .route("/stacks/{stack}/services/{service}/env/remove", get(asks::remove_variable).post(forms::remove_variable))
+        .route("/settings/password", post(forms::change_password))
+        .route("/deployments/{id}/cancel", get(asks::cancel).post(forms::cancel))
         .route("/servers/{server}/remove", post(forms::remove_server))
-        .route("/tokens/{id}/revoke", post(forms::revoke_token));
+        .route("/tokens/{id}/revoke", get(asks::revoke_token).post(forms::revoke_token));
     let streams = Router::new()
         .route("/live/overview/stream", get(live::overview))
         .route("/live/services/stream", get(live::services))
@@ -98,6 +117,7 @@ pub fn router() -> Router<AppState> {
         .route("/live/deployments/{id}/stream", get(live::deployment))
         .route("/live/servers/stream", get(live::servers))
         .route("/live/servers/{server}/stream", get(live::server))
+        .route("/live/builds/stream", get(live::builds))
         .route("/live/events/stream", get(live::events))
         .route("/live/join/{id}/stream", get(live::join));
     pages

@@ -26,14 +26,7 @@ pub fn problem_page(error: &ApiError, frame: &Frame) -> Markup {
                 section.card.problem {
                     h1 { (title) }
                     p.reason { (prose(&sentence(&error.message))) }
-                    @if !error.details.is_empty() {
-                        ul.notes { @for detail in &error.details { li {
-                            @if let Some(field) = &detail.field { code { (field) } ": " }
-                            (prose(&detail.message))
-                            @if let Some(line) = detail.line { " (line " (line) @if let Some(column) = detail.column { ", column " (column) } ")" }
-                            @if let Some(help) = &detail.help { " " span.soft { (help) } }
-                        } } }
-                    }
+                    (details(error))
                     @if let Some(help) = &error.help { p { (prose(&sentence(help))) } }
                     @if let Some(id) = error.request_id.as_ref().filter(|_| error.code != ErrorCode::NotFound) { p.soft { "Request " code { (id) } " in the control plane's log." } }
                     p.actions {
@@ -44,6 +37,20 @@ pub fn problem_page(error: &ApiError, frame: &Frame) -> Markup {
             }
         },
     )
+}
+
+/// What exactly is wrong, each with its place.
+pub fn details(error: &ApiError) -> Markup {
+    html! {
+        @if !error.details.is_empty() {
+            ul.notes { @for detail in &error.details { li {
+                @if let Some(field) = &detail.field { code { (field) } ": " }
+                (prose(&detail.message))
+                @if let Some(line) = detail.line { " (line " (line) @if let Some(column) = detail.column { ", column " (column) } ")" }
+                @if let Some(help) = &detail.help { " " span.soft { (prose(help)) } }
+            } } }
+        }
+    }
 }
 
 /// An API message as a sentence: capital letter, full stop.

@@ -1,6 +1,7 @@
 //! Events and log lines as pages want them: newest events first with paging back, a bounded tail.
 
 use super::events::Topic;
+use super::log_page::LogPlace;
 use super::logs::{TAIL_LINES, matches};
 use super::names::Names;
 use crate::error::Result;
@@ -13,6 +14,10 @@ use store::{EventFilter, LogFilter, LogKind, Scope};
 
 /// How many lines a filter looks through.
 const LINES_SEARCHED: u32 = 2_000;
+/// How often lines are read while looking for some.
+const LOG_READS: usize = 10;
+/// How many lines a file holds at most.
+const LINES_IN_FILE: u32 = 20_000;
 /// How many events are read at once, and how often, while looking for those of a level.
 const EVENTS_AT_ONCE: u32 = 200;
 const EVENT_READS: usize = 10;
@@ -161,6 +166,57 @@ pub async fn log_tail(state: &AppState, scope: &Scope, query: &LogQuery, text: &
     let mut lines = state.store().log_list(scope, &query.filter(None, limit)).await?;
     lines.retain(|record| matches(record, text));
     Ok(lines)
+}
+
+/// Lines, oldest first, and where older ones begin.
+pub struct FoundLines {
+    pub records: Vec<LogRecord>,
+    pub older_than: Option<i64>,
+}
+
+/// A page of a log that stands still: the newest lines, those before one, or those around one.
+pub async fn log_page(state: &AppState, scope: &Scope, query: &LogQuery, place: &LogPlace) -> Result<FoundLines> {
+    let store = state.store();
+    if let Some(at) = place.at {
+        let newer = store.log_list(scope, &query.filter(Some(at - 1), LINES_AT_ONCE / 2)).await?;
+        let filter = LogFilter { before: Some(at), ..query.filter(None, LINES_AT_ONCE / 2) };
+        let mut records = store.log_list(scope, &filter).await?;
+        let older_than = records.first().map(|record| record.sequence);
+        records.extend(newer);
+        return Ok(FoundLines { records, older_than });
+    }
+    let mut before = place.before;
+    let mut found: Vec<LogRecord> = Vec::new();
+    let mut older_than = None;
+    // What is looked for may be rare; the reader is not kept waiting for it without bound.
+    for _ in 0..LOG_READS {
+        let limit = if place.filter.is_empty() { LINES_AT_ONCE } else { LINES_SEARCHED };
+        let read = store.log_list(scope, &LogFilter { before, ..query.filter(None, limit) }).await?;
+        let more = read.len() >= limit as usize;
+        before = read.first().map(|record| record.sequence);
+        older_than = before.filter(|_| more);
+        found.splice(0..0, read.into_iter().filter(|record| matches(record, &place.filter)));
+        if found.len() >= LINES_AT_ONCE as usize || !more {
+            break;
+        }
+    }
+    let beyond = found.len().saturating_sub(LINES_AT_ONCE as usize);
+    if beyond > 0 {
+        found.drain(..beyond);
+        older_than = found.first().map(|record| record.sequence);
+    }
+    Ok(FoundLines { records: found, older_than })
+}
+
+/// The newest lines that hold a text, as plain text, oldest first.
+pub async fn log_file(state: &AppState, scope: &Scope, query: &LogQuery, text: &str) -> Result<String> {
+    let lines = state.store().log_list(scope, &query.filter(None, LINES_IN_FILE)).await?;
+    let mut file = String::new();
+    for record in lines.iter().filter(|record| matches(record, text)) {
+        let at = super::times::exact_text(record.line.at_ms);
+        file.push_str(&format!("{at} {}\n", record.line.text.trim_end_matches(['\r', '\n'])));
+    }
+    Ok(file)
 }
 
 /// The lines after a sequence number, oldest first, [`LINES_AT_ONCE`] at most.

@@ -421,7 +421,11 @@ mod tests {
 
     fn one(condition: ServerCondition) -> String {
         let names = Names::of(&[samples::stack()], &[]);
-        let page = ServerPage { server: samples::server(condition), names, metrics: samples::server_metrics(api::metrics::MetricsRange::Hour) };
+        let page = ServerPage {
+            server: samples::server(condition),
+            names,
+            metrics: samples::server_metrics(api::metrics::MetricsRange::Hour),
+        };
         page.render(&samples::frame("/servers/harbour")).into_string()
     }
 

@@ -4,7 +4,7 @@
 use super::deployments::{failure_box, stages, summary, waits};
 use super::frame::{Fragment, Frame, Live, breadcrumb, csrf_field, page};
 use super::instances;
-use super::logs::{LogPanel, panel};
+use super::logs::{LineShape, LogPanel, panel};
 use super::names::{service_path, stack_path};
 use super::{metrics, times, words};
 use api::deployments::Deployment;
@@ -12,7 +12,7 @@ use api::gateway::ServiceTraffic;
 use api::logs::LogRecord;
 use api::metrics::ServiceMetrics;
 use api::services::{
-    EnvVariable, HealthCheck, PortSpec, REPLICAS_LIMIT, Revision, RunSpec, ServiceIntent, ServiceView,
+    EnvOrigin, EnvVariable, HealthCheck, PortSpec, REPLICAS_LIMIT, Revision, RunSpec, ServiceIntent, ServiceView,
 };
 use maud::{Markup, html};
 
@@ -47,17 +47,24 @@ impl ServicePage {
         service_path(&self.service.stack, &self.service.name)
     }
 
+    /// Each line leads to itself among all lines.
+    pub fn line_shape(&self) -> LineShape {
+        LineShape { show_instance: true, link: format!("{}/logs", self.service.name) }
+    }
+
     pub fn render(&self, frame: &Frame) -> Markup {
         let service = &self.service;
         let live = format!("/live{}/stream?range={}", self.path(), self.metrics.range);
         let stack = stack_path(&service.stack);
+        let whole_log = format!("{}/logs", self.path());
         let logs = LogPanel {
             title: "Logs",
             records: &self.logs,
             filter: &self.filter,
             empty: "It has written nothing yet.",
             live: true,
-            show_instance: true,
+            shape: self.line_shape(),
+            whole: Some(&whole_log),
         };
         page(
             frame,
@@ -73,7 +80,7 @@ impl ServicePage {
                 (panel(&logs))
                 div.columns.even {
                     div.main-column { (self.revisions(frame)) (self.history(frame)) }
-                    div.side-column { (self.facts()) (self.environment()) }
+                    div.side-column { (self.facts()) (self.environment(frame)) }
                 }
             },
         )
@@ -97,17 +104,17 @@ impl ServicePage {
     fn actions(&self, frame: &Frame) -> Markup {
         let path = self.path();
         let stopped = self.service.intent == ServiceIntent::Stop;
-        let post = |action: &str, label: &str, class: &str| {
-            html! {
-                form method="post" action={ (path) "/" (action) } { (csrf_field(frame)) button.(class) type="submit" { (label) } }
-            }
+        // Each leads to a page that says what will happen, and asks.
+        let ask = |action: &str, label: &str| {
+            html! { form method="get" action={ (path) "/" (action) } { button.quiet type="submit" { (label) } } }
         };
         html! {
             section.toolbar aria-label="Actions" {
-                @if stopped { (post("start", "Start", "primary")) } @else { (post("restart", "Restart", "quiet")) (post("stop", "Stop", "quiet")) }
+                @if stopped {
+                    form method="post" action={ (path) "/start" } { (csrf_field(frame)) button type="submit" { "Start" } }
+                } @else { (ask("restart", "Restart")) (ask("stop", "Stop")) }
                 @if let Some(previous) = &self.service.previous {
-                    form method="post" action={ (path) "/rollback" } {
-                        (csrf_field(frame))
+                    form method="get" action={ (path) "/rollback" } {
                         input type="hidden" name="revision" value=(previous.number);
                         button.quiet type="submit" title=(previous.commit_subject) { "Roll back to " (previous.number) }
                     }
@@ -148,7 +155,7 @@ impl ServicePage {
         let current = self.service.current.as_ref().map(|revision| revision.number);
         html! {
             section.card #revisions aria-labelledby="revisions-title" {
-                h2 #revisions-title { "Revisions" }
+                div.card-head { h2 #revisions-title { "Revisions" } a.button.quiet href={ (self.path()) "/revisions" } { "Compare" } }
                 @if self.revisions.is_empty() { p.empty { "None yet." } }
                 ul.rows {
                     @for revision in &self.revisions {
@@ -159,8 +166,7 @@ impl ServicePage {
                             }
                             div.end {
                                 @if current == Some(revision.number) { (words::badge(words::Tone::Good, "Serving")) } @else if current.is_some() {
-                                    form method="post" action={ (self.path()) "/rollback" } {
-                                        (csrf_field(frame))
+                                    form method="get" action={ (self.path()) "/rollback" } {
                                         input type="hidden" name="revision" value=(revision.number);
                                         button.quiet type="submit" { "Go back to " (revision.number) }
                                     }
@@ -204,7 +210,7 @@ impl ServicePage {
             .map(|r| &r.spec);
         html! {
             section.card #facts aria-labelledby="facts-title" {
-                h2 #facts-title { "Configuration" }
+                div.card-head { h2 #facts-title { "Configuration" } a.button.quiet href={ (stack_path(&self.service.stack)) "/edit" } { "Change" } }
                 dl.facts {
                     @if let Some(spec) = spec {
                         dt { "Source" } dd { (spec.source.git) @if let Some(reference) = &spec.source.reference { " at " code title=(reference.as_str()) { @match reference.as_commit() { Some(commit) => (commit.short()), None => (reference.as_str()) } } } @if !spec.source.directory.is_empty() { ", folder " code { (spec.source.directory) } } }
@@ -227,15 +233,34 @@ impl ServicePage {
         }
     }
 
-    fn environment(&self) -> Markup {
+    fn environment(&self, frame: &Frame) -> Markup {
+        let path = format!("{}/env", self.path());
         html! {
-            section.card aria-labelledby="env-title" {
+            section.card #environment aria-labelledby="env-title" {
                 h2 #env-title { "Environment" }
                 p.soft { "Values are not shown here. " code { "mainstay env list " (self.service.stack) "/" (self.service.name) " --reveal" } " shows them to those who may." }
                 @if self.env.is_empty() { p.empty { "No variables." } } @else {
                     table.plain {
-                        thead { tr { th scope="col" { "Name" } th scope="col" { "From" } } }
-                        tbody { @for variable in &self.env { tr { th scope="row" data-label="Name" { code { (variable.name) } } td data-label="From" { (words::env_origin(variable.origin)) } } } }
+                        thead { tr { th scope="col" { "Name" } th scope="col" { "From" } th scope="col" { span.hidden-label { "Actions" } } } }
+                        tbody { @for variable in &self.env { tr {
+                            th scope="row" data-label="Name" { code { (variable.name) } }
+                            td data-label="From" { (words::env_origin(variable.origin)) }
+                            td.end { @if variable.origin == EnvOrigin::Set { form method="get" action={ (path) "/remove" } {
+                                input type="hidden" name="name" value=(variable.name);
+                                button.quiet type="submit" aria-label={ "Remove " (variable.name) } { "Remove" }
+                            } } }
+                        } } }
+                    }
+                }
+                details {
+                    summary { "Set a variable" }
+                    form.stacked method="post" action=(path) {
+                        (csrf_field(frame))
+                        label { span { "Name" } input type="text" name="name" required maxlength="255" pattern="[A-Za-z_][A-Za-z0-9_]*" autocomplete="off" autocapitalize="characters" spellcheck="false"; }
+                        label { span { "Value" } input type="password" name="value" autocomplete="off" maxlength="4000"; }
+                        label.check { input type="checkbox" name="deploy" value="yes" checked; " Deploy it at once" }
+                        p.soft { "It stays over what the manifest says until it is removed. Without the tick it waits for the next deployment." }
+                        p { button.quiet type="submit" { "Set it" } }
                     }
                 }
             }
@@ -259,7 +284,7 @@ mod tests {
     use super::super::samples;
     use super::*;
     use api::secret::Secret;
-    use api::services::{EnvOrigin, ServiceCondition};
+    use api::services::ServiceCondition;
 
     fn service_page(condition: ServiceCondition) -> ServicePage {
         ServicePage {
@@ -327,8 +352,23 @@ mod tests {
     fn every_form_that_changes_something_carries_the_token() {
         let page = shown(ServiceCondition::Running);
         let forms = page.matches("method=\"post\"").count();
-        assert!(forms >= 5);
+        assert!(forms >= 2);
         assert_eq!(page.matches("name=\"csrf\" value=\"csrf-token\"").count(), forms);
+    }
+
+    #[test]
+    fn what_cuts_off_or_changes_what_serves_is_asked_about_first() {
+        let page = shown(ServiceCondition::Running);
+        for action in ["stop", "restart", "rollback"] {
+            assert!(
+                page.contains(&format!("method=\"get\" action=\"/stacks/shop/services/web/{action}\"")),
+                "{action}: {page}"
+            );
+            assert!(
+                !page.contains(&format!("method=\"post\" action=\"/stacks/shop/services/web/{action}\"")),
+                "{action}"
+            );
+        }
     }
 
     #[test]

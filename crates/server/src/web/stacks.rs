@@ -1,6 +1,7 @@
 //! One stack: its services, what is wrong, its manifest, and the plan of deploying it again.
 
 use super::frame::{Fragment, Frame, Live, breadcrumb, csrf_field, page};
+use super::history::differences_as;
 use super::names::{service_path, stack_path};
 use super::{times, words};
 use api::desired::Traffic;
@@ -91,7 +92,7 @@ impl StackPage {
             section.card aria-labelledby="stack-actions" {
                 h2 #stack-actions { "Deploy again" }
                 p { "See what deploying this manifest would change now, for example because its branch has moved. Nothing happens before you agree." }
-                p { a.button href={ (path) "/plan" } { "Plan" } }
+                p.toolbar { a.button href={ (path) "/plan" } { "Plan" } a.button.quiet href={ (path) "/edit" } { "Change the configuration" } }
                 hr;
                 details.danger {
                     summary { "Remove this stack" }
@@ -146,6 +147,8 @@ fn service_row(service: &ServiceView, whole: bool, frame: &Frame) -> Markup {
 /// What deploying would do, and the button that does it.
 pub struct PlanPage {
     pub plan: StackPlan,
+    /// The text that was planned, if it is not the stack's own manifest; values of variables hidden.
+    pub edited: Option<String>,
 }
 
 impl PlanPage {
@@ -169,26 +172,17 @@ impl PlanPage {
                     section.card aria-label={ "Service " (service.service) } {
                         div.card-head { h2 { (service.service) } (words::badge(tone, word)) }
                         @if let Some(commit) = &service.commit { p.soft { "At commit " code title=(commit) { (commit.short()) } } }
-                        @if !service.differences.is_empty() {
-                            table {
-                                thead { tr { th scope="col" { "Field" } th scope="col" { "Now" } th scope="col" { "Then" } } }
-                                tbody { @for difference in &service.differences { tr {
-                                    th scope="row" data-label="Field" { code { (difference.field) } }
-                                    td data-label="Now" { @match &difference.from { Some(text) => del { (text) }, None => span.soft { "not set" } } }
-                                    td data-label="Then" { @match &difference.to { Some(text) => ins { (text) }, None => span.soft { "not set" } } }
-                                } } }
-                            }
-                        }
+                        @if !service.differences.is_empty() { (differences_as(&service.differences, "Now", "Then")) }
                         @if !service.notes.is_empty() { ul.notes { @for note in &service.notes { li { (words::prose(note)) } } } }
                     }
                 }
-                @if !self.plan.is_empty() {
-                    form.card.actions method="post" action={ (path) "/deploy" } {
-                        (csrf_field(frame))
-                        input type="hidden" name="fingerprint" value=(self.plan.fingerprint);
-                        button type="submit" { "Deploy this plan" }
-                        a.button.quiet href=(path) { "Back" }
-                    }
+                form.card.actions method="post" action={ (path) "/deploy" } {
+                    (csrf_field(frame))
+                    input type="hidden" name="fingerprint" value=(self.plan.fingerprint);
+                    @if let Some(text) = &self.edited { textarea name="manifest" hidden readonly aria-label="Manifest" { "\n" (text) } }
+                    @if !self.plan.is_empty() { button type="submit" { "Deploy this plan" } }
+                    @if self.edited.is_some() { button.quiet type="submit" formaction={ (path) "/edit" } { "Change it further" } }
+                    a.button.quiet href=(path) { "Back" }
                 }
             },
         )
@@ -248,9 +242,15 @@ mod tests {
                 notes: vec!["a build runs".into()],
             }],
         };
-        let page = PlanPage { plan: plan.clone() }.render(&samples::frame("/stacks/shop/plan")).into_string();
+        let page =
+            PlanPage { plan: plan.clone(), edited: None }.render(&samples::frame("/stacks/shop/plan")).into_string();
         assert!(page.contains("<del>&lt;a&gt;</del>") && page.contains("name=\"fingerprint\" value=\"f00\""), "{page}");
         let empty = StackPlan { services: vec![], ..plan };
-        assert!(!PlanPage { plan: empty }.render(&samples::frame("/")).into_string().contains("Deploy this plan"));
+        assert!(
+            !PlanPage { plan: empty, edited: None }
+                .render(&samples::frame("/"))
+                .into_string()
+                .contains("Deploy this plan")
+        );
     }
 }

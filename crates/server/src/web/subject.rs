@@ -2,9 +2,11 @@
 //!
 //! A page and its live stream read the same subject with the same function, so they cannot differ.
 
+use super::builds::{self, Build, BuildFilter, BuildsPage, build_of};
 use super::deployments::DeploymentPage;
 use super::events::{EventFilter, EventsPage, PAGE_SIZE, Topic};
 use super::frame::{Fragment, Frame};
+use super::logs::LineShape;
 use super::map::SERVERS_SHOWN;
 use super::overview::{EVENTS_SHOWN, OverviewPage, SERVICES_SHOWN};
 use super::reads::{self, EventQuery, LogQuery};
@@ -17,6 +19,7 @@ use crate::auth::Caller;
 use crate::error::{HttpError, Result};
 use crate::state::AppState;
 use crate::views::{self, ServicePage as ServicePageView, ServiceQuery};
+use api::deployments::DeploymentKind;
 use api::events::{EventLevel, EventRecord};
 use api::gateway::ServiceTraffic;
 use api::ids::{DeploymentId, ServerId, TokenId};
@@ -52,6 +55,7 @@ pub enum Subject {
         range: MetricsRange,
     },
     Events(EventFilter),
+    Builds(BuildFilter),
     /// A machine that was told to join with this token.
     Join(TokenId),
 }
@@ -66,6 +70,7 @@ pub enum Page {
     Servers(ServersPage),
     Server(Box<ServerPage>),
     Events(Box<EventsPage>),
+    Builds(BuildsPage),
     Join(Box<Arrival>),
 }
 
@@ -80,6 +85,7 @@ impl Page {
             Self::Servers(page) => page.render(frame),
             Self::Server(page) => page.render(frame),
             Self::Events(page) => page.render(frame),
+            Self::Builds(page) => page.render(frame),
             Self::Join(arrival) => arrival.state(frame),
         }
     }
@@ -95,15 +101,16 @@ impl Page {
             Self::Servers(page) => page.fragments(frame),
             Self::Server(page) => page.fragments(frame),
             Self::Events(page) => page.fragments(frame),
+            Self::Builds(page) => page.fragments(frame),
             Self::Join(arrival) => arrival.fragments(frame),
         }
     }
 
-    /// The log that the page follows, and whether its lines name their instance.
-    pub fn log(&self) -> Option<(LogQuery, bool)> {
+    /// The log that the page follows, and the shape of its lines there.
+    pub fn log(&self) -> Option<(LogQuery, LineShape)> {
         match self {
-            Self::Service(page) => Some((LogQuery::Service(page.service.id.clone()), true)),
-            Self::Deployment(page) => Some((LogQuery::Build(page.deployment.id.clone()), false)),
+            Self::Service(page) => Some((LogQuery::Service(page.service.id.clone()), page.line_shape())),
+            Self::Deployment(page) => Some((LogQuery::Build(page.deployment.id.clone()), LineShape::default())),
             _ => None,
         }
     }
@@ -126,6 +133,7 @@ impl Subject {
             Self::Servers => Page::Servers(ServersPage { servers: views::servers(state, scope).await? }),
             Self::Server { server, range } => Page::Server(Box::new(read_server(state, scope, server, *range).await?)),
             Self::Events(filter) => Page::Events(Box::new(read_events(state, caller, filter).await?)),
+            Self::Builds(filter) => Page::Builds(read_builds(state, scope, filter).await?),
             Self::Join(id) => Page::Join(Box::new(read_arrival(state, caller, id).await?)),
         })
     }
@@ -150,6 +158,8 @@ fn noteworthy(mut events: Vec<EventRecord>) -> Vec<EventRecord> {
 
 /// How many names a filter offers to choose from.
 const NAMES_OFFERED: u32 = 100;
+/// How many deployments are read at once while looking for builds.
+const BUILDS_AT_ONCE: u32 = 100;
 
 async fn read_overview(state: &AppState, scope: &Scope) -> Result<OverviewPage> {
     let found = reads::latest_events(state, scope, &EventQuery::default(), None, PAGE_SIZE).await?;
@@ -292,6 +302,31 @@ async fn read_events(state: &AppState, caller: &Caller, filter: &EventFilter) ->
     page.events = found.records;
     page.older_than = found.older_than;
     Ok(page)
+}
+
+/// Deployments of a kind that builds nothing are passed over, a bounded number of them.
+async fn read_builds(state: &AppState, scope: &Scope, filter: &BuildFilter) -> Result<BuildsPage> {
+    const READS: usize = 5;
+    let mut before: Option<DeploymentId> = filter.before.parse().ok();
+    let (mut found, mut older_than) = (Vec::new(), None);
+    for _ in 0..READS {
+        let read = state.store().deployment_list_latest(scope, before.as_ref(), BUILDS_AT_ONCE).await?;
+        let more = read.len() >= BUILDS_AT_ONCE as usize;
+        before = read.last().map(|deployment| deployment.id.clone());
+        older_than = before.clone().filter(|_| more);
+        found.extend(read.into_iter().filter(|d| d.kind == DeploymentKind::Deploy && build_of(d) != Build::Ended));
+        if found.len() > builds::PAGE_SIZE || !more {
+            break;
+        }
+    }
+    if found.len() > builds::PAGE_SIZE {
+        found.truncate(builds::PAGE_SIZE);
+        older_than = found.last().map(|deployment| deployment.id.clone());
+    }
+    let services = found.iter().map(|deployment| &deployment.service_id).collect();
+    let names = reads::names(state, scope, BTreeSet::new(), services, BTreeSet::new()).await?;
+    let older_than = older_than.map(|id| id.to_string());
+    Ok(BuildsPage { filter: filter.clone(), builds: found, older_than, names })
 }
 
 async fn event_query(state: &AppState, scope: &Scope, filter: &EventFilter) -> Result<EventQuery> {

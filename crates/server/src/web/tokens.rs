@@ -55,7 +55,7 @@ impl TokensPage {
                 td data-label="Ends" { @match token.expires_at_ms { Some(at) => (times::relative(at, frame.now_ms)), None => "never" } }
                 td.end data-label="" {
                     @if token.state == TokenState::Usable {
-                        form method="post" action={ "/tokens/" (token.id) "/revoke" } { (csrf_field(frame)) button.quiet type="submit" aria-label={ "Revoke " (token.name) } { "Revoke" } }
+                        form method="get" action={ "/tokens/" (token.id) "/revoke" } { button.quiet type="submit" aria-label={ "Revoke " (token.name) } { "Revoke" } }
                     }
                 }
             }

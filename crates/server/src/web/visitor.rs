@@ -5,7 +5,7 @@
 //! session. Errors are the API's own; the layer turns them into pages, and the error "not signed in"
 //! into the way to the sign-in page.
 
-use super::frame::{Frame, Message};
+use super::frame::{Frame, Message, Undo};
 use super::problems::problem_page;
 use crate::auth::Caller;
 use crate::clock;
@@ -102,6 +102,11 @@ impl Submitted {
         self.fields.get(name).map(|value| value.trim()).unwrap_or_default()
     }
 
+    /// A field's text exactly as it was sent: a password or a value may begin with a space.
+    pub fn raw(&self, name: &str) -> &str {
+        self.fields.get(name).map(String::as_str).unwrap_or_default()
+    }
+
     /// Refuses unless the name was written out that a destructive form asks for.
     pub fn confirm(&self, name: &str) -> Result<(), HttpError> {
         if self.text("confirm") == name {
@@ -151,17 +156,17 @@ pub fn redirect(path: &str, message: Option<Message>) -> Response {
 
 /// The end of a form that changes something: back to where it was sent from, with what came of it.
 /// What a person can understand and mend is a message there; what is ours is a page of its own.
-pub fn finish<T>(
+pub fn finish<T, M: Into<Message>>(
     result: Result<T, HttpError>,
     path: &str,
-    good: impl FnOnce(T) -> String,
+    good: impl FnOnce(T) -> M,
 ) -> Result<Response, HttpError> {
     match result {
-        Ok(value) => Ok(redirect(path, Some(Message { good: true, text: good(value) }))),
+        Ok(value) => Ok(redirect(path, Some(good(value).into()))),
         Err(HttpError::Answer(answer)) if answer.code != ErrorCode::NotFound => {
             let help = answer.help.as_deref().map(super::problems::sentence).unwrap_or_default();
             let text = format!("{} {help}", super::problems::sentence(&answer.message));
-            Ok(redirect(path, Some(Message { good: false, text: text.trim_end().to_owned() })))
+            Ok(redirect(path, Some(Message::bad(text.trim_end()))))
         }
         Err(error) => Err(error),
     }
@@ -170,7 +175,12 @@ pub fn finish<T>(
 fn message_cookie(message: &Message) -> String {
     let text: String = message.text.chars().take(MESSAGE_LIMIT).collect();
     let kind = if message.good { "good" } else { "bad" };
-    let value: String = url::form_urlencoded::byte_serialize(text.as_bytes()).collect();
+    let mut value = url::form_urlencoded::Serializer::new(String::new());
+    value.append_pair("text", &text);
+    if let Some(undo) = &message.undo {
+        value.append_pair("undo", &undo.label).append_pair("path", &undo.path);
+    }
+    let value = value.finish();
     format!("{MESSAGE_COOKIE}={kind}.{value}; Path=/; HttpOnly; SameSite=Strict; Max-Age=60")
 }
 
@@ -178,8 +188,14 @@ fn message_of(headers: &HeaderMap) -> Option<Message> {
     let cookies = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
     let mut pairs = cookies.flat_map(|text| text.split(';')).filter_map(|pair| pair.trim().split_once('='));
     let (kind, value) = pairs.find(|(name, _)| *name == MESSAGE_COOKIE)?.1.split_once('.')?;
-    let text = url::form_urlencoded::parse(format!("t={value}").as_bytes()).next()?.1.into_owned();
-    Some(Message { good: kind == "good", text: text.chars().take(MESSAGE_LIMIT).collect() })
+    let fields: BTreeMap<String, String> = url::form_urlencoded::parse(value.as_bytes()).into_owned().collect();
+    let text = fields.get("text")?.chars().take(MESSAGE_LIMIT).collect();
+    // A cookie is not to be trusted with where a link leads.
+    let undo = fields
+        .get("undo")
+        .zip(fields.get("path"))
+        .map(|(label, path)| Undo { label: label.chars().take(80).collect(), path: safe_next(path).to_owned() });
+    Some(Message { good: kind == "good", text, undo })
 }
 
 /// Where a sign-in may lead on to: a path of this server, nothing else.
@@ -276,13 +292,14 @@ mod tests {
 
     #[test]
     fn a_message_survives_its_cookie_and_is_bounded() {
-        let message = Message { good: false, text: "no; such=thing, “ü” <b>\n".into() };
+        let message =
+            Message::bad("no; such=thing & more, “ü” <b>\n").undo("Start it again", "/stacks/a/services/b/start");
         let cookie = message_cookie(&message);
         let pair = cookie.split(';').next().unwrap();
         let mut headers = HeaderMap::new();
         headers.insert(header::COOKIE, format!("other=1; {pair}").parse().unwrap());
         assert_eq!(message_of(&headers), Some(message));
-        assert!(message_cookie(&Message { good: true, text: "x".repeat(9_000) }).len() < 1_000);
+        assert!(message_cookie(&Message::good("x".repeat(9_000))).len() < 1_000);
     }
 
     #[test]
@@ -305,7 +322,9 @@ mod tests {
         let conflict: Result<(), _> = Err(HttpError::conflict("there is nothing to go back to"));
         let back = finish(conflict, "/stacks/shop", |()| String::new()).unwrap();
         assert_eq!(back.status(), StatusCode::SEE_OTHER);
-        assert!(back.headers()["set-cookie"].to_str().unwrap().starts_with("mainstay_message=bad.There+is+nothing"));
+        assert!(
+            back.headers()["set-cookie"].to_str().unwrap().starts_with("mainstay_message=bad.text=There+is+nothing")
+        );
         let ours: Result<(), _> = Err(HttpError::internal(anyhow::anyhow!("x")));
         assert!(finish(ours, "/", |()| String::new()).is_err());
     }

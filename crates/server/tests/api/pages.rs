@@ -1,6 +1,7 @@
 //! The dashboard's pages, forms and streams over real HTTP, as a browser without a script meets them.
 
 use crate::harness::{PATIENCE, World};
+use api::services::ServiceCondition;
 use futures_util::StreamExt;
 use reqwest::StatusCode;
 use std::time::Instant;
@@ -142,13 +143,35 @@ async fn every_page_is_strict_small_and_holds_nothing_inline() {
         "/",
         "/stacks/shop",
         "/stacks/shop/plan",
+        "/stacks/shop/edit",
         "/stacks/shop/services/web",
+        "/stacks/shop/services/web/revisions",
+        "/stacks/shop/services/web/revisions?from=1&to=1",
+        "/stacks/shop/services/web/logs",
+        "/stacks/shop/services/web/logs?filter=x&at=1",
+        "/stacks/shop/services/web/restart",
+        "/stacks/shop/services/web/stop",
+        "/stacks/shop/services/web/start",
+        "/stacks/shop/services/web/scale?replicas=0",
+        "/stacks/shop/services/web/rollback?revision=1",
+        "/stacks/shop/services/web/env/remove?name=%3Cb%3E",
         &deployment,
+        &format!("{deployment}/cancel"),
+        "/services",
+        "/services?search=web&stack=shop&condition=running",
+        "/services?stack=nothing",
+        "/services?before=z%2Fz",
+        "/builds",
+        "/settings",
+        "/search",
+        "/search?q=restart+web",
+        "/search/hits?q=we",
         "/servers",
         "/servers/fake",
         "/servers/new",
         "/events",
         "/events?level=error&stack=shop&service=web&server=fake",
+        "/events?topic=deployments&text=web&service=shop%2Fweb",
         "/events?stack=none",
         "/tokens",
         "/docs",
@@ -279,7 +302,7 @@ async fn a_token_is_shown_once_and_a_machine_is_seen_joining() {
 
     let join = visitor.post("/servers/new", &[("name", "harbour"), ("stack", "")]).await;
     join.says("Waiting for the machine");
-    let token = join.html.split(" --token ").nth(1).unwrap().split('<').next().unwrap().to_owned();
+    let token = join.html.split(" --token ").nth(1).unwrap().split([' ', '<']).next().unwrap().to_owned();
     let live = join.html.split("data-live=\"").nth(1).unwrap().split('"').next().unwrap().to_owned();
     let mut stream = Stream::open(&visitor, &live).await;
     stream.until("Waiting for the machine").await;
@@ -331,4 +354,172 @@ async fn a_page_that_is_open_sees_a_deployment_move_and_ends_with_its_session() 
     assert_eq!(out.header("location"), "/login");
     assert_eq!(visitor.get("/").await.status, StatusCode::SEE_OTHER, "the session is over");
     stream.until("event: end\ndata: over").await;
+}
+
+/// The value of a hidden field.
+fn field(page: &Page, name: &str) -> String {
+    let begin = format!("name=\"{name}\" value=\"");
+    page.html.split(&begin).nth(1).expect("the page has the field").split('"').next().unwrap_or_default().to_owned()
+}
+
+#[tokio::test]
+async fn a_configuration_is_changed_on_a_page_after_its_plan_was_shown_and_hidden_values_stay() {
+    let world = World::new().await;
+    let _agent = world.agent().await;
+    let repository = world.repository("shop");
+    world.deploy_and_wait(&repository.manifest("env = { SECRET = \"hunter2-value\" }")).await;
+    let visitor = Visitor::sign_in(&world).await;
+    let editor = visitor.get("/stacks/shop/edit").await;
+    editor.says("SECRET = &quot;(hidden)&quot;");
+    let text =
+        |extra: &str| repository.manifest(&format!("env = {{ SECRET = \"(hidden)\" }}\n{extra}")).replace('\n', "\r\n");
+
+    let wrong = visitor.post("/stacks/shop/plan", &[("manifest", &text("replica = 2"))]).await;
+    assert_eq!(wrong.status, StatusCode::BAD_REQUEST);
+    wrong.says("replica = 2").says("did you mean").says("(line 8,");
+    let invented = visitor.post("/stacks/shop/plan", &[("manifest", &text("env.NEW = \"(hidden)\""))]).await;
+    assert!(invented.status.is_client_error(), "{}", invented.html);
+
+    let changed = text("replicas = 2");
+    let plan = visitor.post("/stacks/shop/plan", &[("manifest", &changed)]).await;
+    assert_eq!(plan.status, StatusCode::OK, "{}", plan.html);
+    plan.says("<del>1</del>").says("<ins>2</ins>").says("Deploy this plan");
+    assert!(!plan.html.contains("hunter2") && !plan.html.contains("env.SECRET"), "{}", plan.html);
+    assert_eq!(world.service("shop", "web").await.replicas, 1, "a plan changes nothing");
+    let further = visitor.post("/stacks/shop/edit", &[("manifest", &changed)]).await;
+    further.says("replicas = 2").says("Show the plan");
+
+    let fingerprint = field(&plan, "fingerprint");
+    let fields = [("manifest", changed.as_str()), ("fingerprint", &fingerprint)];
+    visitor.follow(&visitor.post("/stacks/shop/deploy", &fields).await).await.says("1 deployment has begun.");
+    world.service_until("shop", "web", |view| view.instances.len() == 2).await;
+    let env = world.get("/api/v1/stacks/shop/services/web/env?reveal=true").await.text;
+    assert!(env.contains("hunter2-value"), "{env}");
+}
+
+#[tokio::test]
+async fn what_would_be_missed_is_asked_about_first_and_can_be_taken_back() {
+    let world = World::new().await;
+    let _agent = world.agent().await;
+    let repository = world.repository("shop");
+    world.deploy_and_wait(&repository.manifest("")).await;
+    repository.commit("second");
+    world.deploy_and_wait(&repository.manifest("build = \"make\"")).await;
+    let visitor = Visitor::sign_in(&world).await;
+    let service = "/stacks/shop/services/web";
+    let asked = visitor.get(&format!("{service}/stop")).await;
+    asked.says("Stop web?").says("Its one instance will be stopped.").says("answers with an error from then on");
+    let before = world.service("shop", "web").await.deployment.unwrap().id;
+    assert_eq!(before, world.service("shop", "web").await.deployment.unwrap().id, "asking does nothing");
+    let rollback = visitor.get(&format!("{service}/rollback?revision=1")).await;
+    rollback.says("Go back to revision 1 of web?").says("build.command").says("<del>make</del>");
+    visitor.get(&format!("{service}/revisions?from=1&to=2")).await.says("<ins>make</ins>").says("Serving");
+    let api = world.get("/api/v1/stacks/shop/services/web/differences?from=1&to=2").await.text;
+    assert!(api.contains("build.command"), "{api}");
+    world.get("/api/v1/stacks/shop/services/web/differences?from=1&to=9").await.error(404);
+
+    let stopped = visitor.post(&format!("{service}/stop"), &[]).await;
+    visitor.follow(&stopped).await.says(&format!("<a href=\"{service}/start\">Start it again</a>"));
+    visitor.get(&format!("{service}/start")).await.says("1 instance of revision 2 will be started.");
+    visitor.post(&format!("{service}/start"), &[]).await;
+    let back = visitor.post(&format!("{service}/rollback"), &[("revision", "1")]).await;
+    visitor.follow(&back).await.says(&format!("{service}/rollback?revision=2\">Back to revision 2</a>"));
+    let serves = |view: &api::services::ServiceView| view.current.as_ref().is_some_and(|current| current.number == 1);
+    world.service_until("shop", "web", |view| serves(view) && view.condition == ServiceCondition::Running).await;
+    let scaled = visitor.post(&format!("{service}/scale"), &[("replicas", "2")]).await;
+    visitor.follow(&scaled).await.says(&format!("{service}/scale?replicas=1\">Back to 1 instance</a>"));
+}
+
+#[tokio::test]
+async fn a_variable_is_set_and_removed_on_the_page_and_its_value_is_never_shown() {
+    let world = World::new().await;
+    let _agent = world.agent().await;
+    world.deploy_and_wait(&world.repository("shop").manifest("")).await;
+    let visitor = Visitor::sign_in(&world).await;
+    let service = "/stacks/shop/services/web";
+    let fields = [("name", "KEY"), ("value", " hunter2 "), ("deploy", "")];
+    let set = visitor.post(&format!("{service}/env"), &fields).await;
+    let page = visitor.follow(&set).await;
+    page.says("KEY is set; the next deployment takes it up.").says("aria-label=\"Remove KEY\"");
+    assert!(!page.html.contains("hunter2"), "{}", page.html);
+    let kept = async || world.get("/api/v1/stacks/shop/services/web/env?reveal=true").await.text;
+    assert!(kept().await.contains("\" hunter2 \""), "exactly as it was written: {}", kept().await);
+    let removed = visitor.post(&format!("{service}/env/remove"), &[("name", "KEY"), ("deploy", "yes")]).await;
+    visitor.follow(&removed).await.says("KEY is removed");
+    assert!(!kept().await.contains("KEY"), "{}", kept().await);
+}
+
+#[tokio::test]
+async fn a_person_changes_their_password_and_other_sessions_of_theirs_end() {
+    let world = World::new().await;
+    let old = world.server.initial_password().unwrap().expose().to_owned();
+    let (here, elsewhere) = (Visitor::sign_in(&world).await, Visitor::sign_in(&world).await);
+    let new = " correct horse battery ";
+    for (fields, answer) in [
+        ([("old", "wrong"), ("new", new), ("again", new)], "The password you have is another one"),
+        ([("old", old.as_str()), ("new", "short"), ("again", "short")], "A password has 12 to 200 letters"),
+        ([("old", old.as_str()), ("new", new), ("again", "another one, longer")], "written in two ways"),
+    ] {
+        let refused = here.post("/settings/password", &fields).await;
+        here.follow(&refused).await.says(answer).says("role=\"alert\"");
+    }
+    assert_eq!(elsewhere.get("/settings").await.status, StatusCode::OK, "nothing has changed yet");
+    let file = world.directory.path().join("server/initial-password");
+    assert!(file.exists());
+    let fields = [("old", old.as_str()), ("new", new), ("again", new)];
+    let changed = here.post("/settings/password", &fields).await;
+    here.follow(&changed).await.says("The password is changed; other sessions have ended.");
+    assert_eq!(elsewhere.get("/settings").await.status, StatusCode::SEE_OTHER);
+    assert!(!file.exists(), "the first password is no more");
+    assert_eq!(try_sign_in(&world, &old, "/").await.status, StatusCode::UNAUTHORIZED);
+    assert_eq!(try_sign_in(&world, new, "/").await.status, StatusCode::SEE_OTHER);
+    here.get("/events?topic=access").await.says("admin changed their password");
+}
+
+#[tokio::test]
+async fn many_services_are_found_page_by_page_by_people_and_programs() {
+    let world = World::new().await;
+    let _agent = world.agent().await;
+    let repository = world.repository("shop");
+    let mut manifest = String::from("name = \"shop\"\n");
+    for number in 10..60 {
+        manifest.push_str(&format!("[services.s{number}]\ngit = \"{}\"\nrun = \"serve\"\n", repository.url()));
+    }
+    world.deploy_ok(&manifest).await;
+    let list = async |query: &str| -> Vec<String> {
+        let found: Vec<api::services::ServiceView> = world.get(&format!("/api/v1/services?{query}")).await.json();
+        found.iter().map(|service| service.name.to_string()).collect()
+    };
+    assert_eq!(list("limit=2").await, ["s10", "s11"]);
+    assert_eq!(list("limit=2&after=shop/s11").await, ["s12", "s13"]);
+    assert_eq!(list("search=P%2Fs2&limit=3&after=shop/s20").await, ["s21", "s22", "s23"]);
+    assert_eq!(list("stack=shop&search=s5").await.len(), 10);
+    world.service_until("shop", "s59", |view| view.condition == ServiceCondition::Running).await;
+    for number in 10..60 {
+        world.service_until("shop", &format!("s{number}"), |v| v.condition == ServiceCondition::Running).await;
+    }
+    assert_eq!(list("condition=running&limit=3&after=shop/s11").await, ["s12", "s13", "s14"]);
+    assert_eq!(list("condition=down").await, [""; 0]);
+    world.get("/api/v1/services?condition=fine").await.error(400);
+    world.get("/api/v1/services?after=shop").await.error(400);
+    world.get("/api/v1/services?stack=none").await.error(404);
+
+    let visitor = Visitor::sign_in(&world).await;
+    let first = visitor.get("/services").await;
+    first.says("50 services").says("/services/s49\"").says("after=shop%2Fs49\" rel=\"next\"");
+    assert!(!first.html.contains("/services/s50\"") && !first.html.contains("rel=\"prev\""));
+    let second = visitor.get("/services?after=shop%2Fs49").await;
+    second.says("/services/s50\"").says("before=shop%2Fs50\" rel=\"prev\"");
+    assert!(!second.html.contains("rel=\"next\""));
+    visitor.get("/services?before=shop%2Fs50").await.says("/services/s10\"").says("/services/s49\"");
+    let backwards = visitor.get("/services?before=shop%2Fs55&condition=running").await;
+    backwards.says("/services/s15\"").says("/services/s54\"").says("rel=\"prev\"");
+    assert!(!backwards.html.contains("/services/s14\""), "the nearest ones");
+    let overview = visitor.get("/").await;
+    overview.says("Where requests go").says("26 more services").says("href=\"/services?condition=running\"");
+    assert!(overview.html.len() < 50_000, "{} bytes", overview.html.len());
+    visitor.get("/stacks/shop").await.says("All 50 services");
+    visitor.get("/search?q=s42").await.says("href=\"/stacks/shop/services/s42\"");
+    visitor.get("/search/hits?q=restart+s42").await.says("href=\"/stacks/shop/services/s42/restart\"");
+    visitor.get("/builds").await.says("rel=\"next\"").says("#logs\"");
 }

@@ -1,0 +1,128 @@
+//! All lines of a log that are kept: searched in full, paged back, one line with its surroundings, and as a file.
+//!
+//! The panel on a service's page is a window on the newest lines. This page is for the rest. It stands still:
+//! what one reads does not move away.
+
+use super::frame::{Frame, Live, breadcrumb, page};
+use super::logs::{LineShape, line, newest_that_fit};
+use super::names::{service_path, stack_path};
+use api::logs::LogRecord;
+use api::name::Name;
+use maud::{Markup, html};
+
+/// What is looked at, as the query of the page says it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Deserialize)]
+pub struct LogPlace {
+    /// Text that a line has to hold.
+    #[serde(default)]
+    pub filter: String,
+    /// Only lines before this sequence number: the next page back.
+    #[serde(default)]
+    pub before: Option<i64>,
+    /// This line and what is around it.
+    #[serde(default)]
+    pub at: Option<i64>,
+}
+
+impl LogPlace {
+    fn query(&self, before: Option<i64>) -> String {
+        let mut query = url::form_urlencoded::Serializer::new(String::new());
+        if !self.filter.is_empty() {
+            query.append_pair("filter", &self.filter);
+        }
+        if let Some(before) = before {
+            query.append_pair("before", &before.to_string());
+        }
+        query.finish()
+    }
+}
+
+pub struct LogPage {
+    pub stack: Name,
+    pub service: Name,
+    pub place: LogPlace,
+    /// Oldest first.
+    pub records: Vec<LogRecord>,
+    /// There may be older ones before this sequence number.
+    pub older_than: Option<i64>,
+}
+
+impl LogPage {
+    pub fn render(&self, frame: &Frame) -> Markup {
+        let (stack, service) = (stack_path(&self.stack), service_path(&self.stack, &self.service));
+        let path = format!("{service}/logs");
+        let shape = LineShape { show_instance: true, link: "logs".into() };
+        let kept = newest_that_fit(&self.records, &shape);
+        let cut = self.records.len() - kept.len();
+        let older = if cut > 0 { self.records.get(cut).map(|record| record.sequence) } else { self.older_than };
+        page(
+            frame,
+            &format!("Logs of {}", self.service),
+            Live::No,
+            html! {
+                (breadcrumb(&[("/", "Overview"), (&stack, self.stack.as_str()), (&service, self.service.as_str())]))
+                div.title { h1 { span.kind { "Logs of" } " " (self.service) } }
+                form.card.filters method="get" action=(path) role="search" aria-label="Search the log" {
+                    label { span { "Lines that hold" } input type="search" name="filter" value=(self.place.filter) maxlength="200" autocomplete="off"; }
+                    button type="submit" { "Search" }
+                    a.button.quiet href={ (path) ".txt?" (self.place.query(None)) } { "Download" }
+                    @if self.place != LogPlace::default() { a.button.quiet href=(path) { "Newest lines" } }
+                }
+                section.card aria-label="Log lines" {
+                    @if kept.is_empty() {
+                        p.empty {
+                            @if self.place.filter.is_empty() { "There is no line here." } @else { "No line among those that were looked at holds “" (self.place.filter) "”." }
+                        }
+                    } @else {
+                        div.log.whole tabindex="0" role="log" aria-live="off" aria-label="Log lines" {
+                            @for record in &self.records[cut..] { @let marked = self.place.at == Some(record.sequence);
+                                @if marked { div.marked { (line(record, &shape)) } } @else { (line(record, &shape)) }
+                            }
+                        }
+                    }
+                    nav.paging aria-label="Pages" {
+                        @if let Some(before) = older { a.button.quiet href={ (path) "?" (self.place.query(Some(before))) } rel="next" { "Older" } }
+                    }
+                }
+            },
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::samples;
+    use super::*;
+
+    fn shown(place: LogPlace, records: Vec<LogRecord>) -> String {
+        let (stack, service) = ("shop".parse().unwrap(), "web".parse().unwrap());
+        LogPage { stack, service, place, records, older_than: Some(11) }
+            .render(&samples::frame("/stacks/shop/services/web/logs"))
+            .into_string()
+    }
+
+    #[test]
+    fn a_line_has_an_address_and_the_search_is_kept_from_page_to_page() {
+        let place = LogPlace { filter: "a&b".into(), at: Some(12), ..LogPlace::default() };
+        let page = shown(place, vec![samples::log(11, "a&b one"), samples::log(12, "a&b <two>")]);
+        for wanted in [
+            "href=\"logs?at=12#l12\"",
+            "id=\"l12\"",
+            "&lt;two&gt;",
+            "href=\"/stacks/shop/services/web/logs?filter=a%26b&amp;before=11\"",
+            "href=\"/stacks/shop/services/web/logs.txt?filter=a%26b\"",
+            "value=\"a&amp;b\"",
+        ] {
+            assert!(page.contains(wanted), "{wanted} is missing in {page}");
+        }
+    }
+
+    #[test]
+    fn the_page_is_small_whatever_is_in_the_log_and_goes_on_where_it_was_cut() {
+        let records: Vec<_> = (0..200).map(|n| samples::log(n, &"<>&\"".repeat(100))).collect();
+        let page = shown(LogPlace::default(), records);
+        assert!(page.len() < 50_000, "{} bytes", page.len());
+        let first: i64 = page.split("data-seq=\"").nth(1).unwrap().split('"').next().unwrap().parse().unwrap();
+        assert!(first > 0 && page.contains(&format!("before={first}\"")), "{page}");
+    }
+}
