@@ -21,14 +21,17 @@ mod chance;
 mod direct;
 mod edges;
 mod machine;
+mod narrator;
 mod network;
 mod people;
 pub mod plane;
 mod promises;
 mod referee;
 mod scenario;
+mod storm;
 mod story;
 mod time;
 mod world;
 
-pub use scenario::{Outcome, Stage, run, stay_on_core};
+pub use narrator::{Told, narrate};
+pub use scenario::{Beginning, Outcome, Stage, run, stay_on_core};

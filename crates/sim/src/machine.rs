@@ -3,7 +3,7 @@
 //! The agent is the real one. Its process is a set of tasks; to kill it is to drop them at whatever
 //! they wait for, and at every gate (before and after each change and each write) chance may do so.
 
-use crate::chance::Chance;
+use crate::chance::{Chance, Seed};
 use crate::edges::{Edge, Gates};
 use crate::network::{Wire, reported_generation};
 use crate::time::{Surroundings, Time, locked};
@@ -66,11 +66,11 @@ pub struct Machine {
 }
 
 impl Machine {
-    pub fn new(name: &'static str, seed: u64, time: Time, directory: &Path) -> Self {
+    pub fn new(name: &'static str, seed: &Seed, time: Time, directory: &Path) -> Self {
         let (end, ended) = mpsc::unbounded_channel();
         Self {
             name,
-            around: Arc::new(Surroundings::of_machine(time, Chance::of(seed, name))),
+            around: Arc::new(Surroundings::of_machine(time, seed.chance(name))),
             workloads: FakeMachine::default(),
             gateway: FakeGateway::default(),
             disk: MemoryDisk::default(),
@@ -197,7 +197,7 @@ fn wants(document: &DesiredState, id: &InstanceId, revision: Option<&RevisionId>
 
 /// The life of a machine: its agents, one after the other.
 pub async fn life(world: Arc<World>, machine: Arc<Machine>) {
-    let mut chance = Chance::of(world.seed, &format!("life of {}", machine.name));
+    let mut chance = world.seed.chance(&format!("life of {}", machine.name));
     let Some(mut ends) = locked(&machine.ended).take() else { return };
     let mut off = machine.off.subscribe();
     while !world.is_over() {
@@ -205,7 +205,7 @@ pub async fn life(world: Arc<World>, machine: Arc<Machine>) {
         let alive = Arc::new(AtomicBool::new(true));
         machine.kept_in_vain.store(false, Ordering::SeqCst);
         let mut tasks = JoinSet::new();
-        let lives = one_life(&world, &machine, &alive, Chance::of(chance.any(), "life"), &mut tasks);
+        let lives = one_life(&world, &machine, &alive, chance.child("life"), &mut tasks);
         let end = tokio::select! {
             biased;
             end = ends.recv() => end,
@@ -248,7 +248,7 @@ async fn one_life(
         world: world.clone(),
         machine: machine.clone(),
         alive: alive.clone(),
-        chance: Mutex::new(Chance::of(chance.any(), "wire")),
+        chance: Mutex::new(chance.child("wire")),
     });
     if machine.identity().is_none() && !join(world, machine, &wire).await {
         return;
@@ -258,7 +258,7 @@ async fn one_life(
         world: world.clone(),
         machine: machine.clone(),
         alive: alive.clone(),
-        chance: Mutex::new(Chance::of(chance.any(), "gates")),
+        chance: Mutex::new(chance.child("gates")),
     });
     let ledger = Ledger::Memory(MemoryLedger::new(machine.disk.clone(), Some(gates.clone())));
     let workloads = Arc::new(Edge { inner: FakeDriver::new(machine.workloads.clone()), gates: gates.clone() });

@@ -6,7 +6,6 @@ use crate::machine::Machine;
 use crate::time::locked;
 use crate::world::World;
 use agent::transport::{Incoming, Outgoing, Transport, TransportError};
-use api::agent::StatusReport;
 use api::ids::ServerId;
 use futures_util::future::BoxFuture;
 use http::{HeaderValue, Method};
@@ -39,7 +38,7 @@ impl Transport for Wire {
                 world: self.world.clone(),
                 machine: self.machine.clone(),
                 request,
-                chance: Chance::of(locked(&self.chance).any(), "letter"),
+                chance: locked(&self.chance).child("letter"),
             };
             tokio::spawn(letter.travel(answer));
             match answered.await {
@@ -81,7 +80,7 @@ impl Letter {
                 world: self.world.clone(),
                 machine: self.machine.clone(),
                 request: self.request.clone(),
-                chance: Chance::of(self.chance.any(), "copy"),
+                chance: self.chance.child("copy"),
             };
             tokio::spawn(async move {
                 let pause = copy.chance.ms(0..5_000);
@@ -208,10 +207,21 @@ impl Letter {
     }
 }
 
+/// What is looked for in a report ([`api::agent::StatusReport`]); most of it is stepped over.
+#[derive(serde::Deserialize)]
+struct Said {
+    observed: SaidOfItself,
+}
+
+#[derive(serde::Deserialize)]
+struct SaidOfItself {
+    generation: u64,
+}
+
 /// The generation that a report speaks of.
 pub fn reported_generation(request: &Outgoing) -> Option<u64> {
     if !request.url.path().ends_with("/status") {
         return None;
     }
-    serde_json::from_slice::<StatusReport>(&request.body).ok().map(|report| report.observed.generation)
+    serde_json::from_slice::<Said>(&request.body).ok().map(|report| report.observed.generation)
 }

@@ -7,6 +7,9 @@
 //! what the threads of the database do meanwhile is nobody's business: that is what makes one seed one
 //! story. What cannot be seen this way is two requests that interleave inside of the control plane.
 //!
+//! The thread can be let go between two steps ([`Plane::rest`]), because a process can be doubled only while
+//! it has a single one.
+//!
 //! Between any two writes it can die ([`Door`]); what was committed stays in the file, the rest of it
 //! is dropped and made anew from there.
 
@@ -26,6 +29,7 @@ use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use tokio::runtime::Runtime;
 use tokio::time::Instant;
 use tower::ServiceExt;
@@ -40,9 +44,17 @@ pub struct Running {
 
 type Step = Box<dyn FnOnce(&Runtime, &mut Option<Running>) + Send>;
 
-/// The thread; one serves many simulations, one after the other.
-pub struct Plane {
+struct Thread {
     steps: Sender<Step>,
+    handle: JoinHandle<()>,
+}
+
+/// Serves many simulations, one after the other.
+#[derive(Default)]
+pub struct Plane {
+    running: Arc<Mutex<Option<Running>>>,
+    /// `None` while it rests.
+    thread: Mutex<Option<Thread>>,
 }
 
 /// Stands before every write of the control plane.
@@ -148,16 +160,28 @@ pub struct Answer {
 }
 
 impl Plane {
-    pub fn spawn() -> anyhow::Result<Self> {
+    /// Ends its thread until the next step, and those that helped it (a password's hash, unpacking of logs); what
+    /// runs stays as it is. Its pools lose the tasks that look for old connections, and have none for years.
+    pub fn rest(&self) {
+        if let Some(Thread { steps, handle }) = locked(&self.thread).take() {
+            drop(steps);
+            // A step that panicked was caught within it.
+            let _ = handle.join();
+        }
+    }
+
+    fn wake(&self) -> Thread {
         let (steps, inbox) = channel::<Step>();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
-        std::thread::Builder::new().name("control-plane".into()).spawn(move || {
-            let mut running = None;
+        let running = self.running.clone();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+        let runtime = runtime.expect("a runtime of one thread needs nothing of the system");
+        let work = move || {
             for step in inbox {
-                step(&runtime, &mut running);
+                step(&runtime, &mut locked(&running));
             }
-        })?;
-        Ok(Self { steps })
+        };
+        let thread = std::thread::Builder::new().name("control-plane".into()).spawn(work);
+        Thread { steps, handle: thread.expect("a process that could start threads can start one more") }
     }
 
     /// Does one step and waits for it, without letting virtual time pass.
@@ -168,7 +192,9 @@ impl Plane {
             // Whoever asked waits for this.
             let _ = answer.send(done);
         };
-        self.steps.send(Box::new(step)).expect("the thread of the control plane lives as long as its handle");
+        let mut thread = locked(&self.thread);
+        let sent = thread.get_or_insert_with(|| self.wake()).steps.send(Box::new(step));
+        sent.expect("the thread of the control plane lives as long as its handle");
         let done = answered.recv().expect("every step answers");
         match done {
             Ok(done) => done,

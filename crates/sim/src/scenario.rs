@@ -1,14 +1,15 @@
 //! One story from its seed.
 
-use crate::chance::Chance;
-use crate::machine::{self, End, Machine};
+use crate::chance::{Chance, Seed};
+use crate::direct;
+use crate::machine::{self, Machine};
 use crate::people::People;
-use crate::plane::{Door, Plane};
+use crate::plane::{self, Door, Plane};
 use crate::referee::Referee;
+use crate::storm::{storm, wake_late};
 use crate::story::Story;
 use crate::time::{Surroundings, Time, locked};
 use crate::world::{Repositories, Seen, Weather, World, plane_life};
-use api::ids::InstanceId;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,7 +22,6 @@ use tokio::task::JoinSet;
 const CALM_LIMIT: Duration = Duration::from_secs(60);
 /// After a storm: backoffs of up to two minutes have to run out first.
 const HEALING_LIMIT: Duration = Duration::from_secs(300);
-const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
 const NAMES: [&str; 3] = ["m1", "m2", "m3"];
 const SERVICES: [&str; 2] = ["api", "web"];
 
@@ -35,6 +35,35 @@ pub struct Outcome {
     pub passed: Duration,
 }
 
+/// Beginnings that stories share.
+const BEGINNINGS: u64 = 64;
+/// Of a thousand stories so many have a beginning of their own, because beginnings go wrong, too.
+const OWN_BEGINNINGS: u32 = 125;
+
+/// How a story begins: up to the storm it is decided by this number, and from there on by its seed.
+///
+/// Two fifths of a story's cost are its beginning, and there are not so many different ones: some machines, some
+/// services, some instances of each, and calm weather. So most stories begin in one of a few ways, each of which
+/// is told once, and then all its stories from there (see `narrator`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Beginning {
+    Shared(u64),
+    Own(u64),
+}
+
+impl Beginning {
+    pub fn of(seed: u64) -> Self {
+        let mut chance = Chance::of(seed, "beginning");
+        if chance.happens(OWN_BEGINNINGS) { Self::Own(seed) } else { Self::Shared(chance.number(0..BEGINNINGS)) }
+    }
+
+    fn number(self) -> u64 {
+        match self {
+            Self::Shared(number) | Self::Own(number) => number,
+        }
+    }
+}
+
 /// Where simulations happen: a thread for the control plane, and a database to begin with.
 pub struct Stage {
     plane: Arc<Plane>,
@@ -44,31 +73,42 @@ pub struct Stage {
 impl Stage {
     /// Best in memory: `/dev/shm` where there is one.
     pub fn new() -> anyhow::Result<Self> {
-        crate::direct::install();
+        direct::install();
         let memory = Path::new("/dev/shm");
         let base = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
         let directory = tempfile::Builder::new().prefix("mainstay-sim-").tempdir_in(base)?;
-        let plane = Arc::new(Plane::spawn()?);
+        let plane = Arc::new(Plane::default());
         plane.make_template(&directory.path().join("template")).map_err(|error| anyhow::anyhow!(error))?;
         Ok(Self { plane, directory })
     }
 
-    /// A world of its own, whose control plane is not yet started.
-    pub(crate) fn world(&self, seed: u64, machines: usize, time: Time) -> std::io::Result<World> {
-        Ok(new_world(&self.plane, seed, machines, time, self.fresh()?))
+    /// A world of its own, whose control plane is not yet started, with its part of the disk in a directory of this
+    /// name.
+    pub(crate) fn world(&self, seed: Seed, machines: usize, time: Time, name: &str) -> anyhow::Result<World> {
+        Ok(new_world(&self.plane, seed, machines, time, self.fresh(name)?))
     }
 
-    fn fresh(&self) -> std::io::Result<PathBuf> {
-        let fresh = self.directory.path().join("now");
-        if fresh.exists() {
-            fs::remove_dir_all(&fresh)?;
-        }
-        copy(&self.directory.path().join("template"), &fresh)?;
+    /// What a story has of the disk, begun anew.
+    fn fresh(&self, name: &str) -> anyhow::Result<PathBuf> {
+        let (template, fresh) = (self.directory.path().join("template"), self.directory.path().join(name));
+        direct::forget(&fresh);
+        copy(&template, &fresh)?;
+        let database = |directory: &Path| plane::options(directory).directory().join("mainstay.db");
+        direct::copy(&database(&template), &database(&fresh))?;
         Ok(fresh)
+    }
+
+    /// No thread but the one that asks is about.
+    pub(crate) fn rest(&self) {
+        self.plane.rest();
     }
 }
 
-fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
+/// Copies a directory to the place of another one.
+pub(crate) fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
+    if to.exists() {
+        fs::remove_dir_all(to)?;
+    }
     fs::create_dir_all(to)?;
     for entry in fs::read_dir(from)? {
         let entry = entry?;
@@ -97,29 +137,26 @@ pub fn stay_on_core(number: usize) {
 
 /// Tells the story of a seed.
 pub fn run(stage: &Stage, seed: u64) -> anyhow::Result<Outcome> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build()?;
-    let outcome = runtime.block_on(async {
-        let time = Time::begin();
-        let count = Chance::of(seed, "world").number(1..4) as usize;
-        let world = Arc::new(stage.world(seed, count, time)?);
-        let told = tell(&world).await;
-        world.plane.end();
-        if let Err(error) = told {
-            world.story.never(format_args!("the simulation cannot go on: {error:#}"));
-        }
-        Ok(Outcome {
-            violation: world.story.violation(),
-            story: world.story.lines(),
-            passed: Duration::from_millis(time.passed_ms().unsigned_abs()),
-        })
-    });
+    in_virtual_time(async {
+        let mut story = Begun::tell(stage, Beginning::of(seed), "now").await?;
+        Ok(story.go_on(seed).await)
+    })
+}
+
+/// Under a clock that jumps from one event to the next. There is nothing else in it that a process which is
+/// doubled would have to share with its double.
+pub(crate) fn in_virtual_time<R>(work: impl Future<Output = anyhow::Result<R>>) -> anyhow::Result<R> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build()?;
+    let done = runtime.block_on(work);
     runtime.shutdown_background();
-    outcome
+    done
 }
 
 /// A world in calm weather, before anything has happened in it.
-pub(crate) fn new_world(plane: &Arc<Plane>, seed: u64, machines: usize, time: Time, directory: PathBuf) -> World {
-    let machines = NAMES[..machines].iter().map(|name| Arc::new(Machine::new(name, seed, time, &directory))).collect();
+pub(crate) fn new_world(plane: &Arc<Plane>, seed: Seed, machines: usize, time: Time, directory: PathBuf) -> World {
+    let machine = |name: &&'static str| Arc::new(Machine::new(name, &seed, time, &directory));
+    let machines = NAMES[..machines].iter().map(machine).collect();
+    let around_plane = Arc::new(Surroundings::standing(seed.chance("control plane")));
     World {
         seed,
         time,
@@ -127,7 +164,7 @@ pub(crate) fn new_world(plane: &Arc<Plane>, seed: u64, machines: usize, time: Ti
         weather: Mutex::default(),
         plane: plane.clone(),
         door: Arc::new(Door::default()),
-        around_plane: Arc::new(Surroundings::standing(Chance::of(seed, "control plane"))),
+        around_plane,
         directory,
         machines,
         referee: Referee::default(),
@@ -139,31 +176,64 @@ pub(crate) fn new_world(plane: &Arc<Plane>, seed: u64, machines: usize, time: Ti
     }
 }
 
-async fn tell(world: &Arc<World>) -> anyhow::Result<()> {
-    let mut chance = Chance::of(world.seed, "story");
-    anyhow::ensure!(world.start_plane(), "the control plane cannot start");
-    let mut tasks = JoinSet::new();
-    tasks.spawn(plane_life(world.clone()));
-    tasks.spawn(printing(world.clone()));
-    let services = &SERVICES[..chance.number(1..3) as usize];
-    let mut people = People::new(world, services)?;
-    // One may come later, in the storm.
-    let late = (world.machines.len() > 1 && chance.happens(300)).then(|| world.machines.len() - 1);
-    give_tokens(world, &people, &mut chance, late);
-    for machine in &world.machines {
-        tasks.spawn(machine::life(world.clone(), machine.clone()));
+/// A story that is told up to the storm.
+pub(crate) struct Begun {
+    world: Arc<World>,
+    people: People,
+    chance: Chance,
+    tasks: JoinSet<()>,
+}
+
+impl Begun {
+    /// Tells a beginning, with what it has of the disk in a directory of this name.
+    pub async fn tell(stage: &Stage, beginning: Beginning, directory: &str) -> anyhow::Result<Self> {
+        let time = Time::begin();
+        let seed = Seed::new(beginning.number());
+        let count = seed.chance("world").number(1..4) as usize;
+        let world = Arc::new(stage.world(seed, count, time, directory)?);
+        let mut chance = world.seed.chance("story");
+        anyhow::ensure!(world.start_plane(), "the control plane cannot start");
+        let mut tasks = JoinSet::new();
+        tasks.spawn(plane_life(world.clone()));
+        tasks.spawn(printing(world.clone()));
+        let services = &SERVICES[..chance.number(1..3) as usize];
+        let people = People::new(&world, services)?;
+        // One may come later, in the storm.
+        let late = (world.machines.len() > 1 && chance.happens(300)).then(|| world.machines.len() - 1);
+        give_tokens(&world, &people, &mut chance, late);
+        for machine in &world.machines {
+            tasks.spawn(machine::life(world.clone(), machine.clone()));
+        }
+        if let Err(error) = begin(&world, &people, services, &mut chance, late).await {
+            world.story.never(format_args!("the simulation cannot go on: {error:#}"));
+        }
+        Ok(Self { world, people, chance, tasks })
     }
-    begin(world, &people, services, &mut chance, late).await?;
-    if world.story.violation().is_none() {
-        world.story.tell("weather", "a storm comes up");
-        storm(world, &mut people, &mut chance).await;
+
+    pub fn directory(&self) -> &Path {
+        &self.world.directory
     }
-    if world.story.violation().is_none() {
-        heal(world, &people).await;
+
+    /// The rest of the story, decided by this seed from here on.
+    pub async fn go_on(&mut self, seed: u64) -> Outcome {
+        let Self { world, people, chance, tasks } = self;
+        world.seed.change(seed);
+        if world.story.violation().is_none() {
+            world.story.tell("weather", "a storm comes up");
+            storm(world, people, chance).await;
+        }
+        if world.story.violation().is_none() {
+            heal(world, people).await;
+        }
+        world.over.store(true, Ordering::SeqCst);
+        tasks.shutdown().await;
+        world.plane.end();
+        Outcome {
+            violation: world.story.violation(),
+            story: world.story.lines(),
+            passed: Duration::from_millis(world.time.passed_ms().unsigned_abs()),
+        }
     }
-    world.over.store(true, Ordering::SeqCst);
-    tasks.shutdown().await;
-    Ok(())
 }
 
 /// Each machine gets a token; some try one that another may have used.
@@ -252,186 +322,6 @@ async fn calm(world: &World, limit: Duration, when: &str) {
     }
 }
 
-async fn storm(world: &Arc<World>, people: &mut People, chance: &mut Chance) {
-    *locked(&world.weather) = Weather::of(chance);
-    world.story.tell("weather", format_args!("{:?}", world.weather()));
-    let steps = chance.number(3..9);
-    let week_at = if chance.happens(40) { chance.number(1..steps) } else { u64::MAX };
-    for step in 0..steps {
-        tokio::time::sleep(chance.ms(100..4_000)).await;
-        if world.story.violation().is_some() {
-            return;
-        }
-        if step == week_at {
-            week(world, people, chance).await;
-        } else if chance.happens(450) {
-            people.act(world, chance);
-        } else {
-            strike(world, chance).await;
-        }
-        // The rows are looked at now and then; each look costs a little.
-        drop(world.look_at_books());
-    }
-    tokio::time::sleep(chance.ms(0..4_000)).await;
-}
-
-/// Something breaks.
-async fn strike(world: &Arc<World>, chance: &mut Chance) {
-    let machine = chance.one_of(&world.machines).clone();
-    let name = machine.name;
-    let for_a_while = |pause: Duration, undo: Box<dyn FnOnce() + Send>| {
-        tokio::spawn(async move {
-            tokio::time::sleep(pause).await;
-            undo();
-        });
-    };
-    match chance.number(0..16) {
-        0 => {
-            world.story.tell(name, "the agent is killed");
-            machine.end(End::Agent);
-        }
-        1 => {
-            world.story.tell(name, "the power fails");
-            machine.end(End::Power);
-        }
-        2 => {
-            let pause = chance.ms(5_000..300_000);
-            world.story.tell(name, format_args!("is switched off for {} s", pause.as_secs()));
-            machine.off.send_replace(true);
-            machine.end(End::Power);
-            let later = world.clone();
-            let wake = move || {
-                machine.off.send_replace(*later.resting.borrow());
-            };
-            for_a_while(pause, Box::new(wake));
-        }
-        3 => {
-            let pause = chance.ms(500..60_000);
-            world.story.tell("network", format_args!("{name} is cut off for {} s", pause.as_secs()));
-            machine.cut_off(true);
-            for_a_while(pause, Box::new(move || machine.cut_off(false)));
-        }
-        4 => {
-            let pause = chance.ms(500..60_000);
-            world.story.tell("network", format_args!("nothing reaches {name} for {} s", pause.as_secs()));
-            machine.deafen(true);
-            for_a_while(pause, Box::new(move || machine.deafen(false)));
-        }
-        5 => {
-            let far = chance.happens(300);
-            let skew_ms = wrong_by(chance, if far { 3_600_000 } else { 25_000 });
-            world.story.tell(name, format_args!("its clock is wrong by {skew_ms} ms"));
-            machine.around.skew(skew_ms);
-        }
-        6 => {
-            let pause = chance.ms(500..30_000);
-            world.story.tell(name, format_args!("its disk is full for {} s", pause.as_secs()));
-            machine.disk_full.store(true, Ordering::SeqCst);
-            for_a_while(pause, Box::new(move || machine.disk_full.store(false, Ordering::SeqCst)));
-        }
-        7 => {
-            let instances = machine.workloads.instances();
-            if !instances.is_empty() {
-                let id = &chance.one_of(&instances).instance_id;
-                world.story.tell(name, format_args!("the supervisor of {} is killed", world.referee.name_of(id)));
-                world.referee.takes_away(world, &machine, std::slice::from_ref(id));
-                machine.workloads.kill_supervisor(id);
-            }
-        }
-        8 => {
-            world.story.tell(name, "the gateway is killed");
-            let asked: Vec<InstanceId> = machine.asked().into_iter().collect();
-            world.referee.takes_away(world, &machine, &asked);
-            machine.gateway.die();
-        }
-        9 => {
-            world.story.tell("person", "the repositories are away");
-            world.repositories.fail_next(chance.number(1..4));
-        }
-        _ => strike_plane(world, chance),
-    }
-    if machine_is_late(world) && chance.happens(500) {
-        wake_late(world);
-    }
-}
-
-/// Something breaks in the control plane.
-fn strike_plane(world: &Arc<World>, chance: &mut Chance) {
-    let later = world.clone();
-    match chance.number(0..6) {
-        0 => world.kill_plane("for no reason"),
-        1 | 2 => {
-            let writes = chance.number(0..12) as u32;
-            world.story.tell("control", format_args!("will die before {writes} writes more"));
-            world.door.die_before_write(writes);
-        }
-        3 => {
-            let writes = chance.number(1..20) as u32;
-            world.story.tell("control", format_args!("its database is busy for {writes} writes"));
-            world.door.fail_next(writes);
-        }
-        4 => {
-            let pause = chance.ms(500..20_000);
-            world.story.tell("control", format_args!("its disk is full for {} s", pause.as_secs()));
-            world.door.fill(true);
-            tokio::spawn(async move {
-                tokio::time::sleep(pause).await;
-                later.door.fill(false);
-            });
-        }
-        _ => {
-            let far = chance.happens(300);
-            let skew_ms = wrong_by(chance, if far { 3_600_000 } else { 25_000 });
-            let pause = chance.ms(1_000..40_000);
-            world.story.tell("control", format_args!("its clock is wrong by {skew_ms} ms for {} s", pause.as_secs()));
-            world.around_plane.skew(skew_ms);
-            tokio::spawn(async move {
-                tokio::time::sleep(pause).await;
-                later.around_plane.skew(0);
-            });
-        }
-    }
-}
-
-fn wrong_by(chance: &mut Chance, limit_ms: u64) -> i64 {
-    i64::try_from(chance.number(0..2 * limit_ms)).unwrap_or(0) - i64::try_from(limit_ms).unwrap_or(0)
-}
-
-fn machine_is_late(world: &World) -> bool {
-    world.machines.iter().any(|machine| *machine.off.borrow())
-}
-
-fn wake_late(world: &World) {
-    for machine in world.machines.iter().filter(|machine| *machine.off.borrow()) {
-        world.story.tell(machine.name, "is switched on");
-        machine.off.send_replace(false);
-    }
-}
-
-/// Everything is switched off for a week; one machine comes back later than the others.
-async fn week(world: &Arc<World>, people: &mut People, chance: &mut Chance) {
-    world.story.tell("weather", "everything is switched off for a week");
-    world.resting.send_replace(true);
-    world.kill_plane("switched off");
-    for machine in &world.machines {
-        machine.off.send_replace(true);
-        machine.end(End::Power);
-    }
-    tokio::time::sleep(Duration::from_secs(60)).await;
-    tokio::time::sleep(WEEK).await;
-    world.story.tell("weather", "a week later");
-    world.resting.send_replace(false);
-    let last = chance.number(0..world.machines.len() as u64) as usize;
-    for (index, machine) in world.machines.iter().enumerate() {
-        machine.off.send_replace(index == last);
-    }
-    for _ in 0..chance.number(1..4) {
-        tokio::time::sleep(chance.ms(1_000..20_000)).await;
-        people.act(world, chance);
-    }
-    wake_late(world);
-}
-
 /// The calm after: nothing fails any more, and everything has to come right by itself.
 async fn heal(world: &Arc<World>, people: &People) {
     world.story.tell("weather", "clears up");
@@ -467,7 +357,7 @@ async fn heal(world: &Arc<World>, people: &People) {
 
 /// Whatever runs prints a line now and then.
 async fn printing(world: Arc<World>) {
-    let mut chance = Chance::of(world.seed, "printing");
+    let mut chance = world.seed.chance("printing");
     let mut number = 0_u64;
     let mut resting = world.resting.subscribe();
     while !world.is_over() {

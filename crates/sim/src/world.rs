@@ -1,6 +1,6 @@
 //! Everything that one simulation consists of, and the weather in it.
 
-use crate::chance::Chance;
+use crate::chance::{Chance, Seed};
 use crate::machine::Machine;
 use crate::plane::{self, Answer, Door, Heads, Plane};
 use crate::referee::Referee;
@@ -72,7 +72,7 @@ pub struct Seen {
 }
 
 pub struct World {
-    pub seed: u64,
+    pub seed: Seed,
     pub time: Time,
     pub story: Story,
     pub weather: Mutex<Weather>,
@@ -227,7 +227,7 @@ impl World {
 /// The life of the control plane: it is started again some time after each death, moves deployments
 /// and looks who is there.
 pub async fn plane_life(world: Arc<World>) {
-    let mut chance = Chance::of(world.seed, "life of the control plane");
+    let mut chance = world.seed.chance("life of the control plane");
     let presence_every = Duration::from_millis(plane::POLL_INTERVAL_MS / 4);
     let mut look_at = Instant::now() + presence_every;
     let mut round_at = Instant::now();

@@ -1,7 +1,9 @@
 //! What the simulation promises of itself. The fleet's own promises are kept or broken by
 //! `cargo xtask sim`, over many more seeds.
 
-use sim::{Stage, run};
+use sim::{Beginning, Stage, Told, run};
+use std::io::Write;
+use std::process::{Command, Stdio};
 
 #[test]
 fn one_seed_is_one_story() {
@@ -15,6 +17,38 @@ fn one_seed_is_one_story() {
             assert_eq!(one, other, "line {number} of seed {seed}");
         }
         assert_eq!(first.story.len(), second.story.len());
+    }
+}
+
+/// Two beginnings with three stories each, in turns, and two stories with beginnings of their own.
+fn a_few_seeds() -> Vec<u64> {
+    let of = |wanted: Beginning| (0..).filter(move |seed| Beginning::of(*seed) == wanted).take(3);
+    let own = (0..).filter(|seed| matches!(Beginning::of(*seed), Beginning::Own(_))).take(2);
+    let shared = of(Beginning::Shared(0)).zip(of(Beginning::Shared(1))).flat_map(|(one, other)| [one, other]);
+    shared.chain(own).collect()
+}
+
+#[test]
+fn a_story_from_a_shared_beginning_is_the_one_that_is_told_from_its_first_moment() {
+    let seeds = a_few_seeds();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sim"));
+    let mut narrating =
+        command.args(["--narrate", "0"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("it starts");
+    let mut asking = narrating.stdin.take().expect("it has a pipe");
+    for seed in &seeds {
+        writeln!(asking, "{seed}").expect("it listens");
+    }
+    drop(asking);
+    let output = narrating.wait_with_output().expect("it ends");
+    assert!(output.status.success(), "{output:?}");
+    let lines = String::from_utf8(output.stdout).expect("it speaks plainly");
+    let told: Vec<Told> = lines.lines().map(|line| serde_json::from_str(line).expect("it says what it told")).collect();
+
+    let stage = Stage::new().expect("there is room for a database");
+    let whole = |seed: &u64| Told::of(*seed, &run(&stage, *seed).expect("the story is told"));
+    assert_eq!(told, seeds.iter().map(whole).collect::<Vec<_>>());
+    for (number, one) in told.iter().enumerate() {
+        assert!(told[..number].iter().all(|other| other.digest != one.digest), "each is another story: {told:#?}");
     }
 }
 

@@ -35,7 +35,7 @@ pub struct SigningKey {
 impl SigningKey {
     /// A fresh key in the form that [`Self::from_base64`] reads (PKCS#8, base64).
     pub fn generate() -> Secret {
-        let pair = Ed25519KeyPair::generate().expect("the system's random source works");
+        let pair = Ed25519KeyPair::from_seed_unchecked(&crate::random_bytes::<32>()).expect("any 32 bytes are a seed");
         let pkcs8 = pair.to_pkcs8v1().expect("a fresh key has a PKCS#8 form");
         Secret::new(STANDARD.encode(pkcs8.as_ref()))
     }

@@ -35,10 +35,13 @@ pub fn digest_of<T: serde::Serialize>(value: &T) -> String {
     sha256_hex(&text)
 }
 
-/// `length` random bytes from the system.
+/// `LENGTH` random bytes from the system.
+///
+/// From the kernel itself. The generator of the cryptographic library gathers its own seed from the timing of the
+/// processor, which takes a tenth of a second in every process, and would be wasted on a few nonces.
 pub fn random_bytes<const LENGTH: usize>() -> [u8; LENGTH] {
     let mut bytes = [0; LENGTH];
-    aws_lc_rs::rand::fill(&mut bytes).expect("the system's random source works");
+    getrandom::fill(&mut bytes).expect("the system's random source works");
     bytes
 }
 

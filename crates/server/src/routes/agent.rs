@@ -22,6 +22,9 @@ use std::time::Duration;
 
 /// What a batch of logs may unpack to: a small upload cannot fill the memory.
 const LOGS_LIMIT_BYTES: u64 = 32 * 1024 * 1024;
+/// Logs of up to this size are unpacked on the spot: at most some megabytes come out of them, in some
+/// milliseconds, and mostly a few lines, for which it costs more to wake another thread.
+const UNPACKED_AT_ONCE_BYTES: usize = 4 * 1024;
 
 /// Exchanges a one-time token for an identity.
 #[utoipa::path(post, path = "/api/v1/agent/register", tag = "agent", security(()), request_body = RegisterRequest,
@@ -79,7 +82,11 @@ pub async fn status(State(state): State<AppState>, request: SignedRequest) -> Re
         (status = 401, body = api::error::ApiError), (status = 413, body = api::error::ApiError)))]
 pub async fn logs(State(state): State<AppState>, request: SignedRequest) -> Result<Json<LogUploadAnswer>> {
     let packed = request.body.clone();
-    let text = tokio::task::spawn_blocking(move || unpack(&packed)).await.map_err(HttpError::internal)??;
+    let text = if packed.len() <= UNPACKED_AT_ONCE_BYTES {
+        unpack(&packed)?
+    } else {
+        tokio::task::spawn_blocking(move || unpack(&packed)).await.map_err(HttpError::internal)??
+    };
     let upload: LogUpload = parse_json(&text)?;
     Ok(Json(reports::take_logs(&state, &request, upload).await?))
 }

@@ -1,6 +1,6 @@
 //! A connection: what sqlx's `Any` asks of one.
 
-use super::sqlite::{File, Statement};
+use super::sqlite::{Database, Statement};
 use crate::time::locked;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream, TryStreamExt};
@@ -14,10 +14,9 @@ use sqlx_core::transaction::{begin_ansi_transaction_sql, commit_ansi_transaction
 use sqlx_core::{Either, Error};
 use std::collections::HashMap;
 use std::future::ready;
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, Weak};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 /// Prepared statements that are kept. The store has fewer texts; when there are more, all go.
@@ -28,21 +27,43 @@ const READS_ONLY: &str = "PRAGMA query_only = ON";
 
 type Found = Vec<Either<AnyQueryResult, AnyRow>>;
 
-/// An open file, and who has it to itself while a transaction lasts.
+/// A database, and who has it to itself while a transaction lasts.
 #[derive(Debug)]
 struct Shared {
-    // Before the file, so that they go first.
+    // Before the database, so that they go first.
     statements: HashMap<String, Statement>,
-    file: File,
+    database: Database,
     within: Option<u64>,
 }
 
-/// All connections of one file share what SQLite knows of it: pages, schema and prepared statements. By its
-/// inode, so that a file in the place of another one is another one.
-type Open = HashMap<(u64, u64), Weak<Mutex<Shared>>>;
+impl Shared {
+    fn new(database: Database) -> Arc<Mutex<Self>> {
+        Arc::new(Mutex::new(Self { statements: HashMap::new(), database, within: None }))
+    }
+}
 
-static OPEN: LazyLock<Mutex<Open>> = LazyLock::new(Mutex::default);
+/// What a disk would hold: it stays when nobody has it open. All connections of one path share what SQLite
+/// knows of it: pages, schema and prepared statements.
+type Disk = HashMap<PathBuf, Arc<Mutex<Shared>>>;
+
+static DISK: LazyLock<Mutex<Disk>> = LazyLock::new(Mutex::default);
 static NUMBER: AtomicU64 = AtomicU64::new(0);
+
+/// A database in the place of `to`, with the content of `from`.
+pub fn copy(from: &Path, to: &Path) -> Result<(), Error> {
+    let mut disk = locked(&DISK);
+    let Some(from) = disk.get(from) else {
+        return Err(Error::Configuration(format!("there is no database {}", from.display()).into()));
+    };
+    let copy = Shared::new(locked(from).database.copy()?);
+    disk.insert(to.to_owned(), copy);
+    Ok(())
+}
+
+/// All databases below a directory are gone with it.
+pub fn forget(directory: &Path) {
+    locked(&DISK).retain(|path, _| !path.starts_with(directory));
+}
 
 #[derive(Debug)]
 pub struct DirectConnection {
@@ -54,24 +75,17 @@ pub struct DirectConnection {
 
 impl DirectConnection {
     pub fn open(path: &Path) -> Result<Self, Error> {
-        let about = path.metadata().map_err(Error::Io)?;
-        let key = (about.dev(), about.ino());
-        let mut open = locked(&OPEN);
-        let shared = match open.get(&key).and_then(Weak::upgrade) {
-            Some(shared) => shared,
+        let mut disk = locked(&DISK);
+        let shared = match disk.get(path) {
+            Some(shared) => shared.clone(),
             None => {
-                open.retain(|_, shared| shared.strong_count() > 0);
-                let file = File::open(path)?;
-                let shared = Arc::new(Mutex::new(Shared { statements: HashMap::new(), file, within: None }));
-                open.insert(key, Arc::downgrade(&shared));
+                let shared = Shared::new(Database::new()?);
+                disk.insert(path.to_owned(), shared.clone());
                 shared
             }
         };
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let mut connection = Self { shared, number, depth: 0, reads_only: false };
-        // Nobody else opens the file while this one lives, and then SQLite needs no locks on it.
-        connection.command("PRAGMA locking_mode = EXCLUSIVE")?;
-        Ok(connection)
+        Ok(Self { shared, number, depth: 0, reads_only: false })
     }
 
     /// Runs a text to its end, or until it has answered so many rows.
@@ -146,13 +160,13 @@ impl Shared {
     fn run(&mut self, sql: &str, values: &[AnyValueKind], limit: usize, reads_only: bool) -> Result<Found, Error> {
         let mut found = Vec::new();
         if let Some(statement) = self.statements.get_mut(sql) {
-            run_one(&self.file, statement, values, limit, reads_only, &mut found)?;
+            run_one(&self.database, statement, values, limit, reads_only, &mut found)?;
             return Ok(found);
         }
         let (mut rest, mut only) = (sql, None);
         // One after the other: what follows may be about a table that the first one makes.
-        while let Some((mut statement, after)) = self.file.prepare(rest)? {
-            run_one(&self.file, &mut statement, values, limit, reads_only, &mut found)?;
+        while let Some((mut statement, after)) = self.database.prepare(rest)? {
+            run_one(&self.database, &mut statement, values, limit, reads_only, &mut found)?;
             only = (rest.len() == sql.len() && after.trim().is_empty()).then_some(statement);
             rest = after;
         }
@@ -167,7 +181,7 @@ impl Shared {
 }
 
 fn run_one(
-    file: &File,
+    database: &Database,
     statement: &mut Statement,
     values: &[AnyValueKind],
     limit: usize,
@@ -177,13 +191,13 @@ fn run_one(
     if reads_only && !statement.only_reads() {
         return Err(Error::Protocol("a connection that reads is asked to write".into()));
     }
-    let done = step_through(file, statement, values, limit, found);
+    let done = step_through(database, statement, values, limit, found);
     statement.reset();
     done
 }
 
 fn step_through(
-    file: &File,
+    database: &Database,
     statement: &mut Statement,
     values: &[AnyValueKind],
     limit: usize,
@@ -199,7 +213,7 @@ fn step_through(
             return Ok(());
         }
     }
-    found.push(Either::Left(AnyQueryResult { rows_affected: file.changes(), last_insert_id: None }));
+    found.push(Either::Left(AnyQueryResult { rows_affected: database.changes(), last_insert_id: None }));
     Ok(())
 }
 

@@ -10,14 +10,9 @@ use sqlx_core::ext::ustr::UStr;
 use sqlx_core::{Error, HashMap};
 use std::borrow::Cow;
 use std::error::Error as StdError;
-use std::ffi::{CStr, CString, c_int};
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::ffi::{CStr, c_int};
 use std::ptr::{NonNull, null, null_mut};
 use std::sync::Arc;
-
-/// How long SQLite waits for a lock. Everything here happens in turn, so a lock that is held stays held.
-const BUSY_TIMEOUT_MS: c_int = 1_000;
 
 /// What SQLite says when it refuses.
 #[derive(Debug)]
@@ -66,31 +61,44 @@ impl DatabaseError for Refused {
     }
 }
 
-/// An open database file.
+/// An open database.
 #[derive(Debug)]
-pub struct File(NonNull<c::sqlite3>);
+pub struct Database(NonNull<c::sqlite3>);
 
 // SAFETY: SQLite is built for several threads, and a connection is used by one after the other: whoever uses
 // it has `&mut` to what holds it.
-unsafe impl Send for File {}
+unsafe impl Send for Database {}
 
-impl File {
-    pub fn open(path: &Path) -> Result<Self, Error> {
-        let name = CString::new(path.as_os_str().as_bytes()).map_err(|e| Error::Configuration(e.into()))?;
+impl Database {
+    /// An empty one, in memory.
+    pub fn new() -> Result<Self, Error> {
         let flags = c::SQLITE_OPEN_READWRITE | c::SQLITE_OPEN_CREATE | c::SQLITE_OPEN_NOMUTEX;
         let mut handle = null_mut();
-        // SAFETY: `name` ends with a zero and outlives the call; `handle` is written by it.
-        let code = unsafe { c::sqlite3_open_v2(name.as_ptr(), &mut handle, flags, null()) };
-        let file = Self(NonNull::new(handle).ok_or(Error::WorkerCrashed)?);
+        // SAFETY: the name ends with a zero; `handle` is written by the call.
+        let code = unsafe { c::sqlite3_open_v2(c":memory:".as_ptr(), &mut handle, flags, null()) };
+        let database = Self(NonNull::new(handle).ok_or(Error::WorkerCrashed)?);
         if code != c::SQLITE_OK {
-            return Err(file.refused());
+            return Err(database.refused());
         }
         // SAFETY: the handle is open.
-        unsafe {
-            c::sqlite3_extended_result_codes(file.0.as_ptr(), 1);
-            c::sqlite3_busy_timeout(file.0.as_ptr(), BUSY_TIMEOUT_MS);
-        }
-        Ok(file)
+        unsafe { c::sqlite3_extended_result_codes(database.0.as_ptr(), 1) };
+        Ok(database)
+    }
+
+    /// Another one with the same content.
+    pub fn copy(&self) -> Result<Self, Error> {
+        let to = Self::new()?;
+        let main = c"main".as_ptr();
+        // SAFETY: both handles are open, and what is begun is finished before either is closed.
+        let code = unsafe {
+            let copying = c::sqlite3_backup_init(to.0.as_ptr(), main, self.0.as_ptr(), main);
+            if copying.is_null() {
+                return Err(to.refused());
+            }
+            c::sqlite3_backup_step(copying, -1);
+            c::sqlite3_backup_finish(copying)
+        };
+        if code == c::SQLITE_OK { Ok(to) } else { Err(to.refused()) }
     }
 
     fn refused(&self) -> Error {
@@ -126,18 +134,18 @@ impl File {
     }
 }
 
-impl Drop for File {
+impl Drop for Database {
     fn drop(&mut self) {
         // SAFETY: opened once and closed once, after its statements.
         unsafe { c::sqlite3_close(self.0.as_ptr()) };
     }
 }
 
-fn refused(file: NonNull<c::sqlite3>) -> Error {
+fn refused(database: NonNull<c::sqlite3>) -> Error {
     // SAFETY: the handle is open, and the message is copied before anything else is asked of it.
     let (code, message) = unsafe {
-        let message = CStr::from_ptr(c::sqlite3_errmsg(file.as_ptr()));
-        (c::sqlite3_extended_errcode(file.as_ptr()), message.to_string_lossy().into_owned())
+        let message = CStr::from_ptr(c::sqlite3_errmsg(database.as_ptr()));
+        (c::sqlite3_extended_errcode(database.as_ptr()), message.to_string_lossy().into_owned())
     };
     Error::Database(Box::new(Refused { code, message }))
 }
@@ -152,7 +160,7 @@ pub struct Statement {
     pub column_names: Arc<HashMap<UStr, usize>>,
 }
 
-// SAFETY: as for the file that it belongs to.
+// SAFETY: as for the database that it belongs to.
 unsafe impl Send for Statement {}
 
 impl Statement {
@@ -188,9 +196,9 @@ impl Statement {
         if code == c::SQLITE_OK {
             return Ok(());
         }
-        // SAFETY: a statement belongs to an open file.
-        let file = NonNull::new(unsafe { c::sqlite3_db_handle(self.handle.as_ptr()) });
-        Err(file.map_or(Error::WorkerCrashed, refused))
+        // SAFETY: a statement belongs to an open database.
+        let database = NonNull::new(unsafe { c::sqlite3_db_handle(self.handle.as_ptr()) });
+        Err(database.map_or(Error::WorkerCrashed, refused))
     }
 
     /// Gives every parameter its value: `$3` the third, wherever in the text it comes first.

@@ -2,6 +2,7 @@
 //! exactly the case in which nobody within the fleet could know better, and beside it what it must still say.
 
 use super::*;
+use crate::chance::Seed;
 use crate::people::People;
 use crate::plane::Plane;
 use crate::scenario::new_world;
@@ -31,8 +32,8 @@ impl Scene {
         let directory = tempfile::tempdir().unwrap();
         std::fs::create_dir(directory.path().join("server")).unwrap();
         std::fs::write(directory.path().join("server").join("cli-token"), "token").unwrap();
-        let plane = Arc::new(Plane::spawn().unwrap());
-        let world = new_world(&plane, 0, 2, Time::begin(), directory.path().to_owned());
+        let plane = Arc::new(Plane::default());
+        let world = new_world(&plane, Seed::new(0), 2, Time::begin(), directory.path().to_owned());
         Self { world, _directory: directory }
     }
 
@@ -363,7 +364,7 @@ async fn who_scaled_down_and_got_no_answer_is_promised_what_is_left() {
 #[tokio::test(start_paused = true)]
 async fn who_scaled_and_was_refused_has_not_scaled() {
     let stage = crate::Stage::new().unwrap();
-    let world = stage.world(0, 1, Time::begin()).unwrap();
+    let world = stage.world(Seed::new(0), 1, Time::begin(), "now").unwrap();
     assert!(world.start_plane(), "{:#?}", world.story.lines());
     world.referee.want("web", 1);
     let people = People::new(&world, &["web"]).unwrap();
@@ -377,7 +378,7 @@ async fn who_scaled_and_was_refused_has_not_scaled() {
 #[tokio::test(start_paused = true)]
 async fn what_runs_and_is_in_no_book_was_forgotten() {
     let stage = crate::Stage::new().unwrap();
-    let world = stage.world(0, 1, Time::begin()).unwrap();
+    let world = stage.world(Seed::new(0), 1, Time::begin(), "now").unwrap();
     assert!(world.start_plane(), "{:#?}", world.story.lines());
     drop(world.look_at_books());
     assert_eq!(world.story.violation(), None);

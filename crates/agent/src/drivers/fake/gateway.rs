@@ -18,6 +18,8 @@ pub struct FakeGateway {
 struct State {
     pid: u32,
     config: Option<GatewayConfig>,
+    /// Of the configuration.
+    digest: String,
     applied: u32,
     refusals: u32,
 }
@@ -64,7 +66,7 @@ impl Gateway for FakeGateway {
             running: true,
             pid: Some(state.pid),
             version: Some(crate::VERSION.into()),
-            digest: Some(wire::digest_of(config)),
+            digest: Some(state.digest.clone()),
             active: upstreams.filter(|u| !u.draining).map(|u| u.instance_id.clone()).collect(),
             ..GatewayObserved::default()
         }
@@ -97,7 +99,8 @@ impl Config for FakeGateway {
     }
 
     async fn live_digest(&self) -> Option<String> {
-        self.state().config.as_ref().map(wire::digest_of)
+        let state = self.state();
+        state.config.as_ref().map(|_| state.digest.clone())
     }
 
     async fn apply(&self, desired: &GatewayConfig) -> Result<String, DriverError> {
@@ -111,7 +114,8 @@ impl Config for FakeGateway {
         }
         state.applied += 1;
         state.config = Some(desired.clone());
-        Ok(wire::digest_of(desired))
+        state.digest = wire::digest_of(desired);
+        Ok(state.digest.clone())
     }
 
     async fn remove(&self) -> Result<(), DriverError> {
