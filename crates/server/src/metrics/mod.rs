@@ -71,7 +71,7 @@ impl Kept {
     fn add(&mut self, subject: Subject, used: &Sums, piece: Piece) -> u64 {
         let points = self.waiting.entry(subject).or_default();
         let point = points.entry(piece.point_at_ms).or_default();
-        point.join(&used.share(piece.from, piece.to, piece.whole), FINE.step_ms);
+        point.add(&used.share(piece.from, piece.to, piece.whole));
         let covered_ms = point.covered_ms;
         bound(points);
         covered_ms
@@ -155,7 +155,7 @@ impl Recorder {
         for (subject, earlier) in taken {
             let points = kept.waiting.entry((organization.clone(), subject)).or_default();
             for (at_ms, sums) in earlier {
-                points.entry(at_ms).or_default().join(&sums, FINE.step_ms);
+                points.entry(at_ms).or_default().add(&sums);
             }
             bound(points);
         }

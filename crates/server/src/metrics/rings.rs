@@ -111,7 +111,7 @@ async fn write_row(
     for (subject, fresh) in subjects {
         let mut points = fine.remove(subject).unwrap_or_default();
         for (at_ms, sums) in fresh {
-            points.entry(at_ms).or_default().join(&sums, FINE.step_ms);
+            points.entry(at_ms).or_default().add(&sums);
         }
         let mut hour = middle.remove(subject).unwrap_or_default();
         hour.insert(begins_at_ms, total(&points));
@@ -161,7 +161,7 @@ pub async fn history(
         points.append(&mut ring.decode(begins_at_ms, &text));
     }
     for (at_ms, sums) in waiting {
-        points.entry(ring.point_begin(at_ms)).or_default().join(&sums, ring.step_ms);
+        points.entry(ring.point_begin(at_ms)).or_default().add(&sums);
     }
     Ok(points.split_off(&ring.point_begin(from_ms)))
 }

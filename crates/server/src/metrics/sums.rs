@@ -77,24 +77,13 @@ impl Sums {
         *sum = sum.saturating_add(by);
     }
 
-    /// Adds all but the time that it covers.
-    fn add_figures(&mut self, other: &Self) {
+    /// Another time, or more of the same: what is summed up and what it covers.
+    pub fn add(&mut self, other: &Self) {
         for (sum, more) in self.figures.iter_mut().zip(other.figures) {
             *sum = sum.saturating_add(more);
         }
         self.latency.add(&other.latency);
-    }
-
-    /// Another time is put to this one.
-    pub fn add(&mut self, other: &Self) {
-        self.add_figures(other);
         self.covered_ms = self.covered_ms.saturating_add(other.covered_ms);
-    }
-
-    /// More of the same time of this length, seen in another part of it.
-    pub fn join(&mut self, other: &Self, length_ms: i64) {
-        self.add(other);
-        self.covered_ms = self.covered_ms.min(length_ms.unsigned_abs());
     }
 
     /// What falls between two moments if all of it is spread evenly over the whole. Shares of neighbouring pieces

@@ -62,6 +62,21 @@ fn machines_of_one_service_are_added_up_and_cover_the_same_time() {
 }
 
 #[test]
+fn reports_that_come_early_and_late_cover_what_they_are_about_and_averages_stay_true() {
+    let recorder = Recorder::default();
+    for n in 0..30_i64 {
+        let (before, after) = (report(1, n * 10_000), report(1, (n + 1) * 10_000));
+        let now_ms = BEGIN_MS + n * 10_000 + [0, 700, 150, 2_900][usize::try_from(n % 4).unwrap()];
+        recorder.record(&organization(), &machine(1), (&before, &after), now_ms, LONGEST_MS);
+    }
+    let points = recorder.of(&organization(), &service());
+    assert!(points.values().any(|point| point.covered_ms > 30_000), "they overlap");
+    for (at_ms, point) in points {
+        assert_eq!(point.get(ServiceFigure::InstanceMs), point.covered_ms, "one instance, at {at_ms}");
+    }
+}
+
+#[test]
 fn the_first_report_after_a_start_and_one_after_a_long_silence_record_nothing() {
     let recorder = Recorder::default();
     recorder.record(&organization(), &machine(1), (&report(1, 0), &report(1, 10_000)), BEGIN_MS + 10_000, LONGEST_MS);
