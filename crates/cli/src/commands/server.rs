@@ -23,7 +23,7 @@ pub struct Options {
     #[arg(long)]
     pub public: bool,
     /// Port of the gateways [default: 80 where the agent is root, else 8080]
-    #[arg(long, value_name = "PORT")]
+    #[arg(long, value_name = "PORT", env = "MAINSTAY_GATEWAY_PORT")]
     pub gateway_port: Option<u16>,
     /// How often agents report; one that missed three reports is shown as offline
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = poll_interval)]

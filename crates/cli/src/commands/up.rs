@@ -54,7 +54,7 @@ pub struct Options {
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:4600", env = "MAINSTAY_LISTEN")]
     pub listen: SocketAddr,
     /// Port where services are reached [default: 80 for root, else 8080 or the next free one]
-    #[arg(long, value_name = "PORT")]
+    #[arg(long, value_name = "PORT", env = "MAINSTAY_GATEWAY_PORT")]
     pub gateway_port: Option<u16>,
     /// postgres://… or sqlite://… [default: a SQLite file in the data directory]
     #[arg(long, value_name = "URL", env = "MAINSTAY_DATABASE", hide_env_values = true)]
