@@ -27,6 +27,9 @@ async function pages(page) {
   const server = await page.locator("#servers tbody a.name").first().getAttribute("href");
   return {
     overview: "/", stack: `/stacks/${stack}`, service: servicePath, deployment, servers: "/servers", server,
+    services: "/services", revisions: `${servicePath}/revisions?from=1&to=1`, logs: `${servicePath}/logs`,
+    edit: `/stacks/${stack}/edit`, stop: `${servicePath}/stop`, builds: "/builds", settings: "/settings",
+    search: `/search?q=restart+${service}`,
     join: "/servers/new", events: "/events", problems: "/events?level=error", tokens: "/tokens", docs: "/docs",
     endpoint: "/docs/endpoints/post-api-v1-deploy", schema: "/docs/schemas/ServiceView", nowhere: "/no/such/page",
   };
@@ -105,6 +108,8 @@ async function live(browser) {
   const other = await context.newPage();
   await other.goto(`${address}${servicePath}`);
   await other.getByRole("button", { name: "Restart" }).click();
+  // A page of its own asks first.
+  await other.getByRole("button", { name: `Restart ${service}` }).click();
   await other.getByText(`Restart of ${service} has begun.`).waitFor();
   await shoot(other, "restart-begun");
   await page.waitForFunction((old) => document.querySelector("#deployment h2 a")?.getAttribute("href") !== old, before, { timeout: LIVE_LIMIT_MS });
@@ -167,6 +172,7 @@ async function tokens(browser) {
   await page.goto(`${address}/tokens`);
   assert.ok(!(await page.content()).includes(token), "the token is shown once");
   await page.getByRole("button", { name: "Revoke <b>browser test</b>" }).click();
+  await page.getByRole("button", { name: "Revoke the token" }).click();
   await page.getByText("The token is revoked").waitFor();
   assert.equal((await asked()).status(), 401);
   await page.goto(`${address}/servers/new`);

@@ -94,6 +94,7 @@ async function aMachineJoinsWithOneLineAndIsSeenArriving(browser) {
   await page.getByText("harbour has joined").waitFor(SEEN);
   assert.deepEqual(await axeProblems(page), []);
   await shoot(page, "story-2-joined");
+  await shoot(page, "docs-join", false);
   await done(opened);
 }
 
@@ -106,6 +107,7 @@ async function theFirstReleaseIsSeenOnTheOverviewAsItComes(browser) {
   assert.equal(await answering(), "version v1");
   assert.deepEqual(await axeProblems(page), []);
   await shoot(page, "story-3-runs");
+  await shoot(page, "docs-overview", false);
   await done(opened);
 }
 
@@ -137,6 +139,7 @@ async function aReleaseThatFailsIsExplained(browser) {
   assert.equal(await answering(), "version v2", "what ran goes on");
   assert.deepEqual(await axeProblems(page), []);
   await shoot(page, "story-5-failed");
+  await shoot(page, "docs-failed", false);
   await done(opened);
 }
 
@@ -144,6 +147,7 @@ async function oneButtonGoesBack(browser) {
   const opened = await look(browser, servicePath);
   const { page } = opened;
   await page.getByRole("button", { name: "Roll back to 1" }).click();
+  await page.getByRole("button", { name: "Go back to revision 1" }).click();
   await page.getByText("has begun").first().waitFor();
   await page.locator("#deployment .badge.good").waitFor(SEEN);
   for (const until = Date.now() + LIVE_LIMIT_MS; (await answering()) !== "version v1";) {
@@ -196,6 +200,9 @@ async function everythingIsReachedWithTheKeyboardAlone(browser) {
   await page.waitForURL(`${address}${servicePath}`);
   await tabTo(page, "button", "Restart");
   await page.keyboard.press("Enter");
+  await page.waitForURL(`${address}${servicePath}/restart?`);
+  await tabTo(page, "button", "Restart web");
+  await page.keyboard.press("Enter");
   await page.getByText("Restart of web has begun.").waitFor();
   await done(opened, { once: false });
 }
@@ -210,6 +217,7 @@ async function everythingIsThereOnAPhone(browser) {
   }));
   assert.deepEqual(wrong, [], "controls are out of the screen or too small for a finger");
   await page.getByRole("button", { name: "Restart" }).tap();
+  await page.getByRole("button", { name: "Restart web" }).tap();
   await page.getByText("Restart of web has begun.").waitFor();
   await shoot(page, "story-7-phone");
   await done(opened, { once: false });

@@ -15,7 +15,7 @@ use api::events::{EventKind, EventLevel};
 use api::ids::RevisionId;
 use api::secret::Secret;
 use api::services::{EnvOrigin, EnvPatch, EnvVariable, PortSpec, Revision, ServiceIntent, ServiceSpec};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use store::{RevisionCreate, Scope, Service, Stack};
 
 const VARIABLES_LIMIT: usize = 500;
@@ -72,9 +72,10 @@ async fn injected(state: &AppState, scope: &Scope, stack: &Stack, service: &Serv
         names.push("PORT".to_owned());
     }
     let stacks = state.store().stack_list(scope).await?;
-    let same_project = |id: &api::ids::StackId| stacks.iter().any(|s| &s.id == id && s.project_id == stack.project_id);
+    let own = stacks.iter().filter(|other| other.project_id == stack.project_id);
+    let own: BTreeSet<&api::ids::StackId> = own.map(|other| &other.id).collect();
     let neighbours = state.store().service_list(scope, None).await?;
-    let neighbours = neighbours.iter().filter(|other| same_project(&other.stack_id));
+    let neighbours = neighbours.iter().filter(|other| own.contains(&other.stack_id));
     names.extend(neighbours.map(|other| format!("SERVICE_{}_URL", other.name.to_env())));
     Ok(names)
 }

@@ -124,14 +124,16 @@ pub struct SomeServers {
     pub offline: usize,
 }
 
-/// At most `limit` servers: first those that do not report, then those that matter to the reader, then by number.
+/// At most `limit` of the servers that are wanted: first those that do not report, then those that matter to the reader, then by number.
 pub async fn servers_first(
     state: &AppState,
     scope: &Scope,
     limit: usize,
+    wanted: impl Fn(&Server) -> bool,
     matters: impl Fn(&ServerId) -> bool,
 ) -> Result<SomeServers> {
     let mut servers = state.store().server_list(scope).await?;
+    servers.retain(|server| wanted(server));
     let (total, offline) = (servers.len(), servers.iter().filter(|server| !server.online).count());
     servers.sort_by_key(|server| (server.online, !matters(&server.id), server.index));
     let mut shown = Vec::new();

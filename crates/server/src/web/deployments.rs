@@ -42,6 +42,7 @@ impl DeploymentPage {
             },
             live: true,
             shape: LineShape::default(),
+            beside_bytes: 0,
             whole: None,
         };
         page(

@@ -9,7 +9,7 @@ use super::log_page::{LogPage, LogPlace};
 use super::reads::{self, LogQuery};
 use super::reference::Reference;
 use super::search::{self, SearchPage};
-use super::servers::{JoinMade, JoinPage};
+use super::servers::{JoinMade, JoinPage, ServerFilter};
 use super::service_list::ServiceListFilter;
 use super::settings::SettingsPage;
 use super::sign_in::SignInPage;
@@ -95,8 +95,12 @@ pub async fn deployment(
     show(&state, visitor, Subject::Deployment { id, filter: query.text() }).await
 }
 
-pub async fn servers(State(state): State<AppState>, visitor: Visitor) -> Result<Markup> {
-    show(&state, visitor, Subject::Servers).await
+pub async fn servers(
+    State(state): State<AppState>,
+    visitor: Visitor,
+    Query(filter): Query<ServerFilter>,
+) -> Result<Markup> {
+    show(&state, visitor, Subject::Servers(filter)).await
 }
 
 pub async fn server(

@@ -6,11 +6,26 @@ use super::frame::Frame;
 use super::logs::plain_tail;
 use super::names::server_path;
 use super::{times, words};
-use api::observed::InstanceObserved;
+use api::observed::{InstanceObserved, InstanceState};
 use api::services::InstanceView;
 use maud::{Markup, html};
 
+/// Most instances that a page shows.
+const INSTANCES_SHOWN: usize = 5;
+
+/// Those with trouble first, where not all are shown.
+fn shown(instances: &[InstanceView]) -> Vec<&InstanceView> {
+    let mut shown: Vec<&InstanceView> = instances.iter().collect();
+    if shown.len() > INSTANCES_SHOWN {
+        let well = |i: &InstanceView| i.observed.as_ref().is_some_and(|seen| seen.state == InstanceState::Healthy);
+        shown.sort_by_key(|instance| well(instance));
+        shown.truncate(INSTANCES_SHOWN);
+    }
+    shown
+}
+
 pub fn table(instances: &[InstanceView], frame: &Frame) -> Markup {
+    let shown = shown(instances);
     html! {
         section.card #instances aria-labelledby="instances-title" {
             h2 #instances-title { "Instances" }
@@ -23,8 +38,9 @@ pub fn table(instances: &[InstanceView], frame: &Frame) -> Markup {
                         th scope="col" title="What the machine says" { "Observed" }
                         th scope="col" { "Restarts" } th scope="col" { "Memory" }
                     } }
-                    tbody { @for instance in instances { (rows(instance, frame)) } }
+                    tbody { @for instance in &shown { (rows(instance, frame)) } }
                 }
+                @if shown.len() < instances.len() { p.soft { "And " (instances.len() - shown.len()) " more; these are the ones that need a look first. All: " code { "mainstay status --json" } "." } }
             }
         }
     }
@@ -83,7 +99,6 @@ fn more(observed: &InstanceObserved, frame: &Frame) -> Markup {
 mod tests {
     use super::super::samples;
     use super::*;
-    use api::observed::InstanceState;
 
     #[test]
     fn the_three_facts_stand_side_by_side() {
@@ -101,6 +116,14 @@ mod tests {
         ] {
             assert!(page.contains(wanted), "{wanted} is missing in {page}");
         }
+    }
+
+    #[test]
+    fn of_very_many_instances_those_with_trouble_are_shown_and_the_others_counted() {
+        let mut instances: Vec<_> = (0..99).map(|n| samples::instance(n, InstanceState::Healthy)).collect();
+        instances.push(samples::instance(99, InstanceState::Unhealthy));
+        let page = table(&instances, &samples::frame("/")).into_string();
+        assert!(page.contains("#99 on") && page.contains("And 95 more"), "{page}");
     }
 
     #[test]

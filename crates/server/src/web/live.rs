@@ -17,6 +17,7 @@ use super::events::EventFilter;
 use super::frame::Frame;
 use super::logs::{self, LineShape};
 use super::reads::{self, LINES_AT_ONCE, LogQuery};
+use super::servers::ServerFilter;
 use super::service_list::ServiceListFilter;
 use super::subject::Subject;
 use super::visitor::Visitor;
@@ -92,8 +93,12 @@ pub async fn deployment(
     follow(state, visitor, Subject::Deployment { id, filter: String::new() }, query.after).await
 }
 
-pub async fn servers(State(state): State<AppState>, visitor: Visitor) -> Result<Response> {
-    follow(state, visitor, Subject::Servers, None).await
+pub async fn servers(
+    State(state): State<AppState>,
+    visitor: Visitor,
+    Query(filter): Query<ServerFilter>,
+) -> Result<Response> {
+    follow(state, visitor, Subject::Servers(filter), None).await
 }
 
 pub async fn server(

@@ -10,8 +10,11 @@ use maud::{Markup, html};
 
 /// Most lines that a page is made with.
 pub const TAIL_LINES: usize = 120;
-/// Most bytes of markup in them.
+/// Most bytes of markup in them, and fewest where the rest of a page takes much.
 const TAIL_BYTES: usize = 22 * 1024;
+const TAIL_BYTES_LEAST: usize = 6 * 1024;
+/// What a page may have with them.
+const WITH_TAIL_BYTES: usize = 46 * 1024;
 /// Most bytes of markup of lines on a page that is of lines alone.
 const PAGE_BYTES: usize = 40 * 1024;
 
@@ -27,8 +30,16 @@ pub struct LogPanel<'a> {
     /// Whether lines still come.
     pub live: bool,
     pub shape: LineShape,
+    /// How much markup the rest of the page is.
+    pub beside_bytes: usize,
     /// Page that has the whole log, if there is one.
     pub whole: Option<&'a str>,
+}
+
+impl LogPanel<'_> {
+    fn room_bytes(&self) -> usize {
+        WITH_TAIL_BYTES.saturating_sub(self.beside_bytes).clamp(TAIL_BYTES_LEAST, TAIL_BYTES)
+    }
 }
 
 /// What stands beside the text of a line.
@@ -66,7 +77,7 @@ pub fn matches(record: &LogRecord, filter: &str) -> bool {
 }
 
 /// The newest lines that fit, oldest first.
-fn tail(records: &[LogRecord], filter: &str, shape: &LineShape) -> Vec<Markup> {
+fn tail(records: &[LogRecord], filter: &str, shape: &LineShape, room: usize) -> Vec<Markup> {
     let mut bytes = 0;
     let mut kept: Vec<_> = records
         .iter()
@@ -76,7 +87,7 @@ fn tail(records: &[LogRecord], filter: &str, shape: &LineShape) -> Vec<Markup> {
         .map(|record| line(record, shape))
         .take_while(|line| {
             bytes += line.0.len();
-            bytes <= TAIL_BYTES
+            bytes <= room
         })
         .collect();
     kept.reverse();
@@ -94,7 +105,7 @@ pub fn newest_that_fit<'a>(records: &'a [LogRecord], shape: &LineShape) -> &'a [
 }
 
 pub fn panel(panel: &LogPanel<'_>) -> Markup {
-    let shown = tail(panel.records, panel.filter, &panel.shape);
+    let shown = tail(panel.records, panel.filter, &panel.shape, panel.room_bytes());
     html! {
         section.card.logs #logs aria-labelledby="logs-title" {
             div.card-head {
@@ -142,6 +153,7 @@ mod tests {
             empty: "Nothing yet.",
             live: true,
             shape: LineShape { show_instance: true, link: String::new() },
+            beside_bytes: 0,
             whole: None,
         })
         .into_string()
@@ -173,6 +185,6 @@ mod tests {
         assert!(page.contains("number 499") && !page.contains("number 100."));
         assert!(page.len() < 30_000, "{} bytes", page.len());
         let short: Vec<_> = (0..500).map(|n| samples::log(n, &format!("number {n}."))).collect();
-        assert_eq!(tail(&short, "", &LineShape::default()).len(), TAIL_LINES);
+        assert_eq!(tail(&short, "", &LineShape::default(), TAIL_BYTES).len(), TAIL_LINES);
     }
 }

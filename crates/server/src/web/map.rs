@@ -15,7 +15,7 @@ use api::observed::InstanceState;
 use api::servers::{ServerCondition, ServerView};
 use api::services::{InstanceView, ServiceCondition, ServiceView};
 use maud::{Markup, html};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// More are one box.
 pub const SERVERS_SHOWN: usize = 12;
@@ -190,13 +190,9 @@ fn head(x: i32, anchor: &str, text: &str) -> Markup {
 
 fn gateway(server: &ServerView, top: i32) -> Markup {
     let (tone, word) = gateway_state(server);
-    let ports: Vec<String> = server
-        .observed
-        .iter()
-        .flat_map(|observed| &observed.gateway.listening)
-        .map(|address| format!(":{}", address.port()))
-        .take(2)
-        .collect();
+    let listening = server.observed.iter().flat_map(|observed| &observed.gateway.listening);
+    let ports: BTreeSet<u16> = listening.map(|address| address.port()).collect();
+    let ports: Vec<String> = ports.into_iter().take(2).map(|port| format!(":{port}")).collect();
     let detail = if ports.is_empty() { word.to_owned() } else { format!("{word} on {}", ports.join(" and ")) };
     node(Node {
         kind: Kind::Gateway,

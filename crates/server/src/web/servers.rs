@@ -3,17 +3,31 @@
 use super::frame::{Fragment, Frame, Live, breadcrumb, copyable, csrf_field, page};
 use super::names::{Names, server_path};
 use super::{metrics, times, words};
+use crate::views::SomeServers;
 use api::ids::TokenId;
 use api::metrics::ServerMetrics;
 use api::name::Name;
-use api::observed::{AgentState, ObservedState};
+use api::observed::{AgentState, InstanceState, ObservedState};
 use api::secret::Secret;
 use api::servers::{RecoveryState, ServerCondition, ServerRecovery, ServerView};
 use api::tokens::{TokenState, TokenView};
 use maud::{Markup, html};
 
+/// Most servers that the list holds, and most instances that a server's page does.
+pub const SERVERS_LISTED: usize = 40;
+const INSTANCES_SHOWN: usize = 24;
+
+/// What the list is narrowed to, as the query of the page says it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Deserialize)]
+pub struct ServerFilter {
+    /// A part of the name.
+    #[serde(default)]
+    pub search: String,
+}
+
 pub struct ServersPage {
-    pub servers: Vec<ServerView>,
+    pub filter: ServerFilter,
+    pub servers: SomeServers,
 }
 
 impl ServersPage {
@@ -22,27 +36,43 @@ impl ServersPage {
     }
 
     pub fn render(&self, frame: &Frame) -> Markup {
+        let mut query = url::form_urlencoded::Serializer::new(String::new());
+        if !self.filter.search.is_empty() {
+            query.append_pair("search", &self.filter.search);
+        }
+        let live = format!("/live/servers/stream?{}", query.finish());
         page(
             frame,
             "Servers",
-            Live::From("/live/servers/stream"),
+            Live::From(&live),
             html! {
                 div.title { div.title-line { h1 { "Servers" } a.button href="/servers/new" { "Add a server" } } p.lead { "The machines that services run on. Each dials out to this control plane; nothing dials in to them." } }
+                @if self.servers.total > SERVERS_LISTED || !self.filter.search.is_empty() {
+                    form.card.filters method="get" action="/servers" role="search" aria-label="Filter servers" {
+                        label { span { "Name" } input type="search" name="search" value=(self.filter.search) placeholder="part of the name" maxlength="40" autocomplete="off"; }
+                        button type="submit" { "Show" }
+                        @if !self.filter.search.is_empty() { a.button.quiet href="/servers" { "Clear" } }
+                    }
+                }
                 (self.table(frame))
             },
         )
     }
 
     fn table(&self, frame: &Frame) -> Markup {
+        let SomeServers { shown, total, .. } = &self.servers;
         html! {
             section.card #servers aria-label="Servers" {
-                @if self.servers.is_empty() {
+                @if shown.is_empty() && !self.filter.search.is_empty() {
+                    p.empty { "No server has “" (self.filter.search) "” in its name." }
+                } @else if shown.is_empty() {
                     p.empty { "No machine has joined yet. " a href="/servers/new" { "Add a server" } " gives you the one line to run on it." }
                 } @else {
                     table {
                         thead { tr { th scope="col" { "Server" } th scope="col" { "Condition" } th scope="col" { "State" } th scope="col" { "Instances" } th scope="col" { "Memory" } th scope="col" { "Agent" } } }
-                        tbody { @for server in &self.servers { (row(server, frame)) } }
+                        tbody { @for server in shown { (row(server, frame)) } }
                     }
+                    @if shown.len() < *total { p.soft { "And " (total - shown.len()) " more; those that do not report come first." } }
                 }
             }
         }
@@ -185,14 +215,19 @@ impl ServerPage {
     }
 
     fn instances(&self, frame: &Frame) -> Markup {
-        let instances = self.server.observed.as_ref().map(|o| o.instances.as_slice()).unwrap_or_default();
+        let all = self.server.observed.as_ref().map(|o| o.instances.as_slice()).unwrap_or_default();
+        let mut instances: Vec<_> = all.iter().collect();
+        if all.len() > INSTANCES_SHOWN {
+            instances.sort_by_key(|instance| instance.state == InstanceState::Healthy);
+            instances.truncate(INSTANCES_SHOWN);
+        }
         html! {
             section.card #instances aria-labelledby="instances-title" {
                 h2 #instances-title { "Instances" }
                 @if instances.is_empty() { p.empty { "Nothing runs on it." } } @else {
                     table {
                         thead { tr { th scope="col" { "Service" } th scope="col" { "Observed" } th scope="col" { "Port" } th scope="col" { "Restarts" } th scope="col" { "Memory" } th scope="col" { "Runs for" } } }
-                        tbody { @for instance in instances {
+                        tbody { @for instance in &instances {
                             @let (tone, word) = words::instance_state(instance.state);
                             tr {
                                 th scope="row" data-label="Service" {
@@ -207,6 +242,7 @@ impl ServerPage {
                             }
                         } }
                     }
+                    @if instances.len() < all.len() { p.soft { "And " (all.len() - instances.len()) " more; those that are not healthy come first." } }
                 }
             }
         }
@@ -480,7 +516,33 @@ mod tests {
 
     #[test]
     fn the_list_teaches_where_it_is_empty() {
-        let page = ServersPage { servers: vec![] }.render(&samples::frame("/servers")).into_string();
+        let servers = SomeServers { shown: vec![], total: 0, offline: 0 };
+        let page =
+            ServersPage { filter: ServerFilter::default(), servers }.render(&samples::frame("/servers")).into_string();
         assert!(page.contains("No machine has joined yet") && page.contains("href=\"/servers/new\""));
+    }
+
+    #[test]
+    fn of_a_thousand_servers_a_page_is_shown_that_is_small_and_can_be_searched() {
+        let shown = vec![samples::server(ServerCondition::Offline); SERVERS_LISTED];
+        let page = ServersPage {
+            filter: ServerFilter { search: "\"><b>".into() },
+            servers: SomeServers { shown, total: 1_000, offline: 40 },
+        };
+        let page = page.render(&samples::frame("/servers")).into_string();
+        assert!(page.contains("And 960 more") && page.contains("role=\"search\"") && !page.contains("<b>"), "{page}");
+        assert!(page.len() < 50_000, "{} bytes", page.len());
+    }
+
+    #[test]
+    fn the_fullest_page_of_a_server_is_small() {
+        let mut server = samples::server(ServerCondition::Online);
+        let observed = server.observed.as_mut().unwrap();
+        observed.instances = vec![observed.instances[0].clone(); 500];
+        let metrics = samples::server_metrics(api::metrics::MetricsRange::Hour);
+        let page = ServerPage { server, names: Names::of(&[samples::stack()], &[]), metrics };
+        let page = page.render(&samples::frame("/servers/harbour")).into_string();
+        assert!(page.contains("And 476 more"), "{page}");
+        assert!(page.len() < 50_000, "{} bytes", page.len());
     }
 }

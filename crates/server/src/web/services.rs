@@ -16,6 +16,9 @@ use api::services::{
 };
 use maud::{Markup, html};
 
+/// Most variables that are listed on it.
+const VARIABLES_SHOWN: usize = 14;
+
 pub struct ServicePage {
     pub service: ServiceView,
     /// Newest first.
@@ -57,6 +60,20 @@ impl ServicePage {
         let live = format!("/live{}/stream?range={}", self.path(), self.metrics.range);
         let stack = stack_path(&service.stack);
         let whole_log = format!("{}/logs", self.path());
+        let above = html! {
+            (breadcrumb(&[("/", "Overview"), (&stack, service.stack.as_str())]))
+            (self.head())
+            (self.actions(frame))
+            (self.deployment(frame))
+            (instances::table(&service.instances, frame))
+            (metrics::service(&self.metrics, &self.path()))
+        };
+        let below = html! {
+            div.columns.even {
+                div.main-column { (self.revisions(frame)) (self.history(frame)) }
+                div.side-column { (self.facts()) (self.environment(frame)) }
+            }
+        };
         let logs = LogPanel {
             title: "Logs",
             records: &self.logs,
@@ -64,25 +81,14 @@ impl ServicePage {
             empty: "It has written nothing yet.",
             live: true,
             shape: self.line_shape(),
+            beside_bytes: above.0.len() + below.0.len(),
             whole: Some(&whole_log),
         };
         page(
             frame,
             &format!("{} in {}", service.name, service.stack),
             Live::From(&live),
-            html! {
-                (breadcrumb(&[("/", "Overview"), (&stack, service.stack.as_str())]))
-                (self.head())
-                (self.actions(frame))
-                (self.deployment(frame))
-                (instances::table(&service.instances, frame))
-                (metrics::service(&self.metrics, &self.path()))
-                (panel(&logs))
-                div.columns.even {
-                    div.main-column { (self.revisions(frame)) (self.history(frame)) }
-                    div.side-column { (self.facts()) (self.environment(frame)) }
-                }
-            },
+            html! { (above) (panel(&logs)) (below) },
         )
     }
 
@@ -233,25 +239,30 @@ impl ServicePage {
         }
     }
 
+    /// Those that somebody chose before those that are injected; a page has room for some.
+    fn variables(&self) -> Vec<&EnvVariable> {
+        let (injected, chosen): (Vec<_>, Vec<_>) = self.env.iter().partition(|v| v.origin == EnvOrigin::Injected);
+        chosen.into_iter().chain(injected).take(VARIABLES_SHOWN).collect()
+    }
+
     fn environment(&self, frame: &Frame) -> Markup {
         let path = format!("{}/env", self.path());
         html! {
             section.card #environment aria-labelledby="env-title" {
                 h2 #env-title { "Environment" }
                 p.soft { "Values are not shown here. " code { "mainstay env list " (self.service.stack) "/" (self.service.name) " --reveal" } " shows them to those who may." }
-                @if self.env.is_empty() { p.empty { "No variables." } } @else {
+                @let shown = self.variables();
+                @if shown.is_empty() { p.empty { "No variables." } } @else {
                     table.plain {
                         thead { tr { th scope="col" { "Name" } th scope="col" { "From" } th scope="col" { span.hidden-label { "Actions" } } } }
-                        tbody { @for variable in &self.env { tr {
+                        tbody { @for variable in &shown { tr {
                             th scope="row" data-label="Name" { code { (variable.name) } }
                             td data-label="From" { (words::env_origin(variable.origin)) }
-                            td.end { @if variable.origin == EnvOrigin::Set { form method="get" action={ (path) "/remove" } {
-                                input type="hidden" name="name" value=(variable.name);
-                                button.quiet type="submit" aria-label={ "Remove " (variable.name) } { "Remove" }
-                            } } }
+                            td.end { @if variable.origin == EnvOrigin::Set { a.button.quiet href={ (path) "/remove?name=" (variable.name) } aria-label={ "Remove " (variable.name) } { "Remove" } } }
                         } } }
                     }
                 }
+                @if shown.len() < self.env.len() { p.soft { "And " (self.env.len() - shown.len()) " more, mostly the addresses of other services: " code { "mainstay env list " (self.service.stack) "/" (self.service.name) } " shows all." } }
                 details {
                     summary { "Set a variable" }
                     form.stacked method="post" action=(path) {
@@ -315,7 +326,7 @@ mod tests {
             "Intent",
             "Traffic",
             "Observed",
-            "Go back to revision 6",
+            "Go back to 6",
             "GET /health",
             "npm ci",
             "at most 256.0 MiB",
@@ -380,8 +391,16 @@ mod tests {
     }
 
     #[test]
-    fn the_page_is_small_however_much_was_logged() {
-        let page = shown(ServiceCondition::Running);
+    fn the_fullest_page_is_small() {
+        let mut full = service_page(ServiceCondition::Down);
+        full.service.instances = vec![samples::instance(1, api::observed::InstanceState::Unhealthy); 100];
+        full.revisions = vec![samples::revision(7); 8];
+        full.deployments = vec![samples::deployment(api::deployments::Stage::Failed); 8];
+        full.env = (0..200)
+            .map(|n| EnvVariable { name: format!("SERVICE_NUMBER_{n}_URL"), origin: EnvOrigin::Set, value: None })
+            .collect();
+        let page = full.render(&samples::frame("/stacks/shop/services/web")).into_string();
         assert!(page.len() < 50_000, "{} bytes", page.len());
+        assert!(page.contains("And 95 more") && page.contains("And 186 more"), "{page}");
     }
 }

@@ -98,7 +98,7 @@ fn password(frame: &Frame) -> Markup {
         form.card.stacked method="post" action="/settings/password" aria-labelledby="password-title" {
             h2 #password-title { "Your password" }
             (csrf_field(frame))
-            @if let Some(user) = &frame.user { input type="text" name="username" value=(user) autocomplete="username" hidden readonly; }
+            @if let Some(user) = &frame.user { input type="text" name="username" value=(user) autocomplete="username" aria-label="User" hidden readonly; }
             label { span { "The one you have" } input type="password" name="old" required autocomplete="current-password" maxlength="200"; }
             label { span { "A new one, " (PASSWORD_LENGTH) " letters or more" } input type="password" name="new" required minlength=(PASSWORD_LENGTH) autocomplete="new-password" maxlength="200"; }
             label { span { "The new one once more" } input type="password" name="again" required minlength=(PASSWORD_LENGTH) autocomplete="new-password" maxlength="200"; }

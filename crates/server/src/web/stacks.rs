@@ -132,7 +132,7 @@ fn service_row(service: &ServiceView, whole: bool, frame: &Frame) -> Markup {
             td data-label="Condition" { (words::badge(tone, word)) }
             td data-label="Revision" { @if let Some(current) = &service.current { (current.number) " " code title=(current.commit_subject) { (current.commit.short()) } } @else { "–" } }
             td data-label="Instances" { (healthy) " healthy of " (service.replicas) }
-            td data-label="Last deployment" {
+            td data-label="Deployed" {
                 @if let Some(deployment) = &service.deployment {
                     @let (tone, word) = words::stage(deployment.stage);
                     a href={ "/deployments/" (deployment.id) } { (words::fact(tone, word)) }

@@ -10,7 +10,7 @@ use super::logs::LineShape;
 use super::map::SERVERS_SHOWN;
 use super::overview::{EVENTS_SHOWN, OverviewPage, SERVICES_SHOWN};
 use super::reads::{self, EventQuery, LogQuery};
-use super::servers::{Arrival, ServerPage, ServersPage};
+use super::servers::{Arrival, SERVERS_LISTED, ServerFilter, ServerPage, ServersPage};
 use super::service_list::{self, ServiceListFilter, ServiceListPage};
 use super::services::ServicePage;
 use super::stacks::StackPage;
@@ -27,7 +27,7 @@ use api::metrics::MetricsRange;
 use api::services::ServiceView;
 use maud::Markup;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use store::{Scope, ServiceFilter};
+use store::{Scope, Server, ServiceFilter};
 
 /// How many revisions and deployments a service's page lists.
 const HISTORY: u32 = 8;
@@ -49,7 +49,7 @@ pub enum Subject {
         id: String,
         filter: String,
     },
-    Servers,
+    Servers(ServerFilter),
     Server {
         server: String,
         range: MetricsRange,
@@ -130,7 +130,11 @@ impl Subject {
             Self::Deployment { id, filter } => {
                 Page::Deployment(Box::new(read_deployment(state, caller, id, filter, with_log).await?))
             }
-            Self::Servers => Page::Servers(ServersPage { servers: views::servers(state, scope).await? }),
+            Self::Servers(filter) => {
+                let wanted = |server: &Server| server.name.as_str().contains(filter.search.trim());
+                let servers = views::servers_first(state, scope, SERVERS_LISTED, wanted, |_| false).await?;
+                Page::Servers(ServersPage { filter: filter.clone(), servers })
+            }
             Self::Server { server, range } => Page::Server(Box::new(read_server(state, scope, server, *range).await?)),
             Self::Events(filter) => Page::Events(Box::new(read_events(state, caller, filter).await?)),
             Self::Builds(filter) => Page::Builds(read_builds(state, scope, filter).await?),
@@ -173,7 +177,7 @@ async fn read_overview(state: &AppState, scope: &Scope) -> Result<OverviewPage> 
         .flat_map(|service| service.instances.iter().map(|instance| instance.server_id.clone()))
         .collect();
     Ok(OverviewPage {
-        servers: views::servers_first(state, scope, SERVERS_SHOWN, |id| holders.contains(id)).await?,
+        servers: views::servers_first(state, scope, SERVERS_SHOWN, |_| true, |id| holders.contains(id)).await?,
         names: reads::names_of_events(state, scope, &events).await?,
         tally,
         stacks,

@@ -167,6 +167,7 @@ async fn every_page_is_strict_small_and_holds_nothing_inline() {
         "/search?q=restart+web",
         "/search/hits?q=we",
         "/servers",
+        "/servers?search=fa",
         "/servers/fake",
         "/servers/new",
         "/events",
