@@ -189,18 +189,16 @@ fn left_on_screen(written: &str) -> Vec<String> {
 fn metrics_are_lines_as_wide_as_the_terminal_and_a_gap_is_a_gap() {
     let control_plane = ControlPlane::start();
     control_plane.answers("GET /api/v1/services", json!([service("shop", "web", 1)]));
-    let point = |n: i64| {
-        api::metrics::ServicePoint {
-            at_ms: n * 30_000,
-            covered_ms: 30_000,
-            cpu_cores: n as f64 / 100.0,
-            memory_bytes: 96 << 20,
-            requests: 60,
-            requests_per_second: 2.0,
-            server_errors: u64::from(n == 119) * 3,
-            latency_p99_ms: Some(12.5),
-            ..Default::default()
-        }
+    let point = |n: i64| api::metrics::ServicePoint {
+        at_ms: n * 30_000,
+        covered_ms: 30_000,
+        cpu_cores: n as f64 / 100.0,
+        memory_bytes: 96 << 20,
+        requests: 60,
+        requests_per_second: 2.0,
+        server_errors: u64::from(n == 119) * 3,
+        latency_p99_ms: Some(12.5),
+        ..Default::default()
     };
     let points: Vec<_> = (0..=120).filter(|n| !(30..60).contains(n)).map(point).collect();
     let answer = json!({
