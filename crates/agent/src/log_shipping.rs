@@ -14,7 +14,7 @@ use crate::control_plane::{ControlPlane, ControlPlaneError};
 use crate::drivers::{LogState, Workloads};
 use crate::ledger::Ledger;
 use api::logs::{LogBatch, LogSource, LogUpload, LogUploadAnswer};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -123,10 +123,16 @@ impl<W: Workloads, S: LogSink> LogShipping<W, S> {
 
     /// Sends what is new, at most one upload. `first` moves on so that each log gets its turn.
     pub async fn round(&self, first: &mut usize) -> Result<Round, ControlPlaneError> {
-        let logs = self.workloads.logs().await;
+        let logs: Vec<(String, LogState)> =
+            self.workloads.logs().await.into_iter().map(|log| (log.source.key(), log)).collect();
         self.forget(&logs).await;
-        let due: Vec<LogState> =
-            logs.into_iter().filter(|log| log.end_offset > self.shipped.offset(&log.source).unwrap_or(0)).collect();
+        let due: Vec<LogState> = {
+            let offsets = self.shipped.lock();
+            let grown = |(key, log): (String, LogState)| {
+                (log.end_offset > offsets.get(&key).copied().unwrap_or(0)).then_some(log)
+            };
+            logs.into_iter().filter_map(grown).collect()
+        };
         if due.is_empty() {
             return Ok(Round::Nothing);
         }
@@ -183,13 +189,16 @@ impl<W: Workloads, S: LogSink> LogShipping<W, S> {
         }
     }
 
-    /// Forgets the offsets of logs that are gone.
-    async fn forget(&self, logs: &[LogState]) {
+    /// Forgets the offsets of logs that are gone. There are none mostly, and this is asked many times a second.
+    async fn forget(&self, logs: &[(String, LogState)]) {
         let gone = {
             let mut offsets = self.shipped.lock();
-            let before = offsets.len();
-            offsets.retain(|key, _| logs.iter().any(|log| log.source.key() == *key));
-            offsets.len() != before
+            let gone = logs.iter().filter(|(key, _)| offsets.contains_key(key)).count() < offsets.len();
+            if gone {
+                let here: BTreeSet<&str> = logs.iter().map(|(key, _)| key.as_str()).collect();
+                offsets.retain(|key, _| here.contains(key.as_str()));
+            }
+            gone
         };
         if gone {
             let keys: Vec<String> = self.shipped.lock().keys().cloned().collect();

@@ -199,6 +199,15 @@ impl Referee {
         all.keys().filter_map(|id| known.get(id).map(|known| known.service.clone())).collect()
     }
 
+    /// Services of machines that could not keep a document and said that they go by it: others may have let go of
+    /// theirs for that, and a machine that dies now goes by the document before.
+    fn services_that_may_go_back(&self, world: &World) -> BTreeSet<String> {
+        let machines = world.machines.iter().filter(|machine| !machine.holds_what_it_said());
+        let instances = machines.flat_map(|machine| machine.workloads.instances());
+        let known = locked(&self.instances);
+        instances.filter_map(|i| known.get(&i.instance_id).map(|known| known.service.clone())).collect()
+    }
+
     pub fn routes_refused(&self, machine: &Machine) {
         *locked(&self.refusals).entry(machine.name).or_default() += 1;
     }
@@ -268,7 +277,8 @@ impl Referee {
                 }
             }
         }
-        let some_away = self.services_with_some_away(world);
+        let mut some_away = self.services_with_some_away(world);
+        some_away.extend(self.services_that_may_go_back(world));
         for (name, truth) in locked(&self.services).iter_mut() {
             let serve = serving.get(name).copied().unwrap_or(0);
             if fragile.contains(name) || some_away.contains(name) {

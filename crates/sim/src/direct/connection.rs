@@ -12,7 +12,7 @@ use sqlx_core::migrate::{AppliedMigration, Migrate, MigrateError, Migration};
 use sqlx_core::sql_str::SqlStr;
 use sqlx_core::transaction::{begin_ansi_transaction_sql, commit_ansi_transaction_sql, rollback_ansi_transaction_sql};
 use sqlx_core::{Either, Error};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::future::ready;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -32,13 +32,17 @@ type Found = Vec<Either<AnyQueryResult, AnyRow>>;
 struct Shared {
     // Before the database, so that they go first.
     statements: HashMap<String, Statement>,
+    /// What was set, and holds on the handle for good: each connection that the store opens sets the same once more,
+    /// and SQLite would prepare every statement anew after that.
+    settings: HashSet<String>,
     database: Database,
     within: Option<u64>,
 }
 
 impl Shared {
     fn new(database: Database) -> Arc<Mutex<Self>> {
-        Arc::new(Mutex::new(Self { statements: HashMap::new(), database, within: None }))
+        let (statements, settings) = Default::default();
+        Arc::new(Mutex::new(Self { statements, settings, database, within: None }))
     }
 }
 
@@ -159,6 +163,9 @@ impl Drop for DirectConnection {
 impl Shared {
     fn run(&mut self, sql: &str, values: &[AnyValueKind], limit: usize, reads_only: bool) -> Result<Found, Error> {
         let mut found = Vec::new();
+        if self.settings.contains(sql) {
+            return Ok(found);
+        }
         if let Some(statement) = self.statements.get_mut(sql) {
             run_one(&self.database, statement, values, limit, reads_only, &mut found)?;
             return Ok(found);
@@ -170,7 +177,9 @@ impl Shared {
             only = (rest.len() == sql.len() && after.trim().is_empty()).then_some(statement);
             rest = after;
         }
-        if let Some(statement) = only {
+        if is_setting(sql) {
+            self.settings.insert(sql.to_owned());
+        } else if let Some(statement) = only {
             if self.statements.len() >= STATEMENTS_LIMIT {
                 self.statements.clear();
             }
@@ -178,6 +187,11 @@ impl Shared {
         }
         Ok(found)
     }
+}
+
+/// The store sets all that it wants of a connection in one text, and asks back with others.
+fn is_setting(sql: &str) -> bool {
+    sql.starts_with("PRAGMA ") && sql.contains('=') && sql.contains(';')
 }
 
 fn run_one(

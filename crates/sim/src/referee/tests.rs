@@ -10,6 +10,7 @@ use crate::time::Time;
 use agent::drivers::fake::FakeDriver;
 use agent::drivers::{Config, PrepareRequest, Workloads};
 use agent::ledger::MemoryLedger;
+use agent::transport::Outgoing;
 use api::desired::{InstanceIntent, SignedDesiredState, Traffic};
 use api::gateway::{GatewayService, Upstream};
 use api::services::{HealthSpec, PortSpec};
@@ -94,6 +95,17 @@ impl Scene {
         };
         MemoryLedger::new(machine.disk.clone(), None).desired_accept(&signed, 0).await.unwrap();
         machine.has_accepted();
+    }
+
+    /// The machine says that it goes by a document.
+    fn says(&self, machine: usize, generation: u64) {
+        let request = Outgoing {
+            method: http::Method::POST,
+            url: "http://control/api/v1/agent/status".parse().unwrap(),
+            headers: http::HeaderMap::new(),
+            body: format!(r#"{{"observed":{{"generation":{generation}}}}}"#).into(),
+        };
+        self.world.machines[machine].referee_looks_at_letter(&self.world, &request);
     }
 
     fn is_to_run(&self, service: &str, running: usize) {
@@ -359,6 +371,26 @@ async fn who_scaled_down_and_got_no_answer_is_promised_what_is_left() {
     scene.keeps_its_promises();
     scene.asks(0, "web", &[]).await;
     scene.must_never_be("0 of 1 instances of web serve after something");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_machine_that_could_not_keep_what_it_goes_by_may_go_back_to_less() {
+    let (scene, old, _) = before_a_switch().await;
+    scene.world.machines[0].kept_in_vain.store(true, std::sync::atomic::Ordering::SeqCst);
+    scene.says(0, 7);
+    scene.looks();
+    scene.asks(0, "web", &[&old[0]]).await;
+    scene.keeps_its_promises();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_machine_that_kept_what_it_goes_by_does_not_go_back() {
+    let (scene, old, _) = before_a_switch().await;
+    scene.is_told(0, 7, 1, Traffic::Active).await;
+    scene.says(0, 7);
+    scene.looks();
+    scene.asks(0, "web", &[&old[0]]).await;
+    scene.must_never_be("1 of 2 instances of web serve after something");
 }
 
 #[tokio::test(start_paused = true)]
