@@ -2,7 +2,7 @@
 //! wrong on a machine. The referee looks after each change.
 
 use crate::chance::Chance;
-use crate::machine::{End, Machine};
+use crate::machine::{End, Machine, Switching};
 use crate::time::locked;
 use crate::world::World;
 use agent::drivers::fake::{FakeDriver, FakeGateway};
@@ -275,8 +275,10 @@ impl Config for Edge<FakeGateway> {
             self.gates.world.referee.routes_refused(machine);
             return Err(DriverError::temporary("port 80 is in use"));
         }
+        let switching = Switching::begin(machine);
         let apply = async {
             let digest = self.inner.apply(desired).await;
+            drop(switching);
             let shown: Vec<String> = desired
                 .services
                 .iter()

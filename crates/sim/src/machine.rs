@@ -18,7 +18,7 @@ use agent::transport::{Incoming, Outgoing};
 use api::desired::{DesiredState, InstanceIntent, Traffic};
 use api::ids::{InstanceId, RevisionId, ServerId};
 use api::secret::Secret;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -61,6 +61,8 @@ pub struct Machine {
     highest_said: AtomicU64,
     /// The newest document that its ledger took, and the one before.
     documents: Mutex<Vec<DesiredState>>,
+    /// Its agent is switching routes, and nobody can take that back.
+    switches: AtomicBool,
     end: mpsc::UnboundedSender<End>,
     ended: Mutex<Option<mpsc::UnboundedReceiver<End>>>,
 }
@@ -86,6 +88,7 @@ impl Machine {
             highest_seen: AtomicU64::new(0),
             highest_said: AtomicU64::new(0),
             documents: Mutex::default(),
+            switches: AtomicBool::new(false),
             end,
             ended: Mutex::new(Some(ended)),
         }
@@ -159,6 +162,15 @@ impl Machine {
         instances.any(|i| &i.instance_id == id && i.intent == InstanceIntent::Run && i.traffic == Traffic::Active)
     }
 
+    /// Whether it goes by what the control plane said last, as far as anybody was told, and by nothing else. One
+    /// that comes back after a while, or is in the middle of switching routes, does not: what it serves now may
+    /// have been given up long ago.
+    pub fn is_up_to_date(&self, newest: &BTreeMap<ServerId, u64>) -> bool {
+        let said = self.server_id().and_then(|id| newest.get(&id).copied()).unwrap_or(0);
+        let held = locked(&self.documents).first().map_or(0, |document| document.generation);
+        held >= said && !self.switches.load(Ordering::SeqCst)
+    }
+
     /// Instances that its gateway sends new requests to.
     pub fn asked(&self) -> BTreeSet<InstanceId> {
         let services = self.gateway.config().unwrap_or_default().services;
@@ -185,6 +197,22 @@ impl Machine {
             let name = self.name;
             world.story.never(format_args!("the generation accepted by {name} falls from {before} to {now}"));
         }
+    }
+}
+
+/// While its agent switches routes, however that ends.
+pub struct Switching<'a>(&'a AtomicBool);
+
+impl<'a> Switching<'a> {
+    pub fn begin(machine: &'a Machine) -> Self {
+        machine.switches.store(true, Ordering::SeqCst);
+        Self(&machine.switches)
+    }
+}
+
+impl Drop for Switching<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::SeqCst);
     }
 }
 

@@ -252,6 +252,9 @@ impl Referee {
     pub fn look(&self, world: &World, cause: &str) {
         let passed_ms = world.time.passed_ms();
         let mut serving: BTreeMap<String, u32> = BTreeMap::new();
+        // Those that the fleet may count on from here on: nothing that is on its way takes them away.
+        let mut lasting: BTreeMap<String, u32> = BTreeMap::new();
+        let newest = world.seen.borrow().generations.clone();
         let mut fragile = BTreeSet::new();
         let mut running: BTreeMap<InstanceId, &str> = BTreeMap::new();
         for machine in &world.machines {
@@ -267,12 +270,14 @@ impl Referee {
                 }
             }
             let Some(config) = machine.gateway.config() else { continue };
+            let is_up_to_date = machine.is_up_to_date(&newest);
             for service in &config.services {
                 for upstream in service.upstreams.iter().filter(|u| !u.draining) {
                     let id = &upstream.instance_id;
                     let runs = instances.iter().any(|i| &i.instance_id == id && i.state == InstanceState::Running);
                     if runs && self.check_says(id, passed_ms) {
                         *serving.entry(service.name.to_string()).or_default() += 1;
+                        *lasting.entry(service.name.to_string()).or_default() += u32::from(is_up_to_date);
                     }
                 }
             }
@@ -287,7 +292,7 @@ impl Referee {
                 let floor = truth.floor.unwrap_or(0);
                 world.story.never(format_args!("{serve} of {floor} instances of {name} serve after {cause}"));
                 truth.floor = None;
-            } else if serve >= truth.wanted && truth.wanted > 0 {
+            } else if truth.wanted > 0 && lasting.get(name).is_some_and(|lasting| *lasting >= truth.wanted) {
                 truth.floor = Some(truth.wanted);
             }
         }

@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::chance::Seed;
+use crate::machine::Switching;
 use crate::people::People;
 use crate::plane::Plane;
 use crate::scenario::new_world;
@@ -164,6 +165,22 @@ async fn fewer_than_served_before_is_said() {
     let (scene, old, _) = before_a_switch().await;
     scene.asks(0, "web", &[&old[0]]).await;
     scene.must_never_be("1 of 2 instances of web serve after something");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_serves_only_until_a_switch_lands_is_not_counted_on() {
+    let (scene, old, _) = before_a_switch().await;
+    scene.world.referee.want("web", 1);
+    scene.asks(0, "web", &[&old[0]]).await;
+    // Decided when one was wanted, and still on its way when two are.
+    let switching = Switching::begin(&scene.world.machines[0]);
+    scene.world.referee.want("web", 2);
+    scene.asks(0, "web", &[&old[0], &old[1]]).await;
+    drop(switching);
+    scene.asks(0, "web", &[&old[0]]).await;
+    scene.keeps_its_promises();
+    scene.asks(0, "web", &[]).await;
+    scene.must_never_be("0 of 1 instances of web serve after something");
 }
 
 #[tokio::test(start_paused = true)]
