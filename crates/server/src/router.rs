@@ -15,7 +15,8 @@
 
 use crate::requests;
 use crate::routes::{
-    agent, credentials, deployments, env, events, health, info, logs, metrics, plans, servers, services, session, stacks, tokens,
+    agent, credentials, deployments, env, events, health, info, logs, metrics, plans, servers, services, session,
+    stacks, tokens,
 };
 use crate::state::AppState;
 use axum::extract::DefaultBodyLimit;
