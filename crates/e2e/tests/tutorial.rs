@@ -10,7 +10,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Of one block; the longest waits for a release that never gets healthy.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -113,10 +113,20 @@ impl Loop {
         Self { shell, output }
     }
 
+    fn said(&self) -> String {
+        std::fs::read_to_string(&self.output).expect("it was written")
+    }
+
+    /// Once it has asked twice more: the first may have begun before.
     fn end(mut self) -> String {
+        let (begun, asked) = (Instant::now(), self.said().lines().count());
+        while self.said().lines().count() < asked + 2 {
+            assert!(begun.elapsed() < LIMIT, "the loop in the other terminal does not go on:\n{}", self.said());
+            std::thread::sleep(Duration::from_millis(50));
+        }
         let _ = self.shell.kill();
         let _ = self.shell.wait();
-        std::fs::read_to_string(&self.output).expect("it was written")
+        self.said()
     }
 }
 
