@@ -11,6 +11,7 @@ mod load;
 mod packages;
 mod postgres;
 mod sim;
+mod site;
 mod steps;
 mod test;
 mod tidy;
@@ -26,6 +27,8 @@ Usage: cargo xtask TASK
   test [--require-all]   install what the tests need, then run everything that must pass before a merge
   tidy                   the rules of the project that a machine can check
   docs [--check]         write docs/reference from the code, or check that it is up to date
+  site                   write the documents as a site to target/site, and look at every link
+  pictures               take the pictures of the documents anew, from the real pages
   deny                   cargo deny: licences, duplicate crates, sources, and known vulnerabilities
 
   kill-loop [--kills N] [--seed S]
@@ -54,6 +57,8 @@ fn main() -> ExitCode {
         ["tidy"] => tidy::run(),
         ["docs"] => docs::run(docs::Mode::Write),
         ["docs", "--check"] => docs::run(docs::Mode::Check),
+        ["site"] => site::run(),
+        ["pictures"] => site::pictures(),
         ["deny"] => deny::run(),
         ["kill-loop", options @ ..] => kill_loop::run(options),
         ["load", options @ ..] => load::run(options),

@@ -42,10 +42,11 @@ export async function signIn(page, next = "/") {
   await page.waitForURL(`${address}${next}`);
 }
 
-export async function shoot(page, name) {
+// The whole page, or what is seen of it at first.
+export async function shoot(page, name, fullPage = true) {
   if (!shots) return;
   mkdirSync(shots, { recursive: true });
-  await page.screenshot({ path: `${shots}/${name}.png`, fullPage: true });
+  await page.screenshot({ path: `${shots}/${name}.png`, fullPage });
 }
 
 // Each step is a function of the browser; the first that fails ends it all.
