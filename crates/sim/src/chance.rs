@@ -41,12 +41,13 @@ pub struct Chance {
 }
 
 fn lots(number: u64, purpose: &str) -> fastrand::Rng {
-    // FNV-1a: stable between versions of the compiler, which the standard hasher is not.
-    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    for byte in number.to_le_bytes().into_iter().chain(purpose.bytes()) {
-        hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-    }
-    fastrand::Rng::with_seed(hash)
+    fastrand::Rng::with_seed(hash(number.to_le_bytes().into_iter().chain(purpose.bytes())))
+}
+
+/// FNV-1a: stable between versions of the compiler, which the standard hasher is not.
+pub fn hash(bytes: impl IntoIterator<Item = u8>) -> u64 {
+    let mix = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    bytes.into_iter().fold(0xcbf2_9ce4_8422_2325, mix)
 }
 
 impl Chance {

@@ -11,6 +11,7 @@
 //! the double. So the control plane's thread is let go before ([`Stage::rest`]), and who helped it is waited for.
 //! One story is told at a time, because files are not doubled: what is on the disk is put back afterwards.
 
+use crate::chance::hash;
 use crate::scenario::{Beginning, Begun, Outcome, Stage, copy, in_virtual_time, run};
 use anyhow::{Context, Result, bail};
 use futures_util::FutureExt;
@@ -38,10 +39,7 @@ pub struct Told {
 
 impl Told {
     pub fn of(seed: u64, outcome: &Outcome) -> Self {
-        let bytes = outcome.story.iter().flat_map(|line| line.bytes().chain([b'\n']));
-        // FNV-1a, as in `chance`.
-        let digest =
-            bytes.fold(0xcbf2_9ce4_8422_2325, |hash: u64, b| (hash ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
+        let digest = hash(outcome.story.iter().flat_map(|line| line.bytes().chain([b'\n'])));
         let passed_ms = u64::try_from(outcome.passed.as_millis()).unwrap_or(u64::MAX);
         Self { seed, violation: outcome.violation.clone(), passed_ms, digest }
     }

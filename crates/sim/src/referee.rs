@@ -52,6 +52,14 @@ struct Away {
     doubted: bool,
 }
 
+/// How many instances of a service serve.
+#[derive(Debug, Clone, Copy, Default)]
+struct Serving {
+    now: u32,
+    /// Those of them that the fleet may count on: nothing that is on its way takes them away.
+    lasting: u32,
+}
+
 #[derive(Default)]
 pub struct Referee {
     pub instances: Mutex<BTreeMap<InstanceId, Known>>,
@@ -251,10 +259,8 @@ impl Referee {
     /// After every change: how many serve, and whether anything runs twice.
     pub fn look(&self, world: &World, cause: &str) {
         let passed_ms = world.time.passed_ms();
-        let mut serving: BTreeMap<String, u32> = BTreeMap::new();
-        // Those that the fleet may count on from here on: nothing that is on its way takes them away.
-        let mut lasting: BTreeMap<String, u32> = BTreeMap::new();
-        let newest = world.seen.borrow().generations.clone();
+        let mut serving: BTreeMap<String, Serving> = BTreeMap::new();
+        let seen = world.seen.borrow();
         let mut fragile = BTreeSet::new();
         let mut running: BTreeMap<InstanceId, &str> = BTreeMap::new();
         for machine in &world.machines {
@@ -270,14 +276,15 @@ impl Referee {
                 }
             }
             let Some(config) = machine.gateway.config() else { continue };
-            let is_up_to_date = machine.is_up_to_date(&newest);
+            let is_up_to_date = machine.is_up_to_date(&seen.generations);
             for service in &config.services {
                 for upstream in service.upstreams.iter().filter(|u| !u.draining) {
                     let id = &upstream.instance_id;
                     let runs = instances.iter().any(|i| &i.instance_id == id && i.state == InstanceState::Running);
                     if runs && self.check_says(id, passed_ms) {
-                        *serving.entry(service.name.to_string()).or_default() += 1;
-                        *lasting.entry(service.name.to_string()).or_default() += u32::from(is_up_to_date);
+                        let serving = serving.entry(service.name.to_string()).or_default();
+                        serving.now += 1;
+                        serving.lasting += u32::from(is_up_to_date);
                     }
                 }
             }
@@ -285,14 +292,14 @@ impl Referee {
         let mut some_away = self.services_with_some_away(world);
         some_away.extend(self.services_that_may_go_back(world));
         for (name, truth) in locked(&self.services).iter_mut() {
-            let serve = serving.get(name).copied().unwrap_or(0);
+            let Serving { now: serve, lasting } = serving.get(name).copied().unwrap_or_default();
             if fragile.contains(name) || some_away.contains(name) {
                 truth.floor = None;
             } else if truth.floor.is_some_and(|floor| serve < floor) {
                 let floor = truth.floor.unwrap_or(0);
                 world.story.never(format_args!("{serve} of {floor} instances of {name} serve after {cause}"));
                 truth.floor = None;
-            } else if truth.wanted > 0 && lasting.get(name).is_some_and(|lasting| *lasting >= truth.wanted) {
+            } else if truth.wanted > 0 && lasting >= truth.wanted {
                 truth.floor = Some(truth.wanted);
             }
         }
