@@ -70,14 +70,19 @@ pub async fn hits(state: &AppState, scope: &Scope, query: &str) -> Result<Vec<Hi
     let mut found = Vec::new();
     if let Some((verb, rest)) = query.split_once(' ') {
         let rest = rest.trim();
-        for (_, name, end) in VERBS.iter().filter(|(word, ..)| word.starts_with(verb)) {
-            for (stack, service) in services(state, scope, rest).await? {
-                found.push(Hit::new("Do", format!("{name} {stack}/{service}"), service_path(&stack, &service) + end));
+        let begun = |(word, _, _): &&(&str, &str, &str)| word.starts_with(verb);
+        let mut verbs = VERBS.iter().filter(begun).peekable();
+        let of_services = if verbs.peek().is_some() { services(state, scope, rest).await? } else { Vec::new() };
+        for (_, name, end) in verbs {
+            for (stack, service) in &of_services {
+                found.push(Hit::new("Do", format!("{name} {stack}/{service}"), service_path(stack, service) + end));
             }
         }
-        for (_, name, end) in STACK_VERBS.iter().filter(|(word, ..)| word.starts_with(verb)) {
-            for stack in stacks(state, scope, rest).await? {
-                found.push(Hit::new("Do", format!("{name} {stack}"), stack_path(&stack) + end));
+        let mut verbs = STACK_VERBS.iter().filter(begun).peekable();
+        let of_stacks = if verbs.peek().is_some() { stacks(state, scope, rest).await? } else { Vec::new() };
+        for (_, name, end) in verbs {
+            for stack in &of_stacks {
+                found.push(Hit::new("Do", format!("{name} {stack}"), stack_path(stack) + end));
             }
         }
         found.truncate(HITS);
