@@ -122,6 +122,13 @@ pub struct ServicePoint {
     pub restarts: u64,
 }
 
+impl ServicePoint {
+    /// Of so many of something, in the time of which anything is known.
+    pub fn per_second(&self, count: u64) -> f64 {
+        count as f64 * 1000.0 / self.covered_ms.max(1) as f64
+    }
+}
+
 /// A deployment that began at this moment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]

@@ -68,15 +68,14 @@ fn of_service(metrics: &ServiceMetrics) -> Vec<Line> {
         let points = metrics.points.iter().filter_map(|point| Some((point.at_ms, of(point)?))).collect();
         Line { name, points, text, bad }
     };
-    let per_second = |count: u64, point: &ServicePoint| count as f64 * 1000.0 / point.covered_ms.max(1) as f64;
     vec![
         line("cpu", cores, false, &|p| Some(p.cpu_cores)),
         line("memory", size, false, &|p| Some(p.memory_bytes as f64)),
         line("requests", rate, false, &|p| Some(p.requests_per_second)),
         line("latency p50", ms, false, &|p| p.latency_p50_ms),
         line("latency p99", ms, false, &|p| p.latency_p99_ms),
-        line("errors 4xx", rate, false, &|p| Some(per_second(p.client_errors, p))),
-        line("errors 5xx", rate, true, &|p| Some(per_second(p.server_errors, p))),
+        line("errors 4xx", rate, false, &|p| Some(p.per_second(p.client_errors))),
+        line("errors 5xx", rate, true, &|p| Some(p.per_second(p.server_errors))),
         line("restarts", count, true, &|p| Some(p.restarts as f64)),
     ]
 }

@@ -21,15 +21,11 @@ fn about(service: &ServiceView, verb: &str, action: &str) -> ConfirmPage {
     let back = service_path(&service.stack, &service.name);
     ConfirmPage {
         title: format!("{verb} {}?", service.name),
-        what: Vec::new(),
-        more: None,
-        undo: None,
         action: format!("{back}/{action}"),
-        fields: Vec::new(),
         button: format!("{verb} {}", service.name),
-        hurts: false,
         back_name: service.name.to_string(),
         back,
+        ..ConfirmPage::default()
     }
 }
 
@@ -174,14 +170,12 @@ pub async fn cancel(State(state): State<AppState>, visitor: Visitor, Path(id): P
     let page = ConfirmPage {
         title: format!("Cancel the {kind} of {}?", deployment.service),
         what: vec!["What it has started so far is stopped again.".into(), "What served before keeps serving.".into()],
-        more: None,
-        undo: None,
         action: format!("{path}/cancel"),
-        fields: Vec::new(),
         button: format!("Cancel the {kind}"),
         hurts: true,
         back: path,
         back_name: format!("{kind} of {}", deployment.service),
+        ..ConfirmPage::default()
     };
     Ok(page.render(&visitor.frame))
 }
@@ -196,14 +190,12 @@ pub async fn revoke_token(State(state): State<AppState>, visitor: Visitor, Path(
             "Whoever uses it is refused from that moment on: scripts, command lines, a machine that has not joined yet.".into(),
             "It cannot be made good again. What was done with it stays.".into(),
         ],
-        more: None,
-        undo: None,
         action: format!("/tokens/{}/revoke", token.id),
-        fields: Vec::new(),
         button: "Revoke the token".into(),
         hurts: true,
         back: "/tokens".into(),
         back_name: "Tokens".into(),
+        ..ConfirmPage::default()
     };
     Ok(page.render(&visitor.frame))
 }

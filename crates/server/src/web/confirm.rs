@@ -7,6 +7,7 @@ use super::frame::{Frame, Live, breadcrumb, csrf_field, page};
 use super::words::prose;
 use maud::{Markup, html};
 
+#[derive(Default)]
 pub struct ConfirmPage {
     /// `Stop web?`
     pub title: String,

@@ -78,7 +78,6 @@ pub fn service(metrics: &ServiceMetrics, path: &str) -> Markup {
     let at = |point: &ServicePoint| point.at_ms;
     let (points, step_ms) = thinned(&metrics.points, POINTS_DRAWN, at, metrics.step_ms, merged_service);
     let span = Span { from_ms: metrics.from_ms, range: metrics.range, step_ms, deployments: &metrics.deployments };
-    let per_second = |count: u64, point: &ServicePoint| count as f64 * 1000.0 / point.covered_ms.max(1) as f64;
     let series = |name, class, shape, of: &dyn Fn(&ServicePoint) -> Option<f64>| Series {
         name,
         class,
@@ -114,8 +113,8 @@ pub fn service(metrics: &ServiceMetrics, path: &str) -> Markup {
             "Errors",
             Unit::PerSecond,
             vec![
-                series("4xx", "b", Shape::Line, &|p| Some(per_second(p.client_errors, p))),
-                series("5xx", "bad", Shape::Line, &|p| Some(per_second(p.server_errors, p))),
+                series("4xx", "b", Shape::Line, &|p| Some(p.per_second(p.client_errors))),
+                series("5xx", "bad", Shape::Line, &|p| Some(p.per_second(p.server_errors))),
             ],
         ),
         chart(
