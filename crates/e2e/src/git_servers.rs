@@ -29,7 +29,7 @@ impl Program {
         // Kept from here on, so that it is ended also when it said nonsense.
         let mut program = Self { process, port: 0 };
         read?;
-        program.port = line.trim().parse().context("it says its port")?;
+        program.port = line.trim().parse().with_context(|| format!("{PYTHON} said {line:?}, not its port"))?;
         Ok(program)
     }
 }

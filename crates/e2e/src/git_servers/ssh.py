@@ -38,6 +38,8 @@ async def main():
         authorized_client_keys=authorized_keys,
         process_factory=serve,
         encoding=None,
+        # It begins again at once, where connections of the one before may still be waited for.
+        reuse_address=True,
     )
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.wait_closed()
