@@ -9,7 +9,7 @@ use api::UnixMillis;
 use api::gateway::{GatewayObserved, ServiceTraffic};
 use api::ids::ServiceId;
 use api::observed::{InstanceObserved, InstanceState, ObservedState, Resources};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// The time between two reports, by the control plane's clock.
 ///
@@ -62,8 +62,9 @@ pub struct Used {
 
 pub fn used(before: &ObservedState, after: &ObservedState, length_ms: u64) -> Used {
     let mut services: BTreeMap<ServiceId, Sums> = BTreeMap::new();
+    let known: HashMap<_, _> = before.instances.iter().map(|was| (&was.instance_id, was)).collect();
     for instance in &after.instances {
-        let was = before.instances.iter().find(|was| was.instance_id == instance.instance_id);
+        let was = known.get(&instance.instance_id).copied();
         let sums = services.entry(instance.service_id.clone()).or_default();
         add_instance(sums, was, instance, (before, after), length_ms);
     }
@@ -112,9 +113,9 @@ fn answered(before: &GatewayObserved, after: &GatewayObserved) -> Vec<(ServiceId
     // A gateway that was not seen before may have counted for days.
     let Some(pid) = before.pid else { return Vec::new() };
     let same = after.pid == Some(pid);
+    let known: HashMap<_, _> = before.services.iter().map(|was| (&was.service_id, was)).collect();
     let all = after.services.iter().map(|now| {
-        let was = before.services.iter().find(|was| same && was.service_id == now.service_id);
-        let was = was.filter(|was| was.requests <= now.requests);
+        let was = known.get(&now.service_id).copied().filter(|was| same && was.requests <= now.requests);
         (now.service_id.clone(), traffic(was, now))
     });
     all.collect()

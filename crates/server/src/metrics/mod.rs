@@ -107,15 +107,16 @@ impl Recorder {
         now_ms: UnixMillis,
         longest_ms: i64,
     ) {
-        let mut kept = self.kept();
-        let recorded = kept.recorded.insert(server_id.clone(), after.observed_at_ms);
+        let recorded = self.kept().recorded.insert(server_id.clone(), after.observed_at_ms);
         // The first report since a start only says from where on: what came after the one that the store kept may be
         // recorded already.
         if recorded != Some(before.observed_at_ms) {
             return;
         }
         let Some(interval) = Interval::of(before, after, now_ms, longest_ms) else { return };
+        // Compared before the others have to wait: in which order reports are added up makes no difference.
         let Used { server, services } = between::used(before, after, interval.length_ms());
+        let mut kept = self.kept();
         let subject = |id: &str| (organization.clone(), id.to_owned());
         for piece in interval.pieces(FINE.step_ms) {
             let covered_ms = kept.add(subject(server_id.as_str()), &server, piece);
@@ -130,23 +131,39 @@ impl Recorder {
         self.kept().waiting.get(&(organization.clone(), subject.to_owned())).cloned().unwrap_or_default()
     }
 
-    /// Takes the points of rows that are over out, of some subjects of one organization; all of them, if `all`.
-    fn take_due(&self, now_ms: UnixMillis, all: bool) -> Option<(OrganizationId, BTreeMap<String, Points>)> {
-        let mut kept = self.kept();
-        let mut due: Option<(OrganizationId, BTreeMap<String, Points>)> = None;
-        kept.waiting.retain(|(organization, subject), points| {
-            let end_ms = if all { i64::MAX } else { FINE.chunk_begin(now_ms - GRACE_MS - spread_ms(subject)) };
-            if points.first_key_value().is_none_or(|(at_ms, _)| *at_ms >= end_ms) {
-                return !points.is_empty();
-            }
-            let (chosen, subjects) = due.get_or_insert_with(|| (organization.clone(), BTreeMap::new()));
-            if chosen == organization && subjects.len() < SUBJECTS_AT_ONCE {
-                let later = points.split_off(&end_ms);
-                subjects.insert(subject.clone(), std::mem::replace(points, later));
+    /// Who has points of rows that are over; everybody, if `all`. In portions of one organization each, as many as
+    /// are written at once.
+    fn due(&self, now_ms: UnixMillis, all: bool) -> Vec<(OrganizationId, Vec<String>)> {
+        let mut due: BTreeMap<OrganizationId, Vec<String>> = BTreeMap::new();
+        self.kept().waiting.retain(|(organization, subject), points| {
+            if points.range(..over_ms(subject, now_ms, all)).next().is_some() {
+                due.entry(organization.clone()).or_default().push(subject.clone());
             }
             !points.is_empty()
         });
-        due
+        let portions = due.into_iter().flat_map(|(organization, subjects)| {
+            let portions: Vec<_> = subjects.chunks(SUBJECTS_AT_ONCE).map(<[String]>::to_vec).collect();
+            portions.into_iter().map(move |portion| (organization.clone(), portion))
+        });
+        portions.collect()
+    }
+
+    /// Takes the points of rows that are over out.
+    fn take(
+        &self,
+        organization: &OrganizationId,
+        subjects: Vec<String>,
+        now_ms: UnixMillis,
+        all: bool,
+    ) -> BTreeMap<String, Points> {
+        let mut kept = self.kept();
+        let taken = subjects.into_iter().filter_map(|subject| {
+            let end_ms = over_ms(&subject, now_ms, all);
+            let points = kept.waiting.get_mut(&(organization.clone(), subject.clone()))?;
+            let later = points.split_off(&end_ms);
+            Some((subject, std::mem::replace(points, later)))
+        });
+        taken.collect()
     }
 
     /// They could not be written and are tried again.
@@ -167,6 +184,11 @@ pub fn longest_ms(poll_interval_ms: u64) -> i64 {
     i64::try_from(poll_interval_ms).unwrap_or(i64::MAX / 4).saturating_mul(3).max(60_000)
 }
 
+/// What of a subject lies before is told of by nobody any more.
+fn over_ms(subject: &str, now_ms: UnixMillis, all: bool) -> UnixMillis {
+    if all { i64::MAX } else { FINE.chunk_begin(now_ms - GRACE_MS - spread_ms(subject)) }
+}
+
 /// By the subject, so that a subject is always written at the same moment of its five minutes.
 fn spread_ms(subject: &str) -> i64 {
     let sum = subject.bytes().fold(0_i64, |sum, byte| (sum * 31 + i64::from(byte)) % SPREAD_MS);
@@ -176,7 +198,8 @@ fn spread_ms(subject: &str) -> i64 {
 /// Writes what is due, or everything; answers for how many subjects.
 pub async fn write(state: &AppState, now_ms: UnixMillis, all: bool) -> Result<usize> {
     let mut written = 0;
-    while let Some((organization, mut taken)) = state.metrics.take_due(now_ms, all) {
+    for (organization, subjects) in state.metrics.due(now_ms, all) {
+        let mut taken = state.metrics.take(&organization, subjects, now_ms, all);
         written += taken.len();
         let scope = Scope::system(organization.clone(), "metrics");
         if let Err(error) = rings::write(state.store(), &scope, &mut taken).await {

@@ -91,12 +91,13 @@ fn the_first_report_after_a_start_and_one_after_a_long_silence_record_nothing() 
 fn what_cannot_be_written_waits_with_a_bound_and_only_rows_that_are_over_are_taken() {
     let recorder = Recorder::default();
     tell(&recorder, &[1], 0, 400_000);
-    assert!(recorder.take_due(BEGIN_MS + 300_000, false).is_none(), "reports about it may be on their way");
+    assert!(recorder.due(BEGIN_MS + 300_000, false).is_empty(), "reports about it may be on their way");
     let late_ms = BEGIN_MS + 300_000 + GRACE_MS + SPREAD_MS;
-    let (organization, taken) = recorder.take_due(late_ms, false).unwrap();
+    let (organization, subjects) = recorder.due(late_ms, false).pop().unwrap();
+    let taken = recorder.take(&organization, subjects, late_ms, false);
     assert_eq!(taken.keys().map(String::as_str).collect::<Vec<_>>(), [machine(1).as_str(), &service()]);
     assert!(taken.values().all(|points| points.keys().all(|at_ms| *at_ms < BEGIN_MS + 300_000)));
-    assert!(recorder.take_due(late_ms, false).is_none());
+    assert!(recorder.due(late_ms, false).is_empty());
     recorder.give_back(&organization, taken);
     assert_eq!(recorder.of(&organization, &service()).len(), 14, "half minutes of 400 s");
     tell(&recorder, &[1], 410_000, 10_000_000);
