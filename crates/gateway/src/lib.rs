@@ -23,7 +23,6 @@ mod dns;
 mod handover;
 mod limits;
 mod listeners;
-pub mod port_owner;
 mod process;
 mod proxy;
 mod routes;

@@ -5,12 +5,12 @@
 //! instead of one being told that it is taken. What every accepted connection should have (no delay,
 //! keep-alive) is set on the listening socket and inherited, so accepting costs one system call.
 
-use crate::port_owner::{self, Transport};
 use crate::serve;
 use crate::shared::Shared;
 use api::gateway::ListenerKind;
 use arc_swap::ArcSwap;
 use futures_util::FutureExt;
+use sockets::Transport;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -70,7 +70,7 @@ impl BindError {
     pub fn new(address: SocketAddr, transport: Transport, error: &io::Error) -> Self {
         let in_use = error.kind() == io::ErrorKind::AddrInUse;
         let reason = match error.kind() {
-            io::ErrorKind::AddrInUse => match port_owner::describe(transport, address.port()) {
+            io::ErrorKind::AddrInUse => match sockets::owner(transport, address) {
                 Some(owner) => format!("address in use by {owner}"),
                 None => "address in use by a process of another user".into(),
             },

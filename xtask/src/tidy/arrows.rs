@@ -6,19 +6,20 @@
 use super::Tree;
 
 /// A crate and the crates of ours that it may use. Adding an edge here is a decision about the design.
-const ARROWS: [(&str, &[&str]); 15] = [
+const ARROWS: [(&str, &[&str]); 16] = [
     ("ambient", &[]),
     ("api", &[]),
+    ("sockets", &[]),
     ("wire", &["api"]),
     ("manifest", &["api"]),
     ("plan", &["api"]),
     ("git", &["api"]),
     ("store", &["ambient", "api"]),
     ("client", &["api", "wire"]),
-    ("server", &["ambient", "api", "wire", "manifest", "plan", "git", "store"]),
-    ("agent", &["ambient", "api", "wire", "plan", "git", "client"]),
-    ("gateway", &["api", "wire"]),
-    ("cli", &["api", "wire", "manifest", "plan", "git", "store", "client", "server", "agent", "gateway"]),
+    ("server", &["ambient", "api", "wire", "manifest", "plan", "git", "store", "sockets"]),
+    ("agent", &["ambient", "api", "wire", "plan", "git", "client", "sockets"]),
+    ("gateway", &["api", "wire", "sockets"]),
+    ("cli", &["api", "wire", "manifest", "plan", "git", "store", "client", "server", "agent", "gateway", "sockets"]),
     ("e2e", &["api", "wire", "manifest", "client", "git"]),
     // The one place where both are seen: it puts a simulated world between them.
     ("sim", &["ambient", "api", "wire", "plan", "git", "store", "server", "agent"]),

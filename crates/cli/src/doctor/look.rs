@@ -10,8 +10,8 @@ use agent::identity::Identity;
 use api::servers::{ServerCondition, ServerView};
 use client::gateway::GatewayClient;
 use client::{Client, ClientError};
-use gateway::port_owner::{self, Transport};
 use plan::disk::Space;
+use sockets::Transport;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -192,10 +192,11 @@ fn port_state(port: u16, ours: bool) -> PortState {
     if ours {
         return PortState::Ours;
     }
-    match TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, port))) {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    match TcpListener::bind(address) {
         Ok(_) => PortState::Free,
         Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => PortState::Forbidden,
-        Err(_) => PortState::Taken(port_owner::describe(Transport::Tcp, port)),
+        Err(_) => PortState::Taken(sockets::owner(Transport::Tcp, address).map(|owner| owner.to_string())),
     }
 }
 

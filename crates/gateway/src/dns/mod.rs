@@ -12,9 +12,9 @@ mod zone;
 
 use crate::limits::Limits;
 use crate::listeners::BindError;
-use crate::port_owner::Transport;
 use api::gateway::GatewayConfig;
 use arc_swap::ArcSwap;
+use sockets::Transport;
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdTcpListener, UdpSocket as StdUdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};

@@ -7,10 +7,10 @@
 //! The range lies outside the one from which the kernel hands out ports for outgoing connections.
 
 use super::layout::{Layout, io_error, read_json};
-use super::procfs;
 use super::spec::{InstanceSpec, SPEC_FILE, port_claim_name};
 use crate::drivers::DriverError;
 use api::ids::InstanceId;
+use sockets::Transport;
 use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io::ErrorKind;
@@ -65,7 +65,8 @@ pub fn check_fixed(port: u16) -> Result<(), DriverError> {
     if is_free(port) {
         return Ok(());
     }
-    let owner = procfs::port_owner(port).unwrap_or_else(|| {
+    let owner = sockets::owner(Transport::Tcp, (Ipv4Addr::UNSPECIFIED, port).into());
+    let owner = owner.map(|owner| owner.to_string()).unwrap_or_else(|| {
         if port < 1024 && !rustix::process::geteuid().is_root() {
             "the system (ports below 1024 need root)".to_owned()
         } else {

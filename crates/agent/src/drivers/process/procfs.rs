@@ -3,8 +3,9 @@
 
 use super::spec::ProcessIdentity;
 use crate::resources::TICKS_PER_SECOND;
+use sockets::Transport;
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 
 /// Pages are 4 KiB on the machines Mainstay is built for; the figure is for display only.
 const PAGE_BYTES: u64 = 4096;
@@ -56,13 +57,6 @@ pub fn boot_id() -> String {
 
 pub fn identity(pid: u32) -> Option<ProcessIdentity> {
     Some(ProcessIdentity { pid, started_ticks: stat(pid)?.started_ticks, boot_id: boot_id() })
-}
-
-/// What a process was started with; empty when it may not be read.
-pub fn command_line(pid: u32) -> String {
-    let data = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    let words: Vec<String> = data.split(|b| *b == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect();
-    words.join(" ").trim().chars().take(200).collect()
 }
 
 fn has_variable(pid: u32, name: &str, value: &str) -> bool {
@@ -119,76 +113,10 @@ pub fn owned(marks: &Marks<'_>) -> Vec<Stat> {
 
 /// TCP addresses on which the given processes listen.
 pub fn listening(pids: &[u32]) -> Vec<SocketAddr> {
-    let inodes: HashSet<u64> = pids.iter().flat_map(|pid| socket_inodes(*pid)).collect();
-    let found: BTreeSet<SocketAddr> =
-        listeners().into_iter().filter(|(_, inode)| inodes.contains(inode)).map(|(address, _)| address).collect();
+    let inodes: HashSet<u64> = pids.iter().flat_map(|pid| sockets::inodes_of(*pid)).collect();
+    let theirs = sockets::listening(Transport::Tcp).into_iter().filter(|socket| inodes.contains(&socket.inode));
+    let found: BTreeSet<SocketAddr> = theirs.map(|socket| socket.address).collect();
     found.into_iter().collect()
-}
-
-/// Who listens on a port: process id and command, as far as they may be seen.
-pub fn port_owner(port: u16) -> Option<String> {
-    let inodes: HashSet<u64> =
-        listeners().into_iter().filter(|(address, _)| address.port() == port).map(|(_, inode)| inode).collect();
-    if inodes.is_empty() {
-        return None;
-    }
-    let owner = processes().into_iter().find(|stat| socket_inodes(stat.pid).iter().any(|inode| inodes.contains(inode)));
-    Some(match owner {
-        Some(stat) => format!("process {} (`{}`)", stat.pid, command_line(stat.pid)),
-        None => "a process of another user".to_owned(),
-    })
-}
-
-fn socket_inodes(pid: u32) -> Vec<u64> {
-    std::fs::read_dir(format!("/proc/{pid}/fd"))
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter_map(|entry| std::fs::read_link(entry.path()).ok())
-        .filter_map(|target| target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok())
-        .collect()
-}
-
-/// All listening TCP sockets of this network namespace with their inodes.
-fn listeners() -> Vec<(SocketAddr, u64)> {
-    const LISTEN: &str = "0A";
-    ["/proc/net/tcp", "/proc/net/tcp6"]
-        .iter()
-        .filter_map(|file| std::fs::read_to_string(file).ok())
-        .flat_map(|table| {
-            table
-                .lines()
-                .skip(1)
-                .filter_map(|line| {
-                    let fields: Vec<&str> = line.split_ascii_whitespace().collect();
-                    if *fields.get(3)? != LISTEN {
-                        return None;
-                    }
-                    Some((socket_address(fields.get(1)?)?, fields.get(9)?.parse().ok()?))
-                })
-                .collect::<Vec<_>>()
-        })
-        .collect()
-}
-
-/// `0100007F:4E20`: the address in 32-bit words of the machine's byte order.
-fn socket_address(text: &str) -> Option<SocketAddr> {
-    let (address, port) = text.split_once(':')?;
-    let port = u16::from_str_radix(port, 16).ok()?;
-    let words: Vec<[u8; 4]> = (0..address.len() / 8)
-        .map(|i| u32::from_str_radix(&address[i * 8..i * 8 + 8], 16).map(u32::to_ne_bytes))
-        .collect::<Result<_, _>>()
-        .ok()?;
-    let address = match words.as_slice() {
-        [v4] => IpAddr::V4(Ipv4Addr::from(*v4)),
-        [a, b, c, d] => {
-            let mut bytes = [0; 16];
-            bytes.copy_from_slice(&[*a, *b, *c, *d].concat());
-            IpAddr::V6(Ipv6Addr::from(bytes))
-        }
-        _ => return None,
-    };
-    Some(SocketAddr::new(address, port))
 }
 
 #[cfg(test)]
@@ -197,15 +125,11 @@ mod tests {
     use std::net::TcpListener;
 
     #[test]
-    fn a_listening_socket_is_found_with_its_owner() {
+    fn a_listening_socket_is_found_by_the_process_that_holds_it() {
         let v4 = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         assert!(!listening(&[std::process::id()]).contains(&v4), "it was dropped");
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         assert!(listening(&[std::process::id()]).contains(&address));
-        let owner = port_owner(address.port()).unwrap();
-        assert!(owner.contains(&std::process::id().to_string()), "{owner}");
-        assert_eq!(socket_address("0100007F:4E20"), Some("127.0.0.1:20000".parse().unwrap()));
-        assert_eq!(socket_address("00000000000000000000000001000000:0050"), Some("[::1]:80".parse().unwrap()));
     }
 }
