@@ -24,6 +24,17 @@ impl Actor {
         Self::System { part: part.into() }
     }
 
+    /// Who may be meant by a name: `user admin` and `token cli` say which, `admin` alone is either.
+    pub fn people_named(text: &str) -> Vec<Self> {
+        let user = |name: &str| Self::User { name: name.into() };
+        let token = |name: &str| Self::Token { name: name.into() };
+        match text.split_once(' ') {
+            Some(("user", name)) => vec![user(name)],
+            Some(("token", name)) => vec![token(name)],
+            _ => vec![user(text), token(text)],
+        }
+    }
+
     /// One short text for a table: `user admin`, `token cli`, `agent web-1`, `system rollout`.
     pub fn label(&self) -> String {
         match self {

@@ -91,3 +91,49 @@ pub struct LogRecord {
     #[serde(flatten)]
     pub line: LogLine,
 }
+
+/// A line of a foreign program as people read it and search in it, and as it may safely stand on a
+/// terminal: without control sequences.
+pub fn plain_text(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut letters = text.chars().peekable();
+    while let Some(letter) = letters.next() {
+        match letter {
+            '\x1b' => skip_sequence(&mut letters),
+            '\t' => out.push(' '),
+            letter if letter.is_control() => {}
+            letter => out.push(letter),
+        }
+    }
+    out
+}
+
+fn skip_sequence(letters: &mut std::iter::Peekable<std::str::Chars<'_>>) {
+    match letters.next() {
+        // CSI: up to its final byte.
+        Some('[') => {
+            letters.find(|letter| ('\x40'..='\x7e').contains(letter));
+        }
+        // OSC: up to BEL or ST.
+        Some(']') => {
+            while let Some(letter) = letters.next() {
+                if letter == '\x07' || (letter == '\x1b' && letters.next_if_eq(&'\\').is_some()) {
+                    break;
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_programs_colours_and_titles_do_not_reach_the_terminal() {
+        assert_eq!(plain_text("\x1b[1;32mok\x1b[0m \x1b]0;title\x07done\tnow\r"), "ok done now");
+        assert_eq!(plain_text("\x1b["), "");
+        assert_eq!(plain_text("a\x1b]8;;http://x\x1b\\b"), "ab");
+    }
+}

@@ -7,8 +7,41 @@ use client::Client;
 
 /// One service by name, `stack/service` or id.
 pub async fn service(client: &Client, text: &str) -> Result<ServiceView, Failure> {
+    // Mostly it is a name, and the control plane finds those that hold it. An id, a slip or a stack's id has to be
+    // looked for among all.
+    let with = client.services_with(text).await?;
+    if let Some(found) = exact(&with, text) {
+        return found.cloned();
+    }
     let services = client.services().await?;
     pick(&services, text).cloned()
+}
+
+/// The services that these texts name, each once: of each what [`services`] finds.
+pub async fn services_of(client: &Client, texts: &[String]) -> Result<Vec<ServiceView>, Failure> {
+    let mut found: Vec<ServiceView> = Vec::new();
+    let mut all: Option<Vec<ServiceView>> = None;
+    for text in texts {
+        let with = client.services_with(text).await?;
+        let known = match (exact(&with, text), &all) {
+            (Some(_), _) => &with,
+            (None, Some(all)) => all,
+            (None, None) => all.insert(client.services().await?),
+        };
+        for service in services(known, text)? {
+            if !found.iter().any(|known| known.id == service.id) {
+                found.push(service.clone());
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// What was found by name, if anything was; several are an answer, too.
+fn exact<'a>(with: &'a [ServiceView], text: &str) -> Option<Result<&'a ServiceView, Failure>> {
+    let found = pick(with, text);
+    let is_known = with.iter().any(|service| service.name.as_str() == text || full_name(service) == text);
+    (found.is_ok() || is_known).then_some(found)
 }
 
 /// The services that a text names: one, as [`service`] finds it, or all of the stack of that name.

@@ -14,6 +14,11 @@ impl Search {
         Self { text: text.to_owned(), any_case: !text.chars().any(|letter| letter.is_ascii_uppercase()) }
     }
 
+    /// What is searched for, as it was typed.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
     pub fn is_in(&self, line: &str) -> bool {
         self.find(line).is_some()
     }

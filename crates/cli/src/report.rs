@@ -2,9 +2,10 @@
 
 use crate::context::Context;
 use crate::exit::{Exit, Failure, Outcome};
-use crate::progress::{self, WaitOptions, plain_text, stage_words, succeeded};
+use crate::progress::{self, WaitOptions, stage_words, succeeded};
 use crate::times::length;
 use api::deployments::{Deployment, Stage};
+use api::logs::plain_text;
 use client::Client;
 
 /// Lines of a log shown with a failure.

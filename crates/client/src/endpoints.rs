@@ -3,10 +3,11 @@
 use crate::client::{Call, Client, SLOW_REQUEST_TIMEOUT};
 use crate::error::ClientError;
 use crate::follow::Follow;
+use crate::lines::Lines;
 use api::deployments::{Deployment, RollbackRequest};
 use api::desired::{CredentialRequest, CredentialView};
-use api::events::EventRecord;
-use api::ids::{DeploymentId, InstanceId, TokenId};
+use api::events::{EventKind, EventLevel, EventRecord, EventTopic};
+use api::ids::{DeploymentId, InstanceId, RequestId, TokenId};
 use api::logs::LogRecord;
 use api::metrics::{MetricsRange, ServerMetrics, ServiceMetrics};
 use api::plans::{DeployAnswer, DeployRequest, PlanRequest, StackPlan};
@@ -15,19 +16,35 @@ use api::services::{EnvPatch, EnvVariable, Revision, ScaleRequest, ServiceView};
 use api::stacks::StackView;
 use api::tokens::{Info, SignInRequest, TokenCreated, TokenRequest, TokenView};
 use reqwest::Method;
+use serde::de::DeserializeOwned;
 
 /// Which events.
 #[derive(Debug, Clone, Default)]
 pub struct EventQuery {
     /// Only those after this sequence number.
     pub after: Option<i64>,
-    /// At most so many, the newest.
+    /// Only those before this sequence number.
+    pub before: Option<i64>,
+    /// At most so many, the newest; [`EVENTS_AT_ONCE`] are answered at most.
     pub limit: Option<u32>,
     pub stack: Option<String>,
     pub service: Option<String>,
     pub deployment: Option<DeploymentId>,
     pub server: Option<String>,
+    pub about: Option<EventTopic>,
+    pub kind: Option<EventKind>,
+    /// This level and worse.
+    pub level: Option<EventLevel>,
+    /// Who asked: a name, or the label of an actor.
+    pub by: Option<String>,
+    pub request: Option<RequestId>,
 }
+
+/// How many of each one answer holds.
+pub const EVENTS_AT_ONCE: u32 = 1_000;
+const STACKS_AT_ONCE: u32 = 50;
+const SERVICES_AT_ONCE: u32 = 500;
+const SERVERS_AT_ONCE: u32 = 100;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogKind {
@@ -49,6 +66,17 @@ pub struct LogQuery {
     pub tail: Option<u32>,
 }
 
+/// Which lines of all that are kept.
+#[derive(Debug, Clone, Default)]
+pub struct LogFileQuery {
+    /// Whose; its places and its number say nothing here.
+    pub of: LogQuery,
+    pub since_ms: Option<i64>,
+    pub until_ms: Option<i64>,
+    /// Only lines that hold this, in any case.
+    pub search: Option<String>,
+}
+
 type Pairs = Vec<(&'static str, String)>;
 
 fn push(pairs: &mut Pairs, key: &'static str, value: Option<impl ToString>) {
@@ -59,11 +87,17 @@ impl EventQuery {
     fn pairs(&self) -> Pairs {
         let mut pairs = Pairs::new();
         push(&mut pairs, "after", self.after);
+        push(&mut pairs, "before", self.before);
         push(&mut pairs, "limit", self.limit);
         push(&mut pairs, "stack", self.stack.as_ref());
         push(&mut pairs, "service", self.service.as_ref());
         push(&mut pairs, "deployment", self.deployment.as_ref());
         push(&mut pairs, "server", self.server.as_ref());
+        push(&mut pairs, "about", self.about);
+        push(&mut pairs, "kind", self.kind.map(EventKind::as_str));
+        push(&mut pairs, "level", self.level.map(EventLevel::as_str));
+        push(&mut pairs, "by", self.by.as_ref());
+        push(&mut pairs, "request", self.request.as_ref());
         pairs
     }
 }
@@ -82,6 +116,16 @@ impl LogQuery {
         push(&mut pairs, "kind", kind);
         push(&mut pairs, "after", self.after);
         push(&mut pairs, "tail", self.tail);
+        pairs
+    }
+}
+
+impl LogFileQuery {
+    fn pairs(&self) -> Pairs {
+        let mut pairs = LogQuery { after: None, tail: None, ..self.of.clone() }.pairs();
+        push(&mut pairs, "since_ms", self.since_ms);
+        push(&mut pairs, "until_ms", self.until_ms);
+        push(&mut pairs, "search", self.search.as_ref());
         pairs
     }
 }
@@ -168,7 +212,10 @@ impl Client {
     }
 
     pub async fn stacks(&self) -> Result<Vec<StackView>, ClientError> {
-        self.send(get(&["api", "v1", "stacks"], "list stacks")).await
+        self.all_pages("stacks", "list stacks", STACKS_AT_ONCE, Pairs::new(), |stack: &StackView| {
+            stack.name.to_string()
+        })
+        .await
     }
 
     pub async fn stack(&self, stack: &str) -> Result<StackView, ClientError> {
@@ -180,7 +227,41 @@ impl Client {
     }
 
     pub async fn services(&self) -> Result<Vec<ServiceView>, ClientError> {
-        self.send(get(&["api", "v1", "services"], "list services")).await
+        self.services_with("").await
+    }
+
+    /// The services that have this in `stack/service`.
+    pub async fn services_with(&self, text: &str) -> Result<Vec<ServiceView>, ClientError> {
+        let mut query = Pairs::new();
+        push(&mut query, "search", Some(text).filter(|text| !text.is_empty()));
+        self.all_pages("services", "list services", SERVICES_AT_ONCE, query, |service: &ServiceView| {
+            format!("{}/{}", service.stack, service.name)
+        })
+        .await
+    }
+
+    /// Everything of a list, page by page: an answer has a bound, and a list of everything has none.
+    async fn all_pages<T: DeserializeOwned>(
+        &self,
+        noun: &str,
+        action: &str,
+        limit: u32,
+        query: Pairs,
+        name: impl Fn(&T) -> String,
+    ) -> Result<Vec<T>, ClientError> {
+        let mut all: Vec<T> = Vec::new();
+        loop {
+            let mut query = query.clone();
+            push(&mut query, "limit", Some(limit));
+            push(&mut query, "after", all.last().map(&name));
+            let page: Vec<T> = self.send(Call { query, ..get(&["api", "v1", noun], action) }).await?;
+            // Also a control plane that knows no pages ends this: it answers with more.
+            let last = page.len() != limit as usize;
+            all.extend(page);
+            if last {
+                return Ok(all);
+            }
+        }
     }
 
     pub async fn service(&self, stack: &str, service: &str) -> Result<ServiceView, ClientError> {
@@ -271,6 +352,27 @@ impl Client {
         self.send(Call { query: query.pairs(), ..get(&["api", "v1", "events"], "list events") }).await
     }
 
+    /// The newest that the query lets through, oldest first: as many as it says, page by page.
+    pub async fn newest_events(&self, query: &EventQuery) -> Result<Vec<EventRecord>, ClientError> {
+        let mut wanted = query.limit.unwrap_or(EVENTS_AT_ONCE);
+        let mut page = query.clone();
+        let mut found: Vec<EventRecord> = Vec::new();
+        while wanted > 0 {
+            let at_once = wanted.min(EVENTS_AT_ONCE);
+            page.limit = Some(at_once);
+            let mut older = self.events(&page).await?;
+            let more = older.len() >= at_once as usize;
+            wanted -= at_once;
+            page.before = older.first().map(|record| record.sequence);
+            older.append(&mut found);
+            found = older;
+            if !more {
+                break;
+            }
+        }
+        Ok(found)
+    }
+
     /// Events as they happen, from `query.after` on.
     pub fn follow_events(&self, query: &EventQuery) -> Follow<EventRecord> {
         Follow::new(self.clone(), "events", query.pairs(), |record| record.sequence)
@@ -285,8 +387,19 @@ impl Client {
         Follow::new(self.clone(), "logs", query.pairs(), |record| record.sequence)
     }
 
+    /// All lines that are kept of a choice, the newest first. Nothing is read that is not asked for.
+    pub async fn log_lines_back(&self, query: &LogFileQuery) -> Result<Lines<LogRecord>, ClientError> {
+        let mut pairs = query.pairs();
+        pairs.push(("newest_first", "true".to_owned()));
+        let answer = self.open_stream(&["api", "v1", "logs", "file"], &pairs).await?;
+        Ok(Lines::new(self.clone(), answer, "log"))
+    }
+
     pub async fn servers(&self) -> Result<Vec<ServerView>, ClientError> {
-        self.send(get(&["api", "v1", "servers"], "list servers")).await
+        self.all_pages("servers", "list servers", SERVERS_AT_ONCE, Pairs::new(), |server: &ServerView| {
+            server.name.to_string()
+        })
+        .await
     }
 
     pub async fn server(&self, server: &str) -> Result<ServerView, ClientError> {

@@ -17,8 +17,10 @@ mod endpoints;
 mod error;
 mod follow;
 pub mod gateway;
+mod lines;
 
 pub use client::{Client, DEFAULT_ADDRESS, Greeting};
-pub use endpoints::{EventQuery, LogKind, LogQuery};
+pub use endpoints::{EVENTS_AT_ONCE, EventQuery, LogFileQuery, LogKind, LogQuery};
 pub use error::ClientError;
 pub use follow::Follow;
+pub use lines::Lines;

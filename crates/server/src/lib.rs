@@ -32,6 +32,7 @@ pub mod extract;
 mod files;
 pub mod follow;
 mod listen;
+mod log_file;
 pub mod metrics;
 mod options;
 pub mod presence;

@@ -101,6 +101,7 @@ fn api_router() -> (Router<AppState>, OpenApi) {
     let unbounded = OpenApiRouter::new()
         .routes(routes!(events::list))
         .routes(routes!(logs::list))
+        .routes(routes!(logs::file))
         .routes(routes!(agent::expected_state));
     OpenApiRouter::with_openapi(description()).merge(ordinary).merge(slow).merge(unbounded).split_for_parts()
 }

@@ -36,6 +36,7 @@ mod log_streams;
 mod logs;
 mod metrics;
 mod migrations;
+mod names;
 mod nonces;
 mod observed;
 mod pen;

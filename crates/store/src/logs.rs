@@ -28,6 +28,8 @@ pub struct LogFilter {
     pub kind: Option<LogKind>,
     /// Not older than this.
     pub since_ms: Option<i64>,
+    /// Not newer than this.
+    pub until_ms: Option<i64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -158,6 +160,9 @@ fn push_lines(query: &mut Statement, scope: &Scope, filter: &LogFilter) {
     }
     if let Some(since_ms) = filter.since_ms {
         query.push(" AND at_ms >= ").bind(since_ms);
+    }
+    if let Some(until_ms) = filter.until_ms {
+        query.push(" AND at_ms <= ").bind(until_ms);
     }
     if let Some(kind) = filter.kind {
         query.push(" AND source LIKE ").bind(format!("{}%", kind.key_prefix()));

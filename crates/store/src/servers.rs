@@ -161,6 +161,20 @@ impl Store {
         rows.into_iter().map(server).collect()
     }
 
+    /// Those behind a number, in the order of numbers; `limit` at most.
+    pub async fn server_page(&self, scope: &Scope, after: u16, limit: u32) -> Result<Vec<Server>> {
+        let sql = format!(
+            "SELECT {COLUMNS} FROM servers WHERE organization_id = $1 AND number > $2 ORDER BY number LIMIT $3"
+        );
+        let rows = sqlx::query_as::<_, Row>(sqlx::AssertSqlSafe(sql))
+            .bind(scope.organization.as_str())
+            .bind(i64::from(after))
+            .bind(i64::from(limit))
+            .fetch_all(&self.pool)
+            .await?;
+        rows.into_iter().map(server).collect()
+    }
+
     /// Those of these that are there.
     pub async fn server_list_of<'a>(
         &self,

@@ -96,7 +96,7 @@ fn select(what: &str, scope: &Scope, filter: &ServiceFilter) -> Statement {
 }
 
 /// A pattern for a part of a name; names are in small letters.
-fn like(text: &str) -> String {
+pub(crate) fn like(text: &str) -> String {
     let mut pattern = String::from("%");
     for letter in text.to_lowercase().chars() {
         if matches!(letter, '%' | '_' | '\\') {

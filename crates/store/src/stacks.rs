@@ -124,15 +124,17 @@ impl Store {
         rows.into_iter().map(stack).collect()
     }
 
-    /// Names alone, in order, for choices; `limit` at most.
-    pub async fn stack_names(&self, scope: &Scope, limit: u32) -> Result<Vec<String>> {
-        let rows =
-            sqlx::query_as::<_, (String,)>("SELECT name FROM stacks WHERE organization_id = $1 ORDER BY name LIMIT $2")
-                .bind(scope.organization.as_str())
-                .bind(i64::from(limit))
-                .fetch_all(&self.pool)
-                .await?;
-        Ok(rows.into_iter().map(|(name,)| name).collect())
+    /// Those behind a name, in the order of names; `limit` at most.
+    pub async fn stack_page(&self, scope: &Scope, after: &str, limit: u32) -> Result<Vec<Stack>> {
+        let sql =
+            format!("SELECT {COLUMNS} FROM stacks WHERE organization_id = $1 AND name > $2 ORDER BY name LIMIT $3");
+        let rows = sqlx::query_as::<_, Row>(sqlx::AssertSqlSafe(sql))
+            .bind(scope.organization.as_str())
+            .bind(after)
+            .bind(i64::from(limit))
+            .fetch_all(&self.pool)
+            .await?;
+        rows.into_iter().map(stack).collect()
     }
 
     /// How many there are.

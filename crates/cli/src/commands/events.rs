@@ -5,7 +5,9 @@ use crate::context::Context;
 use crate::exit::{Exit, Outcome};
 use crate::printer::{Printer, Tone};
 use crate::times::{clock, now_ms};
-use api::events::{EventLevel, EventRecord};
+use api::events::{EventKind, EventLevel, EventRecord, EventTopic};
+use api::ids::{DeploymentId, RequestId};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use client::EventQuery;
 
 /// Show what happened, and why
@@ -23,6 +25,56 @@ pub struct Options {
     /// Only of this server
     #[arg(long = "on", value_name = "SERVER")]
     pub machine: Option<String>,
+    /// Only of this deployment
+    #[arg(long, value_name = "ID")]
+    pub deployment: Option<DeploymentId>,
+    /// Only about this
+    #[arg(long, value_name = "WHAT", value_parser = about())]
+    pub about: Option<EventTopic>,
+    /// Only what happened in this way, as `--json` names it: build_failed, token_used, …
+    #[arg(long, value_name = "KIND", value_parser = kind)]
+    pub kind: Option<EventKind>,
+    /// Only of this level and worse
+    #[arg(long, value_name = "LEVEL", value_parser = level())]
+    pub level: Option<EventLevel>,
+    /// Only what this person or token asked for (a name, or "user NAME", "token NAME")
+    #[arg(long, value_name = "WHO")]
+    pub by: Option<String>,
+    /// Only what this request caused, also through a deployment
+    #[arg(long, value_name = "ID")]
+    pub request: Option<RequestId>,
+}
+
+fn about() -> impl TypedValueParser<Value = EventTopic> {
+    one_of(EventTopic::ALL.to_vec(), EventTopic::key)
+}
+
+fn level() -> impl TypedValueParser<Value = EventLevel> {
+    one_of(EventLevel::ALL.to_vec(), EventLevel::as_str)
+}
+
+/// Takes the word of one of these.
+fn one_of<T>(all: Vec<T>, word: fn(T) -> &'static str) -> impl TypedValueParser<Value = T>
+where
+    T: Copy + Send + Sync + 'static,
+{
+    let words: Vec<&'static str> = all.iter().map(|one| word(*one)).collect();
+    PossibleValuesParser::new(words).try_map(move |text| {
+        all.iter().copied().find(|one| word(*one) == text).ok_or_else(|| format!("`{text}` is not known"))
+    })
+}
+
+/// They are many: an unknown one is answered with those that are like it.
+fn kind(text: &str) -> Result<EventKind, String> {
+    EventKind::ALL.iter().copied().find(|kind| kind.as_str() == text).ok_or_else(|| {
+        let part = text.split('_').next().unwrap_or(text);
+        let like: Vec<String> =
+            EventKind::ALL.iter().map(|kind| kind.as_str()).filter(|word| word.contains(part)).collect();
+        match like.is_empty() {
+            true => "it is no kind of event; the field `kind` of `mainstay events --json` has them".to_owned(),
+            false => format!("it is no kind of event; there is {}", like.join(", ")),
+        }
+    })
 }
 
 pub async fn run(context: &Context, options: Options) -> Outcome {
@@ -36,16 +88,23 @@ pub async fn run(context: &Context, options: Options) -> Outcome {
         stack: service.as_ref().map(|service| service.stack_id.to_string()),
         service: service.as_ref().map(|service| service.id.to_string()),
         server: options.machine,
+        deployment: options.deployment,
+        about: options.about,
+        kind: options.kind,
+        level: options.level,
+        by: options.by,
+        request: options.request,
         ..EventQuery::default()
     };
-    let mut past = client.events(&query).await?;
-    past.sort_by_key(|record| record.sequence);
+    let narrowed = narrowed(&query);
+    let past = client.newest_events(&query).await?;
     if context.printer.json() && !options.follow {
         context.printer.data_json(&past, true);
         return Ok(Exit::Ok);
     }
     past.iter().for_each(|record| show(record, &context.printer));
     if options.follow {
+        query.limit = None;
         query.after = past.last().map(|record| record.sequence);
         let mut coming = client.follow_events(&query);
         loop {
@@ -53,9 +112,21 @@ pub async fn run(context: &Context, options: Options) -> Outcome {
         }
     }
     if past.is_empty() {
-        context.printer.note("Nothing happened yet.");
+        context.printer.note(if narrowed { "No event fits." } else { "Nothing happened yet." });
     }
     Ok(Exit::Ok)
+}
+
+/// Whether the query leaves something out.
+fn narrowed(query: &EventQuery) -> bool {
+    query.service.is_some()
+        || query.server.is_some()
+        || query.deployment.is_some()
+        || query.about.is_some()
+        || query.kind.is_some()
+        || query.level.is_some()
+        || query.by.is_some()
+        || query.request.is_some()
 }
 
 /// One event as a line.
@@ -76,6 +147,6 @@ pub fn line(record: &EventRecord, printer: &Printer) -> String {
         EventLevel::Error => ("error  ", Tone::Bad),
     };
     let cause = format!("({}: {})", event.cause.actor.label(), event.cause.action);
-    let message = crate::progress::plain_text(&event.message);
+    let message = api::logs::plain_text(&event.message);
     format!("{} {} {message} {}", paint.dim(&clock(event.at_ms, now_ms())), paint.tone(tone, level), paint.dim(&cause))
 }

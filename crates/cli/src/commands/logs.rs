@@ -1,28 +1,31 @@
 //! `mainstay logs`: what services and builds wrote.
 //!
 //! Several services are one stream: their last lines are put in the order of time, new ones are shown as
-//! they come, each with the name of its service in a colour of its own. `--since` and `--search` are
-//! decided here, over the newest lines that the control plane gives; where that was not all there is, it is said.
+//! they come, each with the name of its service in a colour of its own.
+//!
+//! With `--since`, `--until` and `--search` all that is kept is looked through, from the newest line back, until
+//! there are as many as were asked for: the control plane sends what fits, and stops when nobody reads on. What
+//! exactly fits is decided here (capitals), of what it sends.
 
 use crate::context::Context;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::printer::{Printer, Tone};
-use crate::progress::plain_text;
 use crate::times::{clock, now_ms};
 use crate::{address, log_search};
 use api::UnixMillis;
 use api::deployments::DeploymentKind;
 use api::ids::{DeploymentId, ServiceId};
-use api::logs::{LogRecord, LogSource, LogStream};
+use api::logs::{LogRecord, LogSource, LogStream, plain_text};
 use api::services::ServiceView;
-use client::{Client, ClientError, LogKind, LogQuery};
+use client::{Client, ClientError, LogFileQuery, LogKind, LogQuery};
 use log_search::Search;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-/// With --since and --search the newest so many lines of each service are looked through: all that one answer
-/// of the control plane holds.
-const LOOKED_THROUGH: u32 = 10_000;
+/// What one answer of the control plane holds at most; more is read as a stream.
+const LINES_AT_ONCE: u32 = 10_000;
+/// All that a control plane keeps, with room to spare.
+const LINES_LIMIT: i64 = 10_000_000;
 /// Each is a connection of its own while it is followed.
 const TARGETS_LIMIT: usize = 32;
 
@@ -42,11 +45,14 @@ pub struct Options {
     #[arg(long)]
     pub build: bool,
     /// So many of the newest lines to begin with
-    #[arg(long, short = 'n', alias = "tail", value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(0..=10_000))]
+    #[arg(long, short = 'n', alias = "tail", value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(0..=LINES_LIMIT))]
     pub lines: u32,
     /// Only lines of the last while, as in 10m or 2h
     #[arg(long, value_name = "TIME", value_parser = crate::times::parse_length)]
     pub since: Option<u64>,
+    /// Only lines that are older than this, as in 10m or 2h
+    #[arg(long, value_name = "TIME", value_parser = crate::times::parse_length, conflicts_with = "follow")]
+    pub until: Option<u64>,
     /// Only lines that contain this; capitals matter only if it has one
     #[arg(long, short, value_name = "TEXT")]
     pub search: Option<String>,
@@ -58,22 +64,23 @@ pub struct Options {
 pub async fn run(context: &Context, options: Options) -> Outcome {
     let client = context.client()?;
     let targets = targets(&client, &options).await?;
+    let now_ms = now_ms();
+    let before = |length: Option<u64>| length.map(|length| now_ms - i64::try_from(length).unwrap_or(now_ms));
     let wanted = Wanted {
-        from_ms: options.since.map(|since| now_ms() - i64::try_from(since).unwrap_or(i64::MAX)),
+        from_ms: before(options.since),
+        until_ms: before(options.until),
         search: options.search.as_deref().map(Search::new),
     };
-    let filters = wanted.from_ms.is_some() || wanted.search.is_some();
-    let tail = if filters { LOOKED_THROUGH } else { options.lines.max(1) };
-    let mut past = Past::default();
-    for found in all(&client, &targets.queries, tail).await? {
-        past.take(found, &wanted, tail, filters);
-    }
+    let mut past = if wanted.all() && options.lines <= LINES_AT_ONCE {
+        newest(&client, &targets.queries, options.lines.max(1)).await?
+    } else {
+        // Where to go on from is known before the reading begins.
+        let Past { after, .. } = newest(&client, &targets.queries, 1).await?;
+        Past { after, records: fitting(&client, &targets.queries, &wanted, options.lines).await? }
+    };
     let mut shower = Shower::new(&context.printer, targets.many, wanted.search.clone());
     let shown = past.newest(options.lines);
     shown.iter().for_each(|record| shower.show(record));
-    if past.cut_off {
-        context.printer.note(&format!("Only the newest {LOOKED_THROUGH} lines of each service were looked through."));
-    }
     if options.follow {
         return follow(client, targets.queries, past.after, &wanted, shower).await;
     }
@@ -99,15 +106,7 @@ async fn targets(client: &Client, options: &Options) -> Result<Targets, Failure>
     if options.services.is_empty() {
         return Ok(Targets { queries: vec![all], many: true });
     }
-    let services = client.services().await?;
-    let mut named: Vec<&ServiceView> = Vec::new();
-    for text in &options.services {
-        for service in address::services(&services, text)? {
-            if !named.iter().any(|known| known.id == service.id) {
-                named.push(service);
-            }
-        }
-    }
+    let named = address::services_of(client, &options.services).await?;
     if named.len() > TARGETS_LIMIT {
         let failure = Failure::usage(format!("{} services are more than can be read at once", named.len()));
         return Err(failure.help(format!("name {TARGETS_LIMIT} at most, or none at all for everything")));
@@ -134,54 +133,93 @@ async fn last_build(client: &Client, service: &ServiceView) -> Result<Option<Dep
     Ok(build.map(|deployment| deployment.id))
 }
 
-/// The newest lines for each query, in the order of the queries.
-async fn all(client: &Client, queries: &[LogQuery], tail: u32) -> Result<Vec<Vec<LogRecord>>, Failure> {
+/// Asks for each query, all at once, and answers in the order of the queries.
+async fn of_each<T, F>(queries: &[LogQuery], ask: impl Fn(LogQuery) -> F) -> Result<Vec<T>, Failure>
+where
+    T: Send + 'static,
+    F: Future<Output = Result<T, ClientError>> + Send + 'static,
+{
     let mut asked = JoinSet::new();
     for (index, query) in queries.iter().enumerate() {
-        let (client, query) = (client.clone(), LogQuery { tail: Some(tail), ..query.clone() });
-        asked.spawn(async move { (index, client.logs(&query).await) });
+        let answer = ask(query.clone());
+        asked.spawn(async move { (index, answer.await) });
     }
-    let mut answers: Vec<Vec<LogRecord>> = vec![Vec::new(); queries.len()];
+    let mut answers = Vec::with_capacity(queries.len());
     while let Some(answer) = asked.join_next().await {
-        let (index, records) = answer.map_err(|error| Failure::general(format!("cannot read logs: {error}")))?;
-        answers[index] = records?;
+        let (index, found) = answer.map_err(|error| Failure::general(format!("cannot read logs: {error}")))?;
+        answers.push((index, found?));
     }
-    Ok(answers)
+    answers.sort_by_key(|(index, _)| *index);
+    Ok(answers.into_iter().map(|(_, found)| found).collect())
+}
+
+/// The newest lines, whatever they hold.
+async fn newest(client: &Client, queries: &[LogQuery], tail: u32) -> Result<Past, Failure> {
+    let answers = of_each(queries, |query| {
+        let (client, query) = (client.clone(), LogQuery { tail: Some(tail), ..query });
+        async move { client.logs(&query).await }
+    });
+    let answers = answers.await?;
+    let after = answers.iter().map(|found| found.iter().map(|record| record.sequence).max().unwrap_or(0)).collect();
+    Ok(Past { after, records: answers.into_iter().flatten().collect() })
+}
+
+/// The newest lines that are wanted, so many of each query, however far back they are.
+async fn fitting(
+    client: &Client,
+    queries: &[LogQuery],
+    wanted: &Wanted,
+    lines: u32,
+) -> Result<Vec<LogRecord>, Failure> {
+    let answers = of_each(queries, |of| {
+        let (client, wanted) = (client.clone(), wanted.clone());
+        async move {
+            let search = wanted.search.as_ref().map(|search| search.text().to_owned());
+            let query = LogFileQuery { of, since_ms: wanted.from_ms, until_ms: wanted.until_ms, search };
+            let mut found = Vec::new();
+            let mut back = client.log_lines_back(&query).await?;
+            while found.len() < lines as usize {
+                match back.next().await? {
+                    Some(record) if wanted.holds(&record) => found.push(record),
+                    Some(_) => {}
+                    None => break,
+                }
+            }
+            Ok(found)
+        }
+    });
+    Ok(answers.await?.into_iter().flatten().collect())
 }
 
 /// Which lines are meant.
+#[derive(Clone)]
 struct Wanted {
     from_ms: Option<UnixMillis>,
+    until_ms: Option<UnixMillis>,
     search: Option<Search>,
 }
 
 impl Wanted {
+    fn all(&self) -> bool {
+        self.from_ms.is_none() && self.until_ms.is_none() && self.search.is_none()
+    }
+
     fn holds(&self, record: &LogRecord) -> bool {
-        let text = &record.line.text;
-        self.from_ms.is_none_or(|from| record.line.at_ms >= from)
-            && self.search.as_ref().is_none_or(|search| search.is_in(&plain_text(text)))
+        let at_ms = record.line.at_ms;
+        self.from_ms.is_none_or(|from| at_ms >= from)
+            && self.until_ms.is_none_or(|until| at_ms <= until)
+            && self.search.as_ref().is_none_or(|search| search.is_in(&plain_text(&record.line.text)))
     }
 }
 
 /// What was written before now.
-#[derive(Default)]
 struct Past {
     records: Vec<LogRecord>,
     /// Per query: what is new comes after this.
     after: Vec<i64>,
-    /// Lines that might have been meant were out of reach.
-    cut_off: bool,
 }
 
 impl Past {
-    fn take(&mut self, found: Vec<LogRecord>, wanted: &Wanted, tail: u32, filters: bool) {
-        self.after.push(found.iter().map(|record| record.sequence).max().unwrap_or(0));
-        let full = filters && found.len() >= tail as usize;
-        let oldest = found.first().map(|record| record.line.at_ms);
-        self.cut_off |= full && wanted.from_ms.is_none_or(|from| oldest.is_some_and(|oldest| oldest >= from));
-        self.records.extend(found.into_iter().filter(|record| wanted.holds(record)));
-    }
-
     /// The newest lines of all services together, in the order of time.
     fn newest(&mut self, lines: u32) -> Vec<LogRecord> {
         self.records.sort_by_key(|record| (record.line.at_ms, record.sequence));

@@ -175,7 +175,7 @@ fn instance_row(instance: &InstanceView) -> Vec<Text> {
         instance.revision_number.to_string().into(),
         port.into(),
         restarts.into(),
-        crate::progress::plain_text(&probe.unwrap_or_else(|| NONE.into())).into(),
+        api::logs::plain_text(&probe.unwrap_or_else(|| NONE.into())).into(),
     ]
 }
 

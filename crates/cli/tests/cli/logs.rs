@@ -22,6 +22,8 @@ fn two_services() -> ControlPlane {
     let of = |number| format!("service={}", id("svc", number));
     control_plane.answers_where(&of(1), json!([line(1, WEB, 1000, "web began"), line(2, WEB, 3000, "GET / Timeout")]));
     control_plane.answers_where(&of(2), json!([line(3, WORKER, 2000, "worker began"), line(4, WORKER, 4000, "done")]));
+    control_plane.keeps(&of(1), vec![line(2, WEB, 3000, "GET / Timeout"), line(1, WEB, 1000, "web began")]);
+    control_plane.keeps(&of(2), vec![line(4, WORKER, 4000, "done"), line(3, WORKER, 2000, "worker began")]);
     control_plane.streams(&of(1), vec![line(5, WEB, 5000, "a new line")]);
     control_plane.streams(&of(2), vec![line(6, WORKER, 6000, "another timeout")]);
     control_plane
@@ -69,15 +71,32 @@ fn only_what_was_written_lately_is_shown_with_since() {
     let control_plane = ControlPlane::start();
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis();
     let now = i64::try_from(now).unwrap();
-    control_plane.answers(
-        "GET /api/v1/logs",
-        json!([line(1, WEB, now - 3_600_000, "an hour ago"), line(2, WEB, now - 1_000, "just now")]),
-    );
+    let (old, new) = (line(1, WEB, now - 3_600_000, "an hour ago"), line(2, WEB, now - 1_000, "just now"));
+    control_plane.answers("GET /api/v1/logs", json!([old, new]));
+    control_plane.keeps("since_ms=", vec![new.clone(), old.clone()]);
+    control_plane.keeps("until_ms=", vec![new, old]);
     let said = User::of(&control_plane).says(&["logs", "--since", "10m"]);
     assert!(said.out.ends_with("just now\n") && said.out.lines().count() == 1, "{}", said.out);
+    let said = User::of(&control_plane).says(&["logs", "--until", "10m"]);
+    assert!(said.out.ends_with("an hour ago\n") && said.out.lines().count() == 1, "{}", said.out);
     let json = User::of(&control_plane).says(&["logs", "--json"]);
     let records: Vec<Value> = json.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!((records.len(), &records[1]["text"]), (2, &json!("just now")), "one line per record");
+}
+
+/// More than one answer of the API holds, and what is searched for is the oldest of all.
+#[test]
+fn the_whole_log_is_searched_and_no_more_of_it_is_kept_than_is_shown() {
+    let control_plane = ControlPlane::start();
+    let newest = 25_000;
+    let all: Vec<Value> = (1..=newest).rev().map(|n| line(n, WEB, n, if n < 3 { "Needle" } else { "hay" })).collect();
+    control_plane.keeps("newest_first=true", all);
+    control_plane.answers("GET /api/v1/logs", json!([line(newest, WEB, newest, "hay")]));
+    let user = User::of(&control_plane);
+    let said = user.says(&["logs", "--search", "needle"]);
+    assert_eq!((said.code, said.out.lines().count(), said.err.as_str()), (0, 2, ""), "{}", said.out);
+    assert_eq!(user.says(&["logs", "--search", "hay", "-n", "3"]).out.lines().count(), 3);
+    assert_eq!(user.says(&["logs", "-n", "24000", "--json"]).out.lines().count(), 24_000);
 }
 
 #[test]

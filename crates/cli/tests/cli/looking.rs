@@ -50,6 +50,35 @@ fn json_is_the_answer_of_the_api_as_it_is() {
     assert_eq!(read, serde_json::from_value::<Vec<api::stacks::StackView>>(stacks()).unwrap());
 }
 
+/// No answer of the control plane holds all of them.
+#[test]
+fn very_many_are_read_page_by_page_and_are_all_there() {
+    let control_plane = ControlPlane::start();
+    let stack = |number: u32| {
+        let mut stack = stacks()[0].clone();
+        stack["name"] = json!(format!("s{number}"));
+        stack["id"] = json!(id("stk", number));
+        stack
+    };
+    control_plane.answers_where("after=s50", json!([stack(51)]));
+    control_plane.answers("GET /api/v1/stacks", (1..=50).map(stack).collect());
+    let of = |number: u32| service("shop", &format!("web{number}"), number);
+    control_plane.answers_where("search=web3&limit=500", (3..=3).chain(30..=39).map(of).collect());
+    control_plane.answers_where("after=shop%2Fweb500", json!([of(501)]));
+    control_plane.answers("GET /api/v1/services", (1..=500).map(of).collect());
+    control_plane.answers("GET /api/v1/servers", json!([]));
+    control_plane.answers(&format!("GET /api/v1/stacks/{}/services/{}", id("stk", 1), id("svc", 3)), of(3));
+    let deployments = format!("GET /api/v1/stacks/{}/services/{}/deployments", id("stk", 1), id("svc", 3));
+    control_plane.answers(&deployments, json!([]));
+    let user = User::of(&control_plane);
+    let all = user.says(&["status", "--json"]).json();
+    assert_eq!((all.as_array().unwrap().len(), &all[50]["name"]), (51, &json!("s51")));
+    let top = user.says(&["top", "--once", "--json"]).json();
+    assert_eq!(top["services"].as_array().unwrap().len(), 501);
+    let one = user.says(&["status", "shop/web3", "--json"]).json();
+    assert_eq!(one["name"], "web3", "looked for by the control plane, not among all");
+}
+
 #[test]
 fn log_lines_lose_the_control_sequences_of_the_program_that_wrote_them() {
     let control_plane = ControlPlane::start();

@@ -6,7 +6,8 @@ use crate::extract::Query;
 use crate::follow::{self, Begin, Followed, PAGE};
 use crate::state::AppState;
 use crate::views::{find_server, find_service_anywhere, find_stack, parse};
-use api::events::EventRecord;
+use api::cause::Actor;
+use api::events::{EventKind, EventLevel, EventRecord, EventTopic};
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
@@ -20,6 +21,8 @@ const LIMIT: u32 = 1_000;
 pub struct EventQuery {
     /// Only those after this sequence, oldest first.
     after: Option<i64>,
+    /// Only those before this sequence, the newest of them: how to page back.
+    before: Option<i64>,
     /// At most so many: 100 unless told, 1000 at most. Without `after`, the newest.
     limit: Option<u32>,
     /// Name or id.
@@ -30,6 +33,16 @@ pub struct EventQuery {
     deployment: Option<String>,
     /// Name or id.
     server: Option<String>,
+    /// What it is about.
+    about: Option<EventTopic>,
+    /// What happened, in one word: `build_failed`.
+    kind: Option<EventKind>,
+    /// This level and worse.
+    level: Option<EventLevel>,
+    /// Who asked for it: a name, or `user NAME` or `token NAME`.
+    by: Option<String>,
+    /// Id of the request that led to it, also through a deployment.
+    request: Option<String>,
     /// Stay and send what comes, as server-sent events.
     #[serde(default)]
     follow: bool,
@@ -88,7 +101,20 @@ async fn filter(state: &AppState, caller: &Caller, query: &EventQuery) -> Result
         return Err(HttpError::invalid("after", "a sequence is not negative"));
     }
     let scope = caller.scope();
-    let mut filter = EventFilter { after: query.after, ..EventFilter::default() };
+    let kinds = match (query.about, query.kind) {
+        (None, None) => None,
+        (about, kind) => Some(about.map_or_else(|| EventKind::ALL.to_vec(), EventTopic::kinds))
+            .map(|kinds| kinds.into_iter().filter(|one| kind.is_none_or(|kind| kind == *one)).collect()),
+    };
+    let mut filter = EventFilter {
+        after: query.after,
+        before: query.before,
+        kinds,
+        lowest_level: query.level,
+        people: query.by.as_deref().map(Actor::people_named),
+        request_id: query.request.as_deref().map(|id| parse("request", id)).transpose()?,
+        ..EventFilter::default()
+    };
     if let Some(stack) = &query.stack {
         filter.stack_id = Some(find_stack(state, scope, stack).await?.id);
     }

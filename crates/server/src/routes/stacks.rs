@@ -3,19 +3,40 @@
 use crate::actions::stacks;
 use crate::auth::Caller;
 use crate::error::Result;
-use crate::extract::Path;
+use crate::extract::{Path, Query};
 use crate::state::AppState;
 use crate::views;
 use api::stacks::StackView;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use serde::Deserialize;
 
-/// All stacks with their services.
-#[utoipa::path(get, path = "/api/v1/stacks", tag = "stacks",
-    responses((status = 200, body = Vec<StackView>), (status = 401, body = api::error::ApiError)))]
-pub async fn list(State(state): State<AppState>, caller: Caller) -> Result<Json<Vec<StackView>>> {
-    Ok(Json(views::stacks(&state, caller.scope()).await?))
+/// Most stacks of one page. A stack has 200 services at most.
+const PAGE_LIMIT: u32 = 50;
+
+#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
+pub struct StackList {
+    /// Name of the last one of the page before: go on behind it.
+    after: Option<String>,
+    /// At most so many, 50 at most. Without it and `after` all stacks come.
+    limit: Option<u32>,
+}
+
+/// All stacks with their services, or a page of them, by name.
+#[utoipa::path(get, path = "/api/v1/stacks", tag = "stacks", params(StackList),
+    responses((status = 200, body = Vec<StackView>), (status = 400, body = api::error::ApiError),
+        (status = 401, body = api::error::ApiError)))]
+pub async fn list(
+    State(state): State<AppState>,
+    caller: Caller,
+    Query(list): Query<StackList>,
+) -> Result<Json<Vec<StackView>>> {
+    if list.after.is_none() && list.limit.is_none() {
+        return Ok(Json(views::stacks(&state, caller.scope()).await?));
+    }
+    let limit = list.limit.unwrap_or(PAGE_LIMIT).clamp(1, PAGE_LIMIT);
+    Ok(Json(views::stack_page(&state, caller.scope(), &list.after.unwrap_or_default(), limit).await?))
 }
 
 /// One stack, by name or id.

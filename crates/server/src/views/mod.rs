@@ -29,6 +29,17 @@ pub async fn stacks(state: &AppState, scope: &Scope) -> Result<Vec<StackView>> {
     Ok(rows.stacks.iter().map(|stack| rows.stack_view(stack)).collect())
 }
 
+/// The stacks behind a name, in the order of names; `limit` at most.
+pub async fn stack_page(state: &AppState, scope: &Scope, after: &str, limit: u32) -> Result<Vec<StackView>> {
+    let stacks = state.store().stack_page(scope, after, limit).await?;
+    let mut services = Vec::new();
+    for stack in &stacks {
+        services.extend(state.store().service_list(scope, Some(&stack.id)).await?);
+    }
+    let rows = Rows::of(state, scope, stacks, services).await?;
+    Ok(rows.stacks.iter().map(|stack| rows.stack_view(stack)).collect())
+}
+
 /// One stack, by name or id.
 pub async fn stack(state: &AppState, scope: &Scope, key: &str) -> Result<StackView> {
     let stack = find_stack(state, scope, key).await?;
@@ -109,8 +120,21 @@ pub async fn deployment(state: &AppState, scope: &Scope, id: &str) -> Result<Dep
 
 /// All servers, by number.
 pub async fn servers(state: &AppState, scope: &Scope) -> Result<Vec<ServerView>> {
-    let mut views = Vec::new();
-    for server in state.store().server_list(scope).await? {
+    server_views(state, scope, state.store().server_list(scope).await?).await
+}
+
+/// The servers behind the one of this name, in the order of numbers; `limit` at most.
+pub async fn server_page(state: &AppState, scope: &Scope, after: Option<&str>, limit: u32) -> Result<Vec<ServerView>> {
+    let after = match after {
+        Some(name) => find_server(state, scope, name).await?.index,
+        None => 0,
+    };
+    server_views(state, scope, state.store().server_page(scope, after, limit).await?).await
+}
+
+async fn server_views(state: &AppState, scope: &Scope, servers: Vec<Server>) -> Result<Vec<ServerView>> {
+    let mut views = Vec::with_capacity(servers.len());
+    for server in servers {
         views.push(server_view(state, scope, server).await?);
     }
     Ok(views)

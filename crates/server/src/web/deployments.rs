@@ -31,6 +31,7 @@ impl DeploymentPage {
         let title = format!("{} of {}", words::deployment_kind(deployment.kind), deployment.service);
         let live = format!("/live/deployments/{}/stream", deployment.id);
         let (stack, service) = (stack_path(&self.stack), service_path(&self.stack, &deployment.service));
+        let file = format!("/deployments/{}/log.txt", deployment.id);
         let logs = LogPanel {
             title: "Build log",
             records: &self.logs,
@@ -44,6 +45,7 @@ impl DeploymentPage {
             shape: LineShape::default(),
             beside_bytes: 0,
             whole: None,
+            file: &file,
         };
         page(
             frame,
@@ -93,7 +95,7 @@ impl DeploymentPage {
                 @if !self.events.is_empty() { (events::list(&self.events, &Default::default(), events::Detail::OfDeployment, frame)) }
                 p.soft {
                     "Asked for by " strong { (cause.actor.label()) } " (" (cause.action) ") " (times::relative(self.deployment.created_at_ms, frame.now_ms))
-                    @if let Some(id) = &cause.request_id { ", request " code { (id) } }
+                    @if let Some(id) = &cause.request_id { ", " a href=(events::request_path(id)) { "request " (id.short()) } }
                     @if let Some(id) = cause.deployment_id.as_ref().filter(|id| **id != self.deployment.id) { ", after " a href={ "/deployments/" (id) } { "deployment " (id.short()) } }
                     "."
                 }
@@ -305,6 +307,6 @@ mod tests {
     fn the_cause_is_told() {
         let page = deployment_page(Stage::Running);
         assert!(page.contains("Asked for by <strong>token cli</strong> (deploy)"), "{page}");
-        assert!(page.contains("request <code>req_"), "{page}");
+        assert!(page.contains("href=\"/events?request=req_"), "{page}");
     }
 }

@@ -3,10 +3,10 @@
 use super::frame::{Fragment, Frame, Live, page};
 use super::names::{Names, server_path};
 use super::{times, words};
-use api::cause::Cause;
+use api::cause::{Actor, Cause};
 use api::deployments::Deployment;
-use api::events::{EventKind, EventLevel, EventRecord};
-use api::ids::DeploymentId;
+use api::events::{EventLevel, EventRecord, EventTopic};
+use api::ids::{DeploymentId, RequestId};
 use maud::{Markup, html};
 use std::collections::BTreeMap;
 
@@ -25,9 +25,15 @@ pub struct EventFilter {
     /// Lowest level: `info`, `warning` or `error`.
     #[serde(default)]
     pub level: String,
-    /// What it is about: the key of a [`Topic`].
+    /// What it is about: the key of an [`EventTopic`].
     #[serde(default)]
     pub topic: String,
+    /// Who asked for it: a name, or the label of an actor.
+    #[serde(default)]
+    pub by: String,
+    /// Id of the request that led to it.
+    #[serde(default)]
+    pub request: String,
     /// Words that the message holds.
     #[serde(default)]
     pub text: String,
@@ -54,6 +60,8 @@ impl EventFilter {
             ("server", &self.server),
             ("level", &self.level),
             ("topic", &self.topic),
+            ("by", &self.by),
+            ("request", &self.request),
             ("text", &self.text),
         ] {
             if !value.is_empty() {
@@ -67,76 +75,13 @@ impl EventFilter {
     }
 }
 
-/// What an event is about, as people look for it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Topic {
-    Deployments,
-    Builds,
-    Instances,
-    Servers,
-    Access,
-}
-
-impl Topic {
-    pub const ALL: [Topic; 5] = [Self::Deployments, Self::Builds, Self::Instances, Self::Servers, Self::Access];
-
-    pub fn key(self) -> &'static str {
-        match self {
-            Self::Deployments => "deployments",
-            Self::Builds => "builds",
-            Self::Instances => "instances",
-            Self::Servers => "servers",
-            Self::Access => "access",
-        }
-    }
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::Deployments => "Deployments and changes",
-            Self::Builds => "Builds",
-            Self::Instances => "Instances and health",
-            Self::Servers => "Servers and gateways",
-            Self::Access => "Sign-ins and tokens",
-        }
-    }
-
-    pub fn of(kind: EventKind) -> Self {
-        use EventKind as K;
-        match kind {
-            K::DeploymentCreated
-            | K::DeploymentStageChanged
-            | K::StackApplied
-            | K::StackDegraded
-            | K::StackChanged
-            | K::StackRemoved
-            | K::ServiceScaled
-            | K::ServiceStopped
-            | K::ServiceStarted
-            | K::EnvChanged => Self::Deployments,
-            K::SyncFailed | K::BuildStarted | K::BuildSucceeded | K::BuildFailed => Self::Builds,
-            K::InstanceStarted
-            | K::InstanceAdopted
-            | K::InstanceStopped
-            | K::InstanceExited
-            | K::InstanceCrashLooping
-            | K::HealthChanged => Self::Instances,
-            K::RoutesChanged
-            | K::DnsChanged
-            | K::ConfigReceived
-            | K::ConfigApplied
-            | K::ConfigRefused
-            | K::ServerRegistered
-            | K::ServerOnline
-            | K::ServerOffline
-            | K::ServerRemoved
-            | K::AgentStarted
-            | K::EventsDropped
-            | K::DiskLow
-            | K::DiskFreed
-            | K::GatewayStarted
-            | K::GatewayStopped => Self::Servers,
-            K::TokenCreated | K::TokenUsed | K::TokenRevoked | K::UserSignedIn | K::PasswordChanged => Self::Access,
-        }
+fn topic_name(topic: EventTopic) -> &'static str {
+    match topic {
+        EventTopic::Deployments => "Deployments and changes",
+        EventTopic::Builds => "Builds",
+        EventTopic::Instances => "Instances and health",
+        EventTopic::Servers => "Servers and gateways",
+        EventTopic::Access => "Sign-ins and tokens",
     }
 }
 
@@ -201,11 +146,13 @@ impl EventsPage {
                 label { span { "Text" } input type="search" name="text" value=(self.filter.text) placeholder="any" maxlength="100"; }
                 label { span { "About" } select name="topic" {
                     option value="" { "Everything" }
-                    @for topic in Topic::ALL { option value=(topic.key()) selected[self.filter.topic == topic.key()] { (topic.name()) } }
+                    @for topic in EventTopic::ALL { option value=(topic.key()) selected[self.filter.topic == topic.key()] { (topic_name(topic)) } }
                 } }
                 (words::suggested("stack", "Stack", &self.filter.stack, &self.stacks))
                 label { span { "Service" } input type="text" name="service" value=(self.filter.service) placeholder="any" maxlength="81"; }
                 (words::suggested("server", "Server", &self.filter.server, &self.servers))
+                label { span { "Person or token" } input type="text" name="by" value=(self.filter.by) placeholder="any" maxlength="100" autocomplete="off"; }
+                @if !self.filter.request.is_empty() { label { span { "Request" } input type="text" name="request" value=(self.filter.request) maxlength="40" autocomplete="off"; } }
                 label { span { "Level" } select name="level" { @for (value, name) in levels { option value=(value) selected[self.filter.level == value] { (name) } } } }
                 button type="submit" { "Show" }
                 @if self.filter != EventFilter::default() { a.button.quiet href="/events" { "Clear" } }
@@ -259,6 +206,24 @@ fn chain(cause: &Cause, deployment: &Deployment) -> Markup {
     }
 }
 
+/// Who asked, with all that they ever did behind it.
+fn asker(actor: &Actor, detail: Detail) -> Markup {
+    let label = actor.label();
+    html! {
+        @match actor {
+            Actor::User { .. } | Actor::Token { .. } if detail != Detail::Brief => {
+                a href={ "/events?" (EventFilter { by: label.clone(), ..EventFilter::default() }.query(None)) } title={ "Everything that " (label) " did" } { (label) }
+            }
+            _ => (label),
+        }
+    }
+}
+
+/// The page of all that a request caused.
+pub fn request_path(id: &RequestId) -> String {
+    format!("/events?request={id}")
+}
+
 /// Events as a timeline, wherever a page shows some.
 pub fn list(events: &[EventRecord], names: &Names, detail: Detail, frame: &Frame) -> Markup {
     html! { ol.timeline { @for record in events { (entry(record, names, detail, None, frame)) } } }
@@ -282,13 +247,13 @@ fn entry(
                 p.why {
                     (times::relative(event.at_ms, frame.now_ms))
                     @if detail != Detail::Brief { " · " (event.kind.as_str().replace('_', " ")) }
-                    " · because " (event.cause.actor.label())
+                    " · because " (asker(&event.cause.actor, detail))
                     @if detail != Detail::Brief || !event.message.contains(&event.cause.action) { ": " (words::prose(&event.cause.action)) }
                     @if let Some(deployment) = deployment { (chain(&event.cause, deployment)) }
                     @if let Some((label, path)) = place { " · " a href=(path) { (label) } }
                     @if let Some(server) = event.server_id.as_ref().and_then(|id| names.server(id)) { " · on " a href=(server_path(server)) { (server) } }
                     @if let Some(id) = event.deployment_id.as_ref().filter(|_| detail != Detail::OfDeployment && deployment.is_none()) { " · " a href={ "/deployments/" (id) } { "deployment " (id.short()) } }
-                    @if let Some(id) = event.cause.request_id.as_ref().filter(|_| detail != Detail::Brief) { " · " span title=(id) { "request " (id.short()) } }
+                    @if let Some(id) = event.cause.request_id.as_ref().filter(|_| detail != Detail::Brief) { " · " a href=(request_path(id)) title={ "Everything that request " (id) " caused" } { "request " (id.short()) } }
                 }
             }
         }
@@ -352,6 +317,21 @@ mod tests {
         assert!(page.contains("href=\"/events?stack=shop&amp;level=error&amp;before=4\""), "{page}");
         assert!(page.contains("<option value=\"error\" selected>"), "{page}");
         assert!(page.contains("data-live=\"/live/events/stream?stack=shop&amp;level=error\""), "{page}");
+    }
+
+    #[test]
+    fn who_asked_and_which_request_lead_to_all_that_came_of_them() {
+        let mut page = events_page(EventFilter::default());
+        let id = RequestId::from_uuid(uuid::Uuid::from_u128(7));
+        page.events[0].event.cause.actor = Actor::User { name: "a&b".into() };
+        page.events[0].event.cause.request_id = Some(id.clone());
+        let page = page.render(&samples::frame("/events")).into_string();
+        assert!(page.contains("href=\"/events?by=user+a%26b\""), "{page}");
+        assert!(page.contains(&format!("href=\"/events?request={id}\"")), "{page}");
+        assert!(!page.contains("by=agent"), "a machine is no person: {page}");
+        let kept = EventFilter { request: id.to_string(), ..EventFilter::default() };
+        let page = events_page(kept).render(&samples::frame("/events")).into_string();
+        assert!(page.contains(&format!("name=\"request\" value=\"{id}\"")), "{page}");
     }
 
     #[test]

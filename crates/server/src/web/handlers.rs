@@ -20,12 +20,13 @@ use super::visitor::{Visitor, anonymous_frame, safe_next};
 use crate::actions;
 use crate::error::{HttpError, Result};
 use crate::extract::{Path, Query};
+use crate::log_file::{self, LineForm, LogFile, Words};
 use crate::state::AppState;
 use crate::views;
 use api::metrics::MetricsRange;
 use api::tokens::TokenPurpose;
 use axum::extract::{FromRequestParts, Request, State};
-use axum::http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
+use axum::http::header::CONTENT_DISPOSITION;
 use axum::response::{IntoResponse, Response};
 use maud::Markup;
 use serde::Deserialize;
@@ -183,7 +184,8 @@ pub async fn logs(
     place.filter = place.filter.chars().take(FILTER_LIMIT).collect();
     let scope = visitor.caller.scope();
     let (stack, service) = views::find_service(&state, scope, &stack, &service).await?;
-    let found = reads::log_page(&state, scope, &LogQuery::Service(service.id.clone()), &place).await?;
+    let chosen = place.chosen(service.id)?;
+    let found = reads::log_page(&state, scope, &chosen, &place).await?;
     let page = LogPage {
         stack: stack.name,
         service: service.name,
@@ -194,18 +196,43 @@ pub async fn logs(
     Ok(page.render(&visitor.frame))
 }
 
-/// The newest lines of a service's log as a file.
+/// The whole log of a service as a file, or what the page of it was narrowed to.
 pub async fn logs_file(
     State(state): State<AppState>,
     visitor: Visitor,
     Path((stack, service)): Path<(String, String)>,
-    Query(query): Query<LogFilter>,
+    Query(place): Query<LogPlace>,
 ) -> Result<Response> {
     let scope = visitor.caller.scope();
     let (stack, service) = views::find_service(&state, scope, &stack, &service).await?;
-    let text = reads::log_file(&state, scope, &LogQuery::Service(service.id.clone()), &query.text()).await?;
-    let name = format!("attachment; filename=\"{}-{}.txt\"", stack.name, service.name);
-    Ok(([(CONTENT_TYPE, "text/plain; charset=utf-8".to_owned()), (CONTENT_DISPOSITION, name)], text).into_response())
+    let filter = place.chosen(service.id)?;
+    let name = format!("{}-{}.txt", stack.name, service.name);
+    download(state, visitor, filter, &place.filter, &name).await
+}
+
+/// The whole log of a build as a file.
+pub async fn build_log_file(
+    State(state): State<AppState>,
+    visitor: Visitor,
+    Path(id): Path<String>,
+    Query(query): Query<LogFilter>,
+) -> Result<Response> {
+    let deployment = views::deployment(&state, visitor.caller.scope(), &id).await?;
+    let filter = LogQuery::Build(deployment.id.clone()).filter(None, 0);
+    let name = format!("{}-build-{}.txt", deployment.service, deployment.id.short());
+    download(state, visitor, filter, &query.text(), &name).await
+}
+
+async fn download(
+    state: AppState,
+    visitor: Visitor,
+    filter: store::LogFilter,
+    words: &str,
+    name: &str,
+) -> Result<Response> {
+    let file = LogFile { filter, words: Words::new(words), newest_first: false, form: LineForm::Text };
+    let answer = log_file::answer(state, visitor.caller, file).await?;
+    Ok(([(CONTENT_DISPOSITION, format!("attachment; filename=\"{name}\""))], answer).into_response())
 }
 
 pub async fn settings(State(state): State<AppState>, visitor: Visitor) -> Result<Markup> {
@@ -257,7 +284,7 @@ pub async fn join(State(state): State<AppState>, visitor: Visitor) -> Result<Mar
 }
 
 pub async fn join_page(state: &AppState, visitor: &Visitor, made: Option<JoinMade>) -> Result<JoinPage> {
-    Ok(JoinPage { stacks: state.store().stack_names(visitor.caller.scope(), STACKS_OFFERED).await?, made })
+    Ok(JoinPage { stacks: state.store().stack_names_with(visitor.caller.scope(), "", STACKS_OFFERED).await?, made })
 }
 
 pub async fn tokens(State(state): State<AppState>, visitor: Visitor) -> Result<Markup> {

@@ -24,7 +24,8 @@ fn shown(instances: &[InstanceView]) -> Vec<&InstanceView> {
     shown
 }
 
-pub fn table(instances: &[InstanceView], frame: &Frame) -> Markup {
+/// `logs` is the page of all lines of the service.
+pub fn table(instances: &[InstanceView], logs: &str, frame: &Frame) -> Markup {
     let shown = shown(instances);
     html! {
         section.card #instances aria-labelledby="instances-title" {
@@ -38,7 +39,7 @@ pub fn table(instances: &[InstanceView], frame: &Frame) -> Markup {
                         th scope="col" title="What the machine says" { "Observed" }
                         th scope="col" { "Restarts" } th scope="col" { "Memory" }
                     } }
-                    tbody { @for instance in &shown { (rows(instance, frame)) } }
+                    tbody { @for instance in &shown { (rows(instance, logs, frame)) } }
                 }
                 @if shown.len() < instances.len() { p.soft { "And " (instances.len() - shown.len()) " more; these are the ones that need a look first. All: " code { "mainstay status --json" } "." } }
             }
@@ -46,7 +47,7 @@ pub fn table(instances: &[InstanceView], frame: &Frame) -> Markup {
     }
 }
 
-fn rows(instance: &InstanceView, frame: &Frame) -> Markup {
+fn rows(instance: &InstanceView, logs: &str, frame: &Frame) -> Markup {
     let (intent_tone, intent) = words::instance_intent(instance.intent);
     let (traffic_tone, traffic) = words::traffic(instance.traffic);
     let observed = instance.observed.as_ref();
@@ -54,7 +55,7 @@ fn rows(instance: &InstanceView, frame: &Frame) -> Markup {
         tr {
             th scope="row" data-label="Instance" {
                 "#" (instance.ordinal) " on " a href=(server_path(&instance.server)) { (instance.server) }
-                p.soft { code title=(instance.id) { (instance.id.short()) } @if let Some(port) = observed.and_then(|o| o.port) { " port " (port) } @if let Some(pid) = observed.and_then(|o| o.pid) { " pid " (pid) } }
+                p.soft { a href={ (logs) "?instance=" (instance.id) } title="Its log" { code { (instance.id.short()) } } @if let Some(port) = observed.and_then(|o| o.port) { " port " (port) } @if let Some(pid) = observed.and_then(|o| o.pid) { " pid " (pid) } }
             }
             td data-label="Revision" { (instance.revision_number) }
             td data-label="Intent" { (words::fact(intent_tone, intent)) }
@@ -102,7 +103,7 @@ mod tests {
 
     #[test]
     fn the_three_facts_stand_side_by_side() {
-        let page = table(&[samples::instance(0, InstanceState::Unhealthy)], &samples::frame("/")).into_string();
+        let page = table(&[samples::instance(0, InstanceState::Unhealthy)], "logs", &samples::frame("/")).into_string();
         for wanted in [
             "data-label=\"Intent\"",
             "Run",
@@ -122,7 +123,7 @@ mod tests {
     fn of_very_many_instances_those_with_trouble_are_shown_and_the_others_counted() {
         let mut instances: Vec<_> = (0..99).map(|n| samples::instance(n, InstanceState::Healthy)).collect();
         instances.push(samples::instance(99, InstanceState::Unhealthy));
-        let page = table(&instances, &samples::frame("/")).into_string();
+        let page = table(&instances, "logs", &samples::frame("/")).into_string();
         assert!(page.contains("#99 on") && page.contains("And 95 more"), "{page}");
     }
 
@@ -130,7 +131,7 @@ mod tests {
     fn what_was_not_reported_is_not_guessed() {
         let mut instance = samples::instance(0, InstanceState::Healthy);
         instance.observed = None;
-        let page = table(&[instance], &samples::frame("/")).into_string();
+        let page = table(&[instance], "logs", &samples::frame("/")).into_string();
         assert!(page.contains("Not reported yet") && !page.contains("Healthy"), "{page}");
     }
 }

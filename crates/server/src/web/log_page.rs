@@ -6,9 +6,15 @@
 use super::frame::{Frame, Live, breadcrumb, page};
 use super::logs::{LineShape, line, newest_that_fit};
 use super::names::{service_path, stack_path};
+use super::reads::LogQuery;
+use crate::error::Result;
+use crate::views;
+use api::UnixMillis;
+use api::ids::ServiceId;
 use api::logs::LogRecord;
 use api::name::Name;
 use maud::{Markup, html};
+use store::LogFilter;
 
 /// What is looked at, as the query of the page says it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Deserialize)]
@@ -22,13 +28,61 @@ pub struct LogPlace {
     /// This line and what is around it.
     #[serde(default)]
     pub at: Option<i64>,
+    /// How long ago the lines begin and end: a word of [`AGES`].
+    #[serde(default)]
+    pub since: String,
+    #[serde(default)]
+    pub until: String,
+    /// Only of this instance.
+    #[serde(default)]
+    pub instance: String,
+    /// Only of the instances of this deployment.
+    #[serde(default)]
+    pub deployment: String,
+}
+
+/// How long ago, as a word of the address, for people, and in seconds.
+const AGES: [(&str, &str, i64); 6] = [
+    ("10m", "10 minutes ago", 600),
+    ("1h", "an hour ago", 3_600),
+    ("6h", "6 hours ago", 6 * 3_600),
+    ("1d", "a day ago", 86_400),
+    ("2d", "two days ago", 2 * 86_400),
+    ("7d", "a week ago", 7 * 86_400),
+];
+
+fn moment(age: &str) -> Option<UnixMillis> {
+    let (_, _, seconds) = AGES.into_iter().find(|(word, _, _)| *word == age)?;
+    Some(ambient::now_ms() - seconds * 1_000)
 }
 
 impl LogPlace {
+    /// The lines that are meant, of this service, whatever is searched for in them.
+    pub fn chosen(&self, service: ServiceId) -> Result<LogFilter> {
+        fn id<T: std::str::FromStr>(noun: &str, text: &str) -> Result<Option<T>> {
+            if text.is_empty() { Ok(None) } else { views::parse(noun, text).map(Some) }
+        }
+        Ok(LogFilter {
+            since_ms: moment(&self.since),
+            until_ms: moment(&self.until),
+            instance_id: id("instance", &self.instance)?,
+            deployment_id: id("deployment", &self.deployment)?,
+            ..LogQuery::Service(service).filter(None, 0)
+        })
+    }
+
     fn query(&self, before: Option<i64>) -> String {
         let mut query = url::form_urlencoded::Serializer::new(String::new());
-        if !self.filter.is_empty() {
-            query.append_pair("filter", &self.filter);
+        for (name, value) in [
+            ("filter", &self.filter),
+            ("since", &self.since),
+            ("until", &self.until),
+            ("instance", &self.instance),
+            ("deployment", &self.deployment),
+        ] {
+            if !value.is_empty() {
+                query.append_pair(name, value);
+            }
         }
         if let Some(before) = before {
             query.append_pair("before", &before.to_string());
@@ -64,8 +118,12 @@ impl LogPage {
                 div.title { h1 { span.kind { "Logs of" } " " (self.service) } }
                 form.card.filters method="get" action=(path) role="search" aria-label="Search the log" {
                     label { span { "Lines that hold" } input type="search" name="filter" value=(self.place.filter) maxlength="200" autocomplete="off"; }
+                    (age("since", "From", "the beginning", &self.place.since))
+                    (age("until", "Until", "now", &self.place.until))
+                    @if !self.place.instance.is_empty() { label { span { "Instance" } input type="text" name="instance" value=(self.place.instance) maxlength="40" autocomplete="off"; } }
+                    @if !self.place.deployment.is_empty() { label { span { "Deployment" } input type="text" name="deployment" value=(self.place.deployment) maxlength="40" autocomplete="off"; } }
                     button type="submit" { "Search" }
-                    a.button.quiet href={ (path) ".txt?" (self.place.query(None)) } { "Download" }
+                    a.button.quiet href={ (path) ".txt?" (self.place.query(None)) } download title="Every line that is kept, or that was chosen here" { "Download" }
                     @if self.place != LogPlace::default() { a.button.quiet href=(path) { "Newest lines" } }
                 }
                 section.card aria-label="Log lines" {
@@ -86,6 +144,16 @@ impl LogPage {
                 }
             },
         )
+    }
+}
+
+/// A choice of how long ago.
+fn age(field: &str, label: &str, none: &str, chosen: &str) -> Markup {
+    html! {
+        label { span { (label) } select name=(field) {
+            option value="" { (none) }
+            @for (word, text, _) in AGES { option value=(word) selected[word == chosen] { (text) } }
+        } }
     }
 }
 

@@ -5,6 +5,7 @@
 //! one types, and new lines arrive at the end.
 
 use super::{ansi, times};
+use crate::log_file::Words;
 use api::logs::{LogRecord, LogSource, LogStream};
 use maud::{Markup, html};
 
@@ -34,6 +35,8 @@ pub struct LogPanel<'a> {
     pub beside_bytes: usize,
     /// Page that has the whole log, if there is one.
     pub whole: Option<&'a str>,
+    /// Address of the whole log as a file.
+    pub file: &'a str,
 }
 
 impl LogPanel<'_> {
@@ -71,18 +74,15 @@ pub fn line(record: &LogRecord, shape: &LineShape) -> Markup {
     }
 }
 
-/// Whether a line passes the filter, as the script decides it too: text anywhere, any case.
-pub fn matches(record: &LogRecord, filter: &str) -> bool {
-    filter.is_empty() || record.line.text.to_lowercase().contains(&filter.to_lowercase())
-}
-
 /// The newest lines that fit, oldest first.
 fn tail(records: &[LogRecord], filter: &str, shape: &LineShape, room: usize) -> Vec<Markup> {
     let mut bytes = 0;
+    // As the script decides it, too.
+    let words = Words::new(filter);
     let mut kept: Vec<_> = records
         .iter()
         .rev()
-        .filter(|record| matches(record, filter))
+        .filter(|record| words.are_in(&record.line.text))
         .take(TAIL_LINES)
         .map(|record| line(record, shape))
         .take_while(|line| {
@@ -117,7 +117,8 @@ pub fn panel(panel: &LogPanel<'_>) -> Markup {
                     @if panel.live {
                         label.check.script-only hidden { input #log-follow type="checkbox" checked; " Follow" }
                     }
-                    @if let Some(whole) = panel.whole { a href=(whole) { "All lines" } a href={ (whole) ".txt" } download { "Download" } }
+                    @if let Some(whole) = panel.whole { a href=(whole) { "All lines" } }
+                    a href=(panel.file) download { "Download" }
                 }
             }
             div.log #log-lines tabindex="0" role="log" aria-live="off" aria-labelledby="logs-title" {
@@ -155,6 +156,7 @@ mod tests {
             shape: LineShape { show_instance: true, link: String::new() },
             beside_bytes: 0,
             whole: None,
+            file: "log.txt",
         })
         .into_string()
     }

@@ -58,6 +58,8 @@ mod tokens;
 mod visitor;
 mod words;
 
+pub use times::exact_text as exact_time;
+
 pub use visitor::errors_for_people;
 
 use crate::state::AppState;
@@ -80,6 +82,7 @@ pub fn router() -> Router<AppState> {
         .route("/stacks/{stack}/services/{service}/revisions", get(handlers::revisions))
         .route("/stacks/{stack}/services/{service}/logs", get(handlers::logs))
         .route("/stacks/{stack}/services/{service}/logs.txt", get(handlers::logs_file))
+        .route("/deployments/{id}/log.txt", get(handlers::build_log_file))
         .route("/deployments/{id}", get(handlers::deployment))
         .route("/servers", get(handlers::servers))
         .route("/servers/new", get(handlers::join).post(forms::make_join_token))

@@ -1,12 +1,12 @@
 //! Events and log lines as pages want them: newest events first with paging back, a bounded tail.
 
-use super::events::Topic;
 use super::log_page::LogPlace;
-use super::logs::{TAIL_LINES, matches};
+use super::logs::TAIL_LINES;
 use super::names::Names;
 use crate::error::Result;
+use crate::log_file::Words;
 use crate::state::AppState;
-use api::events::{EventLevel, EventRecord};
+use api::events::EventRecord;
 use api::ids::{DeploymentId, ServerId, ServiceId, StackId};
 use api::logs::LogRecord;
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,50 +16,11 @@ use store::{EventFilter, LogFilter, LogKind, Scope};
 const LINES_SEARCHED: u32 = 2_000;
 /// How often lines are read while looking for some.
 const LOG_READS: usize = 10;
-/// How many lines a file holds at most.
-const LINES_IN_FILE: u32 = 20_000;
-/// How many events are read at once, and how often, while looking for those of a level.
+/// How many events are read at once, and how often, while looking for words in them.
 const EVENTS_AT_ONCE: u32 = 200;
 const EVENT_READS: usize = 10;
 /// How many lines one piece of a stream holds.
 pub const LINES_AT_ONCE: u32 = 200;
-
-/// Which events; every field narrows.
-#[derive(Debug, Clone)]
-pub struct EventQuery {
-    pub stack_id: Option<StackId>,
-    pub service_id: Option<ServiceId>,
-    pub deployment_id: Option<DeploymentId>,
-    pub server_id: Option<ServerId>,
-    pub lowest_level: EventLevel,
-    pub topic: Option<Topic>,
-    /// Words that the message holds, in any case.
-    pub text: String,
-}
-
-impl Default for EventQuery {
-    fn default() -> Self {
-        Self {
-            stack_id: None,
-            service_id: None,
-            deployment_id: None,
-            server_id: None,
-            lowest_level: EventLevel::Info,
-            topic: None,
-            text: String::new(),
-        }
-    }
-}
-
-impl EventQuery {
-    /// What the database does not look for.
-    fn fits(&self, record: &EventRecord) -> bool {
-        let event = &record.event;
-        event.level >= self.lowest_level
-            && self.topic.is_none_or(|topic| topic == Topic::of(event.kind))
-            && (self.text.is_empty() || event.message.to_lowercase().contains(&self.text.to_lowercase()))
-    }
-}
 
 /// Events, newest first, and where to go on from.
 #[derive(Debug, Clone, Default)]
@@ -69,34 +30,24 @@ pub struct FoundEvents {
     pub older_than: Option<i64>,
 }
 
-/// The newest events before a sequence number. Those that the database cannot look for are looked for among a
-/// bounded number; `older_than` tells where to look on.
+/// The newest events that a filter lets through. Words of a message are looked for among a bounded number of
+/// them; `older_than` tells where to look on.
 pub async fn latest_events(
     state: &AppState,
     scope: &Scope,
-    query: &EventQuery,
-    before: Option<i64>,
+    filter: EventFilter,
+    text: &str,
     limit: usize,
 ) -> Result<FoundEvents> {
-    let problems_only = query.lowest_level > EventLevel::Info;
-    let selective = query.lowest_level == EventLevel::Error || query.topic.is_some() || !query.text.is_empty();
-    let at_once = if selective { EVENTS_AT_ONCE } else { u32::try_from(limit + 1).unwrap_or(EVENTS_AT_ONCE) };
-    let mut filter = EventFilter {
-        after: None,
-        before,
-        limit: at_once,
-        stack_id: query.stack_id.clone(),
-        service_id: query.service_id.clone(),
-        deployment_id: query.deployment_id.clone(),
-        server_id: query.server_id.clone(),
-        problems_only,
-    };
+    let at_once = if text.is_empty() { u32::try_from(limit + 1).unwrap_or(EVENTS_AT_ONCE) } else { EVENTS_AT_ONCE };
+    let mut filter = EventFilter { after: None, limit: at_once, ..filter };
+    let words = text.to_lowercase();
     let mut found = FoundEvents::default();
     for _ in 0..EVENT_READS {
         let read = state.store().event_list(scope, &filter).await?;
         let last = read.last().map(|record| record.sequence);
         let more = read.len() >= filter.limit as usize;
-        found.records.extend(read.into_iter().filter(|record| query.fits(record)));
+        found.records.extend(read.into_iter().filter(|record| record.event.message.to_lowercase().contains(&words)));
         found.older_than = last.filter(|_| more);
         if found.records.len() > limit || !more {
             break;
@@ -151,7 +102,7 @@ pub enum LogQuery {
 }
 
 impl LogQuery {
-    fn filter(&self, after: Option<i64>, limit: u32) -> LogFilter {
+    pub fn filter(&self, after: Option<i64>, limit: u32) -> LogFilter {
         let filter = LogFilter { after, limit, ..LogFilter::default() };
         match self {
             Self::Service(id) => LogFilter { service_ids: Some(vec![id.clone()]), kind: Some(LogKind::Run), ..filter },
@@ -164,7 +115,8 @@ impl LogQuery {
 pub async fn log_tail(state: &AppState, scope: &Scope, query: &LogQuery, text: &str) -> Result<Vec<LogRecord>> {
     let limit = if text.is_empty() { TAIL_LINES as u32 } else { LINES_SEARCHED };
     let mut lines = state.store().log_list(scope, &query.filter(None, limit)).await?;
-    lines.retain(|record| matches(record, text));
+    let words = Words::new(text);
+    lines.retain(|record| words.are_in(&record.line.text));
     Ok(lines)
 }
 
@@ -175,11 +127,12 @@ pub struct FoundLines {
 }
 
 /// A page of a log that stands still: the newest lines, those before one, or those around one.
-pub async fn log_page(state: &AppState, scope: &Scope, query: &LogQuery, place: &LogPlace) -> Result<FoundLines> {
+pub async fn log_page(state: &AppState, scope: &Scope, chosen: &LogFilter, place: &LogPlace) -> Result<FoundLines> {
     let store = state.store();
+    let chosen = |after, limit| LogFilter { after, limit, ..chosen.clone() };
     if let Some(at) = place.at {
-        let newer = store.log_list(scope, &query.filter(Some(at - 1), LINES_AT_ONCE / 2)).await?;
-        let filter = LogFilter { before: Some(at), ..query.filter(None, LINES_AT_ONCE / 2) };
+        let newer = store.log_list(scope, &chosen(Some(at - 1), LINES_AT_ONCE / 2)).await?;
+        let filter = LogFilter { before: Some(at), ..chosen(None, LINES_AT_ONCE / 2) };
         let mut records = store.log_list(scope, &filter).await?;
         let older_than = records.first().map(|record| record.sequence);
         records.extend(newer);
@@ -188,14 +141,15 @@ pub async fn log_page(state: &AppState, scope: &Scope, query: &LogQuery, place: 
     let mut before = place.before;
     let mut found: Vec<LogRecord> = Vec::new();
     let mut older_than = None;
+    let words = Words::new(&place.filter);
     // What is looked for may be rare; the reader is not kept waiting for it without bound.
     for _ in 0..LOG_READS {
         let limit = if place.filter.is_empty() { LINES_AT_ONCE } else { LINES_SEARCHED };
-        let read = store.log_list(scope, &LogFilter { before, ..query.filter(None, limit) }).await?;
+        let read = store.log_list(scope, &LogFilter { before, ..chosen(None, limit) }).await?;
         let more = read.len() >= limit as usize;
         before = read.first().map(|record| record.sequence);
         older_than = before.filter(|_| more);
-        found.splice(0..0, read.into_iter().filter(|record| matches(record, &place.filter)));
+        found.splice(0..0, read.into_iter().filter(|record| words.are_in(&record.line.text)));
         if found.len() >= LINES_AT_ONCE as usize || !more {
             break;
         }
@@ -206,17 +160,6 @@ pub async fn log_page(state: &AppState, scope: &Scope, query: &LogQuery, place: 
         older_than = found.first().map(|record| record.sequence);
     }
     Ok(FoundLines { records: found, older_than })
-}
-
-/// The newest lines that hold a text, as plain text, oldest first.
-pub async fn log_file(state: &AppState, scope: &Scope, query: &LogQuery, text: &str) -> Result<String> {
-    let lines = state.store().log_list(scope, &query.filter(None, LINES_IN_FILE)).await?;
-    let mut file = String::new();
-    for record in lines.iter().filter(|record| matches(record, text)) {
-        let at = super::times::exact_text(record.line.at_ms);
-        file.push_str(&format!("{at} {}\n", record.line.text.trim_end_matches(['\r', '\n'])));
-    }
-    Ok(file)
 }
 
 /// The lines after a sequence number, oldest first, [`LINES_AT_ONCE`] at most.

@@ -13,8 +13,6 @@ use store::{Scope, ServiceFilter};
 
 /// Most hits of one kind.
 const HITS: usize = 8;
-/// How many stacks are looked at.
-const STACKS_SEARCHED: u32 = 5_000;
 /// Longest query.
 pub const QUERY_LIMIT: usize = 100;
 
@@ -97,9 +95,8 @@ pub async fn hits(state: &AppState, scope: &Scope, query: &str) -> Result<Vec<Hi
         found.extend(
             stacks(state, scope, &query).await?.into_iter().map(|s| Hit::new("Stack", s.clone(), stack_path(&s))),
         );
-        let servers = state.store().server_list(scope).await?;
-        let servers = servers.iter().map(|server| server.name.to_string()).filter(|name| name.contains(&query));
-        found.extend(servers.take(HITS).map(|name| Hit::new("Server", name.clone(), server_path(&name))));
+        let servers = state.store().server_names_with(scope, &query, HITS as u32).await?;
+        found.extend(servers.into_iter().map(|name| Hit::new("Server", name.clone(), server_path(&name))));
     }
     let pages = PAGES.iter().filter(|(name, _)| name.to_lowercase().contains(&query));
     found.extend(pages.map(|(name, path)| Hit::new("Page", *name, *path)));
@@ -113,8 +110,7 @@ async fn services(state: &AppState, scope: &Scope, text: &str) -> Result<Vec<(St
 }
 
 async fn stacks(state: &AppState, scope: &Scope, text: &str) -> Result<Vec<String>> {
-    let names = state.store().stack_names(scope, STACKS_SEARCHED).await?;
-    Ok(names.into_iter().filter(|name| name.contains(text)).take(HITS).collect())
+    Ok(state.store().stack_names_with(scope, text, HITS as u32).await?)
 }
 
 /// The hits alone, as the palette shows them.

@@ -34,11 +34,16 @@ pub struct ServicePage {
 }
 
 impl ServicePage {
+    /// The page of all lines.
+    fn whole_log(&self) -> String {
+        format!("{}/logs", self.path())
+    }
+
     pub fn fragments(&self, frame: &Frame) -> Vec<Fragment> {
         vec![
             Fragment::new("service-head", self.head()),
             Fragment::new("deployment", self.deployment(frame)),
-            Fragment::new("instances", instances::table(&self.service.instances, frame)),
+            Fragment::new("instances", instances::table(&self.service.instances, &self.whole_log(), frame)),
             Fragment::new("metrics", metrics::service(&self.metrics, &self.path())),
             Fragment::new("facts", self.facts()),
             Fragment::new("revisions", self.revisions(frame)),
@@ -59,13 +64,13 @@ impl ServicePage {
         let service = &self.service;
         let live = format!("/live{}/stream?range={}", self.path(), self.metrics.range);
         let stack = stack_path(&service.stack);
-        let whole_log = format!("{}/logs", self.path());
+        let whole_log = self.whole_log();
         let above = html! {
             (breadcrumb(&[("/", "Overview"), (&stack, service.stack.as_str())]))
             (self.head())
             (self.actions(frame))
             (self.deployment(frame))
-            (instances::table(&service.instances, frame))
+            (instances::table(&service.instances, &whole_log, frame))
             (metrics::service(&self.metrics, &self.path()))
         };
         let below = html! {
@@ -83,6 +88,7 @@ impl ServicePage {
             shape: self.line_shape(),
             beside_bytes: above.0.len() + below.0.len(),
             whole: Some(&whole_log),
+            file: &format!("{whole_log}.txt"),
         };
         page(
             frame,

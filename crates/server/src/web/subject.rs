@@ -4,12 +4,12 @@
 
 use super::builds::{self, Build, BuildFilter, BuildsPage, build_of};
 use super::deployments::DeploymentPage;
-use super::events::{EventFilter, EventsPage, PAGE_SIZE, Topic};
+use super::events::{EventFilter, EventsPage, PAGE_SIZE};
 use super::frame::{Fragment, Frame};
 use super::logs::LineShape;
 use super::map::SERVERS_SHOWN;
 use super::overview::{EVENTS_SHOWN, OverviewPage, SERVICES_SHOWN};
-use super::reads::{self, EventQuery, LogQuery};
+use super::reads::{self, LogQuery};
 use super::servers::{Arrival, SERVERS_LISTED, ServerFilter, ServerPage, ServersPage};
 use super::service_list::{self, ServiceListFilter, ServiceListPage};
 use super::services::ServicePage;
@@ -19,8 +19,9 @@ use crate::auth::Caller;
 use crate::error::{HttpError, Result};
 use crate::state::AppState;
 use crate::views::{self, ServicePage as ServicePageView, ServiceQuery};
+use api::cause::Actor;
 use api::deployments::DeploymentKind;
-use api::events::{EventLevel, EventRecord};
+use api::events::{EventLevel, EventRecord, EventTopic};
 use api::gateway::ServiceTraffic;
 use api::ids::{DeploymentId, ServerId, TokenId};
 use api::metrics::MetricsRange;
@@ -166,7 +167,7 @@ const NAMES_OFFERED: u32 = 100;
 const BUILDS_AT_ONCE: u32 = 100;
 
 async fn read_overview(state: &AppState, scope: &Scope) -> Result<OverviewPage> {
-    let found = reads::latest_events(state, scope, &EventQuery::default(), None, PAGE_SIZE).await?;
+    let found = reads::latest_events(state, scope, Default::default(), "", PAGE_SIZE).await?;
     let events = noteworthy(found.records);
     let tally = views::tally(state, scope, SERVICES_SHOWN).await?;
     let few = tally.services <= SERVICES_SHOWN;
@@ -186,7 +187,7 @@ async fn read_overview(state: &AppState, scope: &Scope) -> Result<OverviewPage> 
 }
 
 async fn read_services(state: &AppState, scope: &Scope, filter: &ServiceListFilter) -> Result<ServiceListPage> {
-    let stacks = state.store().stack_names(scope, NAMES_OFFERED).await?;
+    let stacks = state.store().stack_names_with(scope, "", NAMES_OFFERED).await?;
     let nothing = ServiceListPage { filter: filter.clone(), found: ServicePageView::default(), stacks };
     let stack_id = match filter.stack.as_str() {
         "" => None,
@@ -265,11 +266,11 @@ async fn read_deployment(
     let scope = caller.scope();
     let deployment = views::deployment(state, scope, id).await?;
     let stack = views::find_stack(state, scope, deployment.stack_id.as_str()).await;
-    let query = EventQuery { deployment_id: Some(deployment.id.clone()), ..EventQuery::default() };
+    let query = store::EventFilter { deployment_id: Some(deployment.id.clone()), ..Default::default() };
     Ok(DeploymentPage {
         // The deployment outlives its stack; then the id has to do.
         stack: stack.map(|stack| stack.name.to_string()).unwrap_or_else(|_| deployment.stack_id.to_string()),
-        events: reads::latest_events(state, scope, &query, None, PAGE_SIZE).await?.records,
+        events: reads::latest_events(state, scope, query, "", PAGE_SIZE).await?.records,
         logs: if with_log {
             reads::log_tail(state, scope, &LogQuery::Build(deployment.id.clone()), filter).await?
         } else {
@@ -282,23 +283,22 @@ async fn read_deployment(
 
 async fn read_events(state: &AppState, caller: &Caller, filter: &EventFilter) -> Result<EventsPage> {
     let scope = caller.scope();
-    let servers = state.store().server_list(scope).await?;
     let mut page = EventsPage {
         filter: filter.clone(),
         events: Vec::new(),
         older_than: None,
         names: Default::default(),
         deployments: BTreeMap::new(),
-        stacks: state.store().stack_names(scope, NAMES_OFFERED).await?,
-        servers: servers.iter().take(NAMES_OFFERED as usize).map(|server| server.name.to_string()).collect(),
+        stacks: state.store().stack_names_with(scope, "", NAMES_OFFERED).await?,
+        servers: state.store().server_names_with(scope, "", NAMES_OFFERED).await?,
     };
-    let query = match event_query(state, scope, filter).await {
-        Ok(query) => query,
+    let asked = match event_filter(state, scope, filter).await {
+        Ok(asked) => asked,
         // A filter by something that is not there lets nothing through.
         Err(error) if error.is_not_found() => return Ok(page),
         Err(error) => return Err(error),
     };
-    let found = reads::latest_events(state, scope, &query, filter.before, PAGE_SIZE).await?;
+    let found = reads::latest_events(state, scope, asked, filter.text.trim(), PAGE_SIZE).await?;
     let ids: BTreeSet<&DeploymentId> = found.records.iter().filter_map(|r| r.event.deployment_id.as_ref()).collect();
     let deployments = state.store().deployment_list_of(scope, ids).await?;
     page.deployments = deployments.into_iter().map(|deployment| (deployment.id.clone(), deployment)).collect();
@@ -333,29 +333,34 @@ async fn read_builds(state: &AppState, scope: &Scope, filter: &BuildFilter) -> R
     Ok(BuildsPage { filter: filter.clone(), builds: found, older_than, names })
 }
 
-async fn event_query(state: &AppState, scope: &Scope, filter: &EventFilter) -> Result<EventQuery> {
-    let mut query = EventQuery {
-        lowest_level: filter.lowest_level(),
-        topic: Topic::ALL.into_iter().find(|topic| topic.key() == filter.topic),
-        text: filter.text.trim().to_owned(),
-        ..EventQuery::default()
+async fn event_filter(state: &AppState, scope: &Scope, filter: &EventFilter) -> Result<store::EventFilter> {
+    let topic = EventTopic::ALL.into_iter().find(|topic| topic.key() == filter.topic);
+    let mut found = store::EventFilter {
+        before: filter.before,
+        kinds: topic.map(EventTopic::kinds),
+        lowest_level: Some(filter.lowest_level()),
+        people: Some(filter.by.trim()).filter(|name| !name.is_empty()).map(Actor::people_named),
+        ..store::EventFilter::default()
     };
+    if !filter.request.is_empty() {
+        found.request_id = Some(views::parse("request", filter.request.trim())?);
+    }
     // A service may be written with its stack, as it is everywhere else.
     let (stack, service) = match filter.service.split_once('/') {
         Some((stack, service)) => (stack, service),
         None => (filter.stack.as_str(), filter.service.as_str()),
     };
     if !stack.is_empty() {
-        query.stack_id = Some(views::find_stack(state, scope, stack).await?.id);
+        found.stack_id = Some(views::find_stack(state, scope, stack).await?.id);
     }
     if !filter.server.is_empty() {
-        query.server_id = Some(views::find_server(state, scope, &filter.server).await?.id);
+        found.server_id = Some(views::find_server(state, scope, &filter.server).await?.id);
     }
     if !service.is_empty() {
         let stack = Some(stack).filter(|stack| !stack.is_empty());
-        query.service_id = Some(views::find_service_anywhere(state, scope, stack, service).await?.id);
+        found.service_id = Some(views::find_service_anywhere(state, scope, stack, service).await?.id);
     }
-    Ok(query)
+    Ok(found)
 }
 
 /// The token, and the machine that joined after it was made.

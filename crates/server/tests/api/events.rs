@@ -3,7 +3,7 @@
 use crate::fake_agent::{Identity, nothing, now_ms};
 use crate::harness::{PATIENCE, World};
 use api::cause::Cause;
-use api::events::{Event, EventKind, EventLevel, EventRecord};
+use api::events::{Event, EventKind, EventLevel, EventRecord, EventTopic};
 use api::ids::EventId;
 use serde_json::json;
 
@@ -142,4 +142,48 @@ async fn a_stream_ends_when_its_session_does() {
     world.join_token().await;
     let next = stream.next().await;
     assert!(next.is_none(), "{next:?}");
+}
+
+/// Far more happened than one page looks through; what is looked for was before all of it.
+#[tokio::test]
+async fn what_is_rare_is_found_however_long_ago_it_was_and_leads_to_all_that_it_caused() {
+    let world = World::new().await;
+    let _agent = world.agent().await;
+    let deployment = world.deploy_and_wait(&world.repository("shop").manifest("")).await.remove(0);
+    let before: Vec<EventRecord> = world.get("/api/v1/events?limit=1000").await.json();
+    let store = store::Store::open_sqlite(&world.directory.path().join("server/mainstay.db")).await.unwrap();
+    let (organization, _) = store.organization_list().await.unwrap().remove(0);
+    let scope = store::Scope::system(organization, "test");
+    let noise: Vec<Event> = (0..3_000).map(|number| happened(10_000 + number, "noise")).collect();
+    store.event_append(&scope, &noise).await.unwrap();
+
+    let found = async |query: &str| -> Vec<EventRecord> { world.get(&format!("/api/v1/events?{query}")).await.json() };
+    let tokens = found("kind=token_created").await;
+    assert!(!tokens.is_empty() && tokens.iter().all(|record| record.event.kind == EventKind::TokenCreated));
+    let access = found("about=access").await;
+    assert!(!access.is_empty() && access.iter().all(|record| EventTopic::of(record.event.kind) == EventTopic::Access));
+    assert!(found("about=builds&kind=token_created").await.is_empty(), "both narrow");
+    let problems = before.iter().filter(|record| record.event.level >= EventLevel::Warning).count();
+    assert_eq!(found("level=warning").await.len(), problems);
+
+    let by = found("by=cli&kind=deployment_created").await;
+    assert_eq!(by.len(), 1, "{by:#?}");
+    assert!(found("by=user%20cli").await.is_empty(), "a token is no user");
+    let request = by[0].event.cause.request_id.clone().unwrap();
+    let caused = found(&format!("request={request}")).await;
+    let of_agent = caused.iter().find(|record| record.event.kind == EventKind::DeploymentStageChanged);
+    assert_eq!(of_agent.unwrap().event.deployment_id, Some(deployment.id));
+    assert!(caused.len() > by.len() && caused.iter().all(|record| record.event.message != "noise"), "{caused:#?}");
+
+    // Back to the beginning, page by page, without a gap.
+    let (mut pages, mut before) = (Vec::new(), i64::MAX);
+    loop {
+        let page = found(&format!("limit=900&before={before}")).await;
+        let Some(first) = page.first() else { break };
+        before = first.sequence;
+        pages.splice(0..0, page.iter().map(|record| record.sequence));
+    }
+    assert_eq!(pages, (1..=*pages.last().unwrap()).collect::<Vec<_>>());
+    world.get("/api/v1/events?kind=nothing").await.error(400);
+    world.get("/api/v1/events?request=nothing").await.error(404);
 }

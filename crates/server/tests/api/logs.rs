@@ -97,3 +97,63 @@ async fn a_machine_cannot_write_into_the_log_of_a_service_that_is_not_on_it() {
     assert_eq!(answer.acknowledged.len(), 1);
     assert_eq!(world.get("/api/v1/logs?stack=shop&service=web").await.text, "[]");
 }
+
+/// Many pieces, and still being written while it is read.
+#[tokio::test]
+async fn a_whole_log_is_one_answer_in_either_order_narrowed_as_asked_and_it_ends() {
+    const LINES: usize = 6_000;
+    let (world, agent, view, _) = world_with_service().await;
+    let source = LogSource::Run { instance_id: view.instances[0].id.clone() };
+    let store = store::Store::open_sqlite(&world.directory.path().join("server/mainstay.db")).await.unwrap();
+    let (organization, _) = store.organization_list().await.unwrap().remove(0);
+    let scope = store::Scope::system(organization, "test");
+    let now = now_ms();
+    let line = |number: usize| LogLine {
+        at_ms: now - ((LINES - number) as i64) * 1_000,
+        stream: LogStream::Stdout,
+        text: if number.is_multiple_of(2_000) {
+            format!("\x1b[31mNee\x1b[0mdle {number}")
+        } else {
+            format!("hay {number}")
+        },
+    };
+    let lines: Vec<LogLine> = (0..LINES).map(line).collect();
+    let whole = LogBatch { lines, next_offset: 1_000_000, ..batch(&view, source.clone(), 0, &[]) };
+    store.log_append(&scope, &agent.identity.answer.server_id, &[whole]).await.unwrap();
+
+    let file = async |query: &str| world.get(&format!("/api/v1/logs/file?stack=shop&service=web&{query}")).await;
+    let records = |answer: &crate::harness::Answer| -> Vec<LogRecord> {
+        answer.text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let answer = file("").await;
+    assert_eq!(answer.headers["content-type"], "application/x-ndjson");
+    let (oldest_first, newest_first) = (records(&answer), records(&file("newest_first=true").await));
+    assert_eq!(oldest_first.len(), LINES);
+    assert!(oldest_first.iter().eq(newest_first.iter().rev()));
+    assert!(oldest_first.windows(2).all(|pair| pair[0].sequence < pair[1].sequence));
+
+    let found = records(&file("search=needle").await);
+    let numbers: Vec<String> = found.iter().map(|record| api::logs::plain_text(&record.line.text)).collect();
+    assert_eq!(numbers, ["Needle 0", "Needle 2000", "Needle 4000"], "seen through the colours");
+    let (since, until) = (now - 3_500, now - 1_500);
+    let lately = records(&file(&format!("since_ms={since}&until_ms={until}")).await);
+    assert_eq!(texts(&lately), ["hay 5997", "hay 5998"]);
+    let text = file("form=text&search=dle%2020").await;
+    assert!(text.text.ends_with(" UTC Needle 2000\n") && text.text.lines().count() == 1, "{}", text.text);
+    assert_eq!(file("instance=ins_00000000000000000000000000000000").await.text, "");
+    file("form=pdf").await.error(400);
+    world.get("/api/v1/logs/file?service=nope").await.error(404);
+
+    // A service that never stops writing: what comes after the question is not part of the answer.
+    let request = world.request(Method::GET, "/api/v1/logs/file?stack=shop");
+    let mut slow = request.send().await.unwrap();
+    let mut read = slow.chunk().await.unwrap().unwrap().to_vec();
+    let late = LogBatch { next_offset: 1_000_005, ..batch(&view, source, 1_000_000, &["late"]) };
+    upload(&world, &agent, vec![late]).await;
+    while let Some(chunk) = slow.chunk().await.unwrap() {
+        read.extend_from_slice(&chunk);
+    }
+    let read = String::from_utf8(read).unwrap();
+    assert_eq!(read.lines().count(), LINES);
+    assert!(!read.contains("\"late\""));
+}

@@ -1,6 +1,7 @@
 //! The dashboard's pages, forms and streams over real HTTP, as a browser without a script meets them.
 
 use crate::harness::{PATIENCE, World};
+use api::logs::{LogBatch, LogLine, LogSource, LogStream};
 use api::services::ServiceCondition;
 use futures_util::StreamExt;
 use reqwest::StatusCode;
@@ -505,6 +506,14 @@ async fn many_services_are_found_page_by_page_by_people_and_programs() {
     world.get("/api/v1/services?after=shop").await.error(400);
     world.get("/api/v1/services?stack=none").await.error(404);
 
+    let stacks: Vec<api::stacks::StackView> = world.get("/api/v1/stacks?limit=1").await.json();
+    assert_eq!((stacks.len(), stacks[0].services.len()), (1, 50));
+    assert_eq!(world.get("/api/v1/stacks?after=shop").await.text, "[]");
+    let servers: Vec<api::servers::ServerView> = world.get("/api/v1/servers?limit=5").await.json();
+    assert_eq!(servers.len(), 1);
+    assert_eq!(world.get(&format!("/api/v1/servers?after={}", servers[0].name)).await.text, "[]");
+    world.get("/api/v1/servers?after=none").await.error(404);
+
     let visitor = Visitor::sign_in(&world).await;
     let first = visitor.get("/services").await;
     first.says("50 services").says("/services/s49\"").says("after=shop%2Fs49\" rel=\"next\"");
@@ -523,4 +532,49 @@ async fn many_services_are_found_page_by_page_by_people_and_programs() {
     visitor.get("/search?q=s42").await.says("href=\"/stacks/shop/services/s42\"");
     visitor.get("/search/hits?q=restart+s42").await.says("href=\"/stacks/shop/services/s42/restart\"");
     visitor.get("/builds").await.says("rel=\"next\"").says("#logs\"");
+}
+
+#[tokio::test]
+async fn a_log_is_downloaded_as_its_page_was_narrowed() {
+    let world = World::new().await;
+    let agent = world.agent().await;
+    let deployment = world.deploy_and_wait(&world.repository("shop").manifest("")).await.remove(0);
+    let view = world.service("shop", "web").await;
+    let instance = view.instances[0].id.clone();
+    let store = store::Store::open_sqlite(&world.directory.path().join("server/mainstay.db")).await.unwrap();
+    let (organization, _) = store.organization_list().await.unwrap().remove(0);
+    let scope = store::Scope::system(organization, "test");
+    let now = crate::fake_agent::now_ms();
+    let line = |age_ms: i64, text: &str| LogLine { at_ms: now - age_ms, stream: LogStream::Stdout, text: text.into() };
+    let batch = |source: LogSource, lines: Vec<LogLine>| LogBatch {
+        source,
+        service_id: view.id.clone(),
+        offset: 0,
+        next_offset: 100,
+        lines,
+    };
+    let run = LogSource::Run { instance_id: instance.clone() };
+    let build = LogSource::Build { deployment_id: deployment.id.clone() };
+    let lines = vec![line(7_200_000, "GET /old"), line(1_000, "GET /new"), line(0, "else")];
+    let batches = [batch(run, lines), batch(build, vec![line(0, "compiling")])];
+    store.log_append(&scope, &agent.identity.answer.server_id, &batches).await.unwrap();
+
+    let visitor = Visitor::sign_in(&world).await;
+    let logs = "/stacks/shop/services/web/logs";
+    visitor.get("/stacks/shop/services/web").await.says(&format!("href=\"{logs}?instance={instance}\""));
+    let narrowed = format!("filter=get&since=1h&instance={instance}");
+    let page = visitor.get(&format!("{logs}?{narrowed}")).await;
+    page.says("GET /new").says(&format!("href=\"{logs}.txt?{}\"", narrowed.replace('&', "&amp;")));
+    assert!(!page.html.contains("GET /old") && !page.html.contains(">else<"), "{}", page.html);
+    let file = visitor.get(&format!("{logs}.txt?{narrowed}")).await;
+    assert!(file.html.ends_with(" UTC GET /new\n") && file.html.lines().count() == 1, "{}", file.html);
+    assert_eq!(file.header("content-disposition"), "attachment; filename=\"shop-web.txt\"");
+    assert_eq!(visitor.get(&format!("{logs}.txt")).await.html.lines().count(), 3, "and no line of the build");
+    assert_eq!(visitor.get(&format!("{logs}.txt?until=1h")).await.html.lines().count(), 1);
+    assert_eq!(visitor.get(&format!("{logs}?instance=nothing")).await.status, StatusCode::NOT_FOUND);
+
+    let file = format!("/deployments/{}/log.txt", deployment.id);
+    visitor.get(&format!("/deployments/{}", deployment.id)).await.says(&format!("href=\"{file}\" download"));
+    let file = visitor.get(&file).await;
+    assert!(file.html.ends_with(" UTC compiling\n") && file.html.lines().count() == 1, "{}", file.html);
 }

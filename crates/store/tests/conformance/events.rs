@@ -2,7 +2,9 @@
 
 use crate::database::Database;
 use crate::fixtures::*;
-use api::events::{Event, EventLevel};
+use api::cause::{Actor, Cause};
+use api::events::{Event, EventKind, EventLevel};
+use sqlx::Connection;
 use std::collections::HashSet;
 use store::{EventFilter, Scope, Store};
 
@@ -10,12 +12,18 @@ on_every_database![
     an_event_that_is_reported_again_is_kept_once,
     a_follower_sees_every_event_of_eight_writers_in_order,
     every_filter_narrows,
+    a_request_is_followed_through_the_deployments_that_it_began,
+    old_events_are_found_by_what_is_in_them,
     pages_go_forward_and_back,
     more_events_than_one_statement_holds_are_kept,
 ];
 
 fn all() -> EventFilter {
     EventFilter { after: Some(0), limit: 10_000, ..EventFilter::default() }
+}
+
+fn user(name: &str) -> Actor {
+    Actor::User { name: name.into() }
 }
 
 async fn messages(store: &Store, scope: &Scope, filter: &EventFilter) -> Vec<String> {
@@ -71,6 +79,7 @@ async fn every_filter_narrows(database: Database) {
     let tenant = tenant(&store, "acme").await;
     let (stack, service, deployment, server) = (stack_id(), service_id(), deployment_id(), server_id());
     let level = |level, text: &str| Event { level, ..event(text) };
+    let by = |actor, text: &str| Event { cause: Cause { actor, ..cause() }, ..event(text) };
     let events = [
         event("plain"),
         Event { stack_id: Some(stack.clone()), ..event("stack") },
@@ -79,17 +88,98 @@ async fn every_filter_narrows(database: Database) {
         Event { server_id: Some(server.clone()), ..event("server") },
         level(EventLevel::Warning, "warning"),
         level(EventLevel::Error, "error"),
+        Event { kind: EventKind::BuildFailed, level: EventLevel::Error, ..event("build") },
+        Event { kind: EventKind::TokenUsed, server_id: Some(server.clone()), ..event("token") },
+        by(user("admin"), "user"),
+        by(Actor::Token { name: "admin".into() }, "token of the same name"),
+        by(Actor::Agent { server: "admin".into() }, "no person"),
     ];
     store.event_append(&tenant.scope, &events).await.unwrap();
     let found = async |filter: EventFilter| messages(&store, &tenant.scope, &filter).await;
     assert_eq!(found(EventFilter { stack_id: Some(stack.clone()), ..all() }).await, ["stack", "service"]);
     assert_eq!(found(EventFilter { service_id: Some(service.clone()), ..all() }).await, ["service", "deployment"]);
     assert_eq!(found(EventFilter { deployment_id: Some(deployment), ..all() }).await, ["deployment"]);
-    assert_eq!(found(EventFilter { server_id: Some(server), ..all() }).await, ["server"]);
-    assert_eq!(found(EventFilter { problems_only: true, ..all() }).await, ["warning", "error"]);
+    assert_eq!(found(EventFilter { server_id: Some(server.clone()), ..all() }).await, ["server", "token"]);
+    let worse_than = async |level| found(EventFilter { lowest_level: Some(level), ..all() }).await;
+    assert_eq!(worse_than(EventLevel::Info).await.len(), events.len());
+    assert_eq!(worse_than(EventLevel::Warning).await, ["warning", "error", "build"]);
+    assert_eq!(worse_than(EventLevel::Error).await, ["error", "build"]);
+    let of_kinds = |kinds: &[EventKind]| EventFilter { kinds: Some(kinds.to_vec()), ..all() };
+    let kinds = [EventKind::TokenUsed, EventKind::BuildFailed];
+    assert_eq!(found(of_kinds(&kinds)).await, ["build", "token"]);
+    assert_eq!(found(EventFilter { after: None, limit: 1, ..of_kinds(&kinds) }).await, ["token"]);
+    assert_eq!(found(EventFilter { server_id: Some(server), ..of_kinds(&kinds) }).await, ["token"]);
+    assert_eq!(found(EventFilter { lowest_level: Some(EventLevel::Error), ..of_kinds(&kinds) }).await, ["build"]);
+    assert_eq!(found(of_kinds(&[])).await, Vec::<String>::new());
+    let of_people = |people: &[Actor]| EventFilter { people: Some(people.to_vec()), ..all() };
+    let token = Actor::Token { name: "admin".into() };
+    assert_eq!(found(of_people(&[user("admin")])).await, ["user"]);
+    assert_eq!(found(of_people(&[user("admin"), token])).await, ["user", "token of the same name"]);
+    assert_eq!(found(of_people(&[user("else")])).await, Vec::<String>::new());
+    assert_eq!(found(of_people(&[Actor::system("test")])).await, Vec::<String>::new(), "no person");
     let both = EventFilter { stack_id: Some(stack), service_id: Some(service), ..all() };
     assert_eq!(found(both).await, ["service"]);
     assert_eq!(found(EventFilter { stack_id: Some(stack_id()), ..all() }).await, Vec::<String>::new());
+}
+
+/// Who clicks on a request wants to see what came of it, also what machines tell of it later.
+async fn a_request_is_followed_through_the_deployments_that_it_began(database: Database) {
+    let store = database.open().await;
+    let tenant = tenant(&store, "acme").await;
+    let (request, deployment) = (request_id(), deployment_id());
+    let asked = Cause { request_id: Some(request.clone()), ..cause() };
+    let events = [
+        event("before"),
+        Event { cause: asked.clone(), deployment_id: Some(deployment.clone()), ..event("deployment") },
+        Event { cause: asked, ..event("also this") },
+        Event { deployment_id: Some(deployment_id()), ..event("of another") },
+        Event { deployment_id: Some(deployment), ..event("instance started") },
+        Event { cause: Cause { request_id: Some(request_id()), ..cause() }, ..event("another request") },
+    ];
+    store.event_append(&tenant.scope, &events).await.unwrap();
+    let filter = EventFilter { request_id: Some(request.clone()), ..all() };
+    let caused = ["deployment", "also this", "instance started"];
+    assert_eq!(messages(&store, &tenant.scope, &filter).await, caused);
+    let by_nobody = EventFilter { people: Some(vec![user("admin")]), ..filter.clone() };
+    assert_eq!(messages(&store, &tenant.scope, &by_nobody).await, Vec::<String>::new());
+    let page = EventFilter { after: Some(2), limit: 1, ..filter };
+    assert_eq!(messages(&store, &tenant.scope, &page).await, ["also this"]);
+    let newest = EventFilter { after: None, limit: 2, request_id: Some(request), ..EventFilter::default() };
+    assert_eq!(messages(&store, &tenant.scope, &newest).await, ["instance started", "also this"]);
+}
+
+/// Events that were kept before their kind had a column.
+async fn old_events_are_found_by_what_is_in_them(database: Database) {
+    let store = database.open().await;
+    let tenant = tenant(&store, "acme").await;
+    let request = request_id();
+    let cause = Cause { actor: user("ad\"min ü"), request_id: Some(request.clone()), ..cause() };
+    let message = "a NUL \0, what looks like one \\u0000, and \"kind\":\"token_used\"";
+    let by_person = Event { kind: EventKind::BuildFailed, cause, ..event(message) };
+    let plain = event("plain");
+    store.event_append(&tenant.scope, &[by_person, plain]).await.unwrap();
+    store.close().await;
+    let mut connection = database.connect().await;
+    for sql in [
+        "DROP INDEX events_by_kind",
+        "DROP INDEX events_by_person",
+        "DROP INDEX events_by_request",
+        "ALTER TABLE events DROP COLUMN kind",
+        "ALTER TABLE events DROP COLUMN person",
+        "ALTER TABLE events DROP COLUMN request_id",
+        "DELETE FROM _sqlx_migrations WHERE version = 6",
+    ] {
+        sqlx::query(sql).execute(&mut connection).await.unwrap();
+    }
+    connection.close().await.unwrap();
+
+    let store = database.open().await;
+    let found = async |filter: EventFilter| messages(&store, &tenant.scope, &filter).await;
+    let kinds = Some(vec![EventKind::BuildFailed]);
+    assert_eq!(found(EventFilter { kinds, ..all() }).await, [message]);
+    assert_eq!(found(EventFilter { people: Some(vec![user("ad\"min ü")]), ..all() }).await, [message]);
+    assert_eq!(found(EventFilter { request_id: Some(request), ..all() }).await, [message]);
+    assert_eq!(found(EventFilter { kinds: Some(vec![event("").kind]), ..all() }).await, ["plain"]);
 }
 
 async fn pages_go_forward_and_back(database: Database) {

@@ -28,7 +28,8 @@ macro_rules! fresh {
     )+};
 }
 fresh!(stack_id: StackId, service_id: ServiceId, revision_id: RevisionId, deployment_id: DeploymentId,
-       instance_id: InstanceId, server_id: ServerId, event_id: EventId, user_id: UserId, token_id: TokenId);
+       instance_id: InstanceId, server_id: ServerId, event_id: EventId, user_id: UserId, token_id: TokenId,
+       request_id: RequestId);
 
 pub fn name(text: &str) -> Name {
     text.parse().unwrap()

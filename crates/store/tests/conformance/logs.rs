@@ -182,7 +182,8 @@ async fn every_filter_narrows(database: Database) {
     assert_eq!(found(LogFilter { kind: Some(LogKind::Build), ..all() }).await, ["web build", "api build"]);
     assert_eq!(found(LogFilter { kind: Some(LogKind::Run), ..of(&[&web]) }).await, ["web run", "web late"]);
     assert_eq!(found(LogFilter { since_ms: Some(NOW + 1), ..all() }).await, ["web late"]);
-    assert_eq!(found(LogFilter { since_ms: Some(NOW + 100), ..instance }).await, ["web late"]);
+    assert_eq!(found(LogFilter { since_ms: Some(NOW + 100), ..instance.clone() }).await, ["web late"]);
+    assert_eq!(found(LogFilter { until_ms: Some(NOW + 99), ..instance }).await, ["web run"]);
 }
 
 async fn the_log_of_a_deployment_outlives_its_instances(database: Database) {

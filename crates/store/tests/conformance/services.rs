@@ -98,7 +98,7 @@ async fn services_are_paged_and_searched_by_the_name_of_their_stack_and_their_ow
     assert_eq!(count(ServiceFilter { text: "api".into(), ..ServiceFilter::default() }).await, 2);
     assert_eq!(count(ServiceFilter { stack_id: blog_id, ..ServiceFilter::default() }).await, 2);
     assert_eq!(store.service_ids_in_flight(&ours.scope).await.unwrap().len(), 6);
-    assert_eq!(store.stack_names(&ours.scope, 2).await.unwrap(), ["a-shop", "blog"]);
+    assert_eq!(store.stack_names_with(&ours.scope, "", 2).await.unwrap(), ["a-shop", "blog"]);
     assert_eq!(store.stack_count(&ours.scope).await.unwrap(), 3);
     let latest = store.deployment_list_latest(&ours.scope, None, 4).await.unwrap();
     let older = store.deployment_list_latest(&ours.scope, latest.last().map(|d| &d.id), 4).await.unwrap();

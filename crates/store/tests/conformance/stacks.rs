@@ -9,6 +9,7 @@ use store::{Error, InstanceChange, RolloutWrite, ServiceDeploy, ServiceRemoval, 
 
 on_every_database![
     a_stack_is_made_with_version_1_and_rises,
+    stacks_and_servers_are_paged_and_found_by_a_part_of_their_name,
     a_stale_version_is_refused_and_changes_nothing,
     two_deploys_of_one_version_have_one_winner,
     a_deploy_that_fails_halfway_changes_nothing,
@@ -38,6 +39,37 @@ async fn a_stack_is_made_with_version_1_and_rises(database: Database) {
     assert_eq!(next.deployments[0].service_id, deployment.service_id, "the service of that name is the same one");
     assert_eq!(next.deployments[0].revision_number, 2);
     assert_eq!(store.stack_list(&tenant.scope).await.unwrap(), [next.stack]);
+}
+
+async fn stacks_and_servers_are_paged_and_found_by_a_part_of_their_name(database: Database) {
+    let store = database.open().await;
+    let (tenant, other) = (tenant(&store, "acme").await, tenant(&store, "other").await);
+    for (owner, called) in [(&tenant, "shop"), (&tenant, "blog"), (&tenant, "sh-op"), (&other, "shops")] {
+        store.stack_deploy(&owner.scope, &stack_deploy(owner, called, 0, vec![deployed("web")]), NOW).await.unwrap();
+        joined(&store, &owner.scope, &format!("on-{called}")).await;
+    }
+    let stacks = async |after: &str, limit| -> Vec<String> {
+        let page = store.stack_page(&tenant.scope, after, limit).await.unwrap();
+        page.into_iter().map(|stack| stack.name.to_string()).collect()
+    };
+    assert_eq!(stacks("", 2).await.len(), 2);
+    let (all, first) = (stacks("", 9).await, stacks("", 2).await);
+    assert_eq!([first.clone(), stacks(&first[1], 2).await].concat(), all, "without a gap");
+    assert_eq!(all.len(), 3);
+    let servers = async |after, limit| -> Vec<String> {
+        let page = store.server_page(&tenant.scope, after, limit).await.unwrap();
+        page.into_iter().map(|server| server.name.to_string()).collect()
+    };
+    assert_eq!(
+        (servers(0, 2).await, servers(2, 2).await),
+        (vec!["on-shop".into(), "on-blog".into()], vec!["on-sh-op".into()])
+    );
+    let found = |text: &'static str| store.stack_names_with(&tenant.scope, text, 9);
+    assert_eq!(found("SHO").await.unwrap(), ["shop"]);
+    assert_eq!(found("h_o").await.unwrap(), [""; 0], "no pattern of the database's");
+    assert_eq!(found("").await.unwrap().len(), 3);
+    assert_eq!(store.server_names_with(&tenant.scope, "on-s", 9).await.unwrap().len(), 2);
+    assert_eq!(store.server_names_with(&tenant.scope, "on-s", 1).await.unwrap().len(), 1);
 }
 
 /// Everything that a deploy could have changed.
