@@ -154,6 +154,7 @@ impl World {
                     instance_id: None,
                     kind: None,
                     since_ms: None,
+                    until_ms: None,
                 };
                 Ok::<_, store::Error>((events, state.store().log_list(&scope, &filter).await?))
             })
