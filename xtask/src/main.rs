@@ -4,6 +4,7 @@
 //! what they do. The crate depends on almost nothing, so a task begins in a second; only `docs`, which
 //! looks into the real command line and API, builds them first (the `docs` feature).
 
+mod bench;
 mod deny;
 mod docs;
 mod kill_loop;
@@ -38,6 +39,10 @@ Usage: cargo xtask TASK
                          the control plane with N machines (1000) for M minutes (5), P percent (1) of the
                          services changing each second: how fast, how much memory, and whether any fails
 
+  bench [ROW...] [--install] [--quick] [--into FILE] [--compare FILE]
+                         speed beside the programs that one would use instead; --install gets those, and
+                         `bench --help` lists the rows
+
   sim [--seed S | --seeds N [--from F] | --minutes M]
                          a whole fleet in virtual time, where everything fails: the fixed seeds, or the
                          story of one, or random ones for some minutes
@@ -62,6 +67,7 @@ fn main() -> ExitCode {
         ["deny"] => deny::run(),
         ["kill-loop", options @ ..] => kill_loop::run(options),
         ["load", options @ ..] => load::run(options),
+        ["bench", options @ ..] => bench::run(options),
         ["sim", options @ ..] => sim::run(options),
         ["postgres", command @ ..] if !command.is_empty() => test::with_postgres(command),
         [] | ["help" | "--help" | "-h"] => {

@@ -43,7 +43,7 @@ static NEEDS: [Need; 11] = [
 pub fn ensure(require_all: bool) -> Result<()> {
     let wanted: Vec<&Need> = missing().into_iter().filter(|need| require_all || !need.is_extra).collect();
     if !wanted.is_empty() {
-        install(&wanted)?;
+        install(&wanted.iter().map(|need| need.package).collect::<Vec<_>>())?;
     }
     let still_missing = missing();
     for need in &still_missing {
@@ -59,8 +59,8 @@ pub fn ensure(require_all: bool) -> Result<()> {
     Ok(())
 }
 
-fn install(needs: &[&Need]) -> Result<()> {
-    let names: Vec<&str> = needs.iter().map(|need| need.package).collect();
+/// Installs packages of Debian, or says how that is done where it cannot be done here.
+pub fn install(names: &[&str]) -> Result<()> {
     if !Path::new("/etc/debian_version").exists() || find_program("apt-get").is_none() {
         println!("this is not Debian: install these yourself: {}", names.join(", "));
         return Ok(());

@@ -6,7 +6,7 @@
 use super::Tree;
 
 /// A crate and the crates of ours that it may use. Adding an edge here is a decision about the design.
-const ARROWS: [(&str, &[&str]); 16] = [
+const ARROWS: [(&str, &[&str]); 17] = [
     ("ambient", &[]),
     ("api", &[]),
     ("sockets", &[]),
@@ -23,6 +23,8 @@ const ARROWS: [(&str, &[&str]); 16] = [
     ("e2e", &["api", "wire", "manifest", "client", "git"]),
     // The one place where both are seen: it puts a simulated world between them.
     ("sim", &["ambient", "api", "wire", "plan", "git", "store", "server", "agent"]),
+    // Measures: plans in its own process, everything else as the released program.
+    ("bench", &["api", "manifest", "plan", "client"]),
     ("xtask", &["api", "manifest", "server", "cli"]),
 ];
 

@@ -9,7 +9,7 @@ const TEST_LINES_LIMIT: usize = 900;
 
 /// Whose business it is to write to a terminal or a pipe.
 /// Also files that are programs of their own (git's helpers answer git on their output).
-const SPEAKERS: [&str; 4] = ["crates/cli/", "crates/e2e/", "crates/git/src/helpers.rs", "xtask/"];
+const SPEAKERS: [&str; 5] = ["crates/cli/", "crates/e2e/", "crates/bench/", "crates/git/src/helpers.rs", "xtask/"];
 
 /// Words that say that something is not finished. Split, so that this file does not hold them.
 const UNFINISHED: [&str; 3] = [concat!("TO", "DO"), concat!("FIX", "ME"), concat!("XX", "X:")];
