@@ -33,19 +33,34 @@ pub struct CurrentService {
 
 /// What would change. The fingerprint is left empty for the caller.
 pub fn diff(current: Option<&CurrentStack>, next: &StackSpec, commits: &BTreeMap<Name, CommitSha>) -> StackPlan {
-    let empty = BTreeMap::new();
-    let deployed = current.map_or(&empty, |stack| &stack.services);
-    let names: BTreeSet<&Name> = deployed.keys().chain(next.services.keys()).collect();
-    let services = names
-        .into_iter()
-        .map(|name| service(name, deployed.get(name), next.services.get(name), commits.get(name)))
-        .collect();
     StackPlan {
         stack_id: current.map(|stack| stack.stack_id.clone()),
         stack: next.name.clone(),
         base_version: current.map_or(0, |stack| stack.version),
         fingerprint: String::new(),
-        services,
+        services: services(current, next, commits),
+    }
+}
+
+/// Goes through the three maps side by side: all are in the order of names, and looking each name up costs more
+/// than all else where nothing has changed.
+fn services(current: Option<&CurrentStack>, next: &StackSpec, commits: &BTreeMap<Name, CommitSha>) -> Vec<ServicePlan> {
+    let empty = BTreeMap::new();
+    let mut deployed = current.map_or(&empty, |stack| &stack.services).iter().peekable();
+    let mut wanted = next.services.iter().peekable();
+    let mut commits = commits.iter().peekable();
+    let mut plans = Vec::with_capacity(next.services.len());
+    loop {
+        let name = match (deployed.peek(), wanted.peek()) {
+            (Some((before, _)), Some((after, _))) => *before.min(after),
+            (Some((name, _)), None) | (None, Some((name, _))) => *name,
+            (None, None) => return plans,
+        };
+        while commits.next_if(|(other, _)| *other < name).is_some() {}
+        let commit = commits.next_if(|(other, _)| *other == name).map(|(_, commit)| commit);
+        let current = deployed.next_if(|(other, _)| *other == name).map(|(_, current)| current);
+        let spec = wanted.next_if(|(other, _)| *other == name).map(|(_, spec)| spec);
+        plans.push(service(name, current, spec, commit));
     }
 }
 
@@ -79,6 +94,11 @@ pub fn between(from: (&ServiceSpec, &CommitSha), to: (&ServiceSpec, &CommitSha))
 }
 
 fn differences(current: Option<&CurrentService>, next: Option<(&ServiceSpec, Option<&CommitSha>)>) -> Vec<Difference> {
+    if let (Some(current), Some((spec, commit))) = (current, next)
+        && is_unchanged(current, spec, commit)
+    {
+        return Vec::new();
+    }
     let before = current.map(|c| fields(&c.spec, Some(&c.commit), Some(c.replicas))).unwrap_or_default();
     // A manifest that names no number keeps what `mainstay scale` asked for.
     let after = next
@@ -97,6 +117,14 @@ fn differences(current: Option<&CurrentService>, next: Option<(&ServiceSpec, Opt
     let env_after = next.map(|(spec, _)| &spec.env);
     found.extend(env_differences(env_before, env_after));
     found
+}
+
+/// Whether nothing differs, for certain: to find that out field by field costs a hundred times as much, and
+/// of a large stack nearly every service is as it was. What is not equal here may still not differ.
+fn is_unchanged(current: &CurrentService, spec: &ServiceSpec, commit: Option<&CommitSha>) -> bool {
+    commit == Some(&current.commit)
+        && spec.replicas.is_none_or(|replicas| replicas == current.replicas)
+        && current.spec == *spec
 }
 
 fn env_differences(
@@ -271,6 +299,22 @@ mod tests {
         assert_eq!(fields, ["commit", "run.command", "env.KEY"]);
         assert!(!format!("{found:?}").contains("hunter"), "{found:?}");
         assert_eq!(between((&old, &commit('a')), (&old, &commit('a'))), vec![]);
+    }
+
+    #[test]
+    fn a_spec_that_is_equal_may_still_differ_by_commit_and_by_replicas() {
+        let deployed = |replicas| CurrentService { spec: spec("serve"), commit: commit('a'), replicas };
+        let found = |current: &CurrentService, spec: &ServiceSpec, digit| {
+            let found = differences(Some(current), Some((spec, Some(&commit(digit)))));
+            found.into_iter().map(|difference| difference.field).collect::<Vec<_>>()
+        };
+        assert_eq!(found(&deployed(3), &spec("serve"), 'a'), Vec::<String>::new());
+        assert_eq!(found(&deployed(3), &spec("serve"), 'b'), ["commit"]);
+        let two = ServiceSpec { replicas: Some(2), ..spec("serve") };
+        let scaled = CurrentService { spec: two.clone(), ..deployed(3) };
+        assert_eq!(found(&scaled, &two, 'a'), ["replicas"]);
+        assert_eq!(found(&scaled, &ServiceSpec { replicas: Some(3), ..two.clone() }, 'a'), Vec::<String>::new());
+        assert_eq!(differences(Some(&deployed(1)), Some((&spec("serve"), None))).len(), 1, "the commit is unknown");
     }
 
     fn current(spec: ServiceSpec) -> CurrentStack {
