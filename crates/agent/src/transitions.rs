@@ -12,27 +12,60 @@ use api::events::{Event, EventKind, EventLevel};
 use api::ids::{DeploymentId, EventId, InstanceId, RevisionId, ServiceId, StackId};
 use api::observed::{
     InstanceObserved, InstanceState, ObservedState, PreparationObserved, PreparationState, PreparationStep,
-    StackCondition,
+    StackCondition, StackObserved,
 };
 use std::collections::BTreeMap;
+
+/// What was last told of what is applied. A machine that settles after a restart or a crash is between two
+/// conditions for a moment, and comes back to the one that everybody knows.
+#[derive(Debug, Default)]
+pub struct Told {
+    /// Of the whole desired state: its generation.
+    generation: Option<u64>,
+    /// Of each stack: its version, and how it was.
+    stacks: BTreeMap<StackId, (u64, StackCondition)>,
+}
+
+impl Told {
+    /// What is so at the first look is no news.
+    fn begin(&mut self, first: &ObservedState) {
+        self.generation = is_applied(first).then_some(first.generation);
+        first.stacks.iter().filter(|stack| stack.condition == StackCondition::Applied).for_each(|stack| {
+            self.keep(stack);
+        });
+    }
+
+    fn keep(&mut self, stack: &StackObserved) -> Option<(u64, StackCondition)> {
+        self.stacks.insert(stack.stack_id.clone(), (stack.version, stack.condition))
+    }
+}
+
+fn is_applied(state: &ObservedState) -> bool {
+    !state.stacks.is_empty() && state.stacks.iter().all(|stack| stack.condition == StackCondition::Applied)
+}
 
 /// Makes the events; `ids` are drawn by the shell.
 pub fn transitions(
     before: Option<&ObservedState>,
     after: &ObservedState,
     desired: &[&DesiredState],
+    told: &mut Told,
     ids: &mut (dyn FnMut() -> EventId + '_),
 ) -> Vec<Event> {
     let names = Names::of(desired);
+    told.stacks.retain(|id, _| after.stacks.iter().any(|stack| stack.stack_id == *id));
     let mut out = Collector { names: &names, after, ids, events: Vec::new() };
     match before {
-        None => out.adopted(),
+        None => {
+            told.begin(after);
+            out.adopted();
+        }
         Some(before) => {
-            out.config(before);
+            out.config(before, told);
             out.preparations(before);
             out.instances(before);
             out.network(before);
-            out.stacks(before);
+            out.stacks(before, told);
         }
     }
     out.disk(before.is_some_and(|before| before.resources.disk_low));
@@ -143,7 +176,7 @@ impl Collector<'_> {
         }
     }
 
-    fn config(&mut self, before: &ObservedState) {
+    fn config(&mut self, before: &ObservedState, told: &mut Told) {
         let after = self.after;
         if after.generation != before.generation {
             let message = format!("desired state {} received", after.generation);
@@ -156,10 +189,7 @@ impl Collector<'_> {
             let message = format!("a desired state was refused: {reason}");
             self.push(EventKind::ConfigRefused, EventLevel::Error, message, "verification failed");
         }
-        let applied = |state: &ObservedState| {
-            !state.stacks.is_empty() && state.stacks.iter().all(|s| s.condition == StackCondition::Applied)
-        };
-        if applied(after) && !(applied(before) && before.generation == after.generation) {
+        if is_applied(self.after) && told.generation.replace(after.generation) != Some(after.generation) {
             let message = format!("desired state {} applied", after.generation);
             self.push(EventKind::ConfigApplied, EventLevel::Info, message, "everything is as desired");
         }
@@ -391,21 +421,26 @@ impl Collector<'_> {
         }
     }
 
-    fn stacks(&mut self, before: &ObservedState) {
+    fn stacks(&mut self, before: &ObservedState, told: &mut Told) {
         for now in &self.after.stacks {
             let was = before.stacks.iter().find(|s| s.stack_id == now.stack_id);
             let name = self.names.stacks.get(&now.stack_id).cloned().unwrap_or_else(|| now.stack_id.short().to_owned());
             let condition_was = was.map(|w| w.condition);
-            let new_version = was.is_none_or(|w| w.version != now.version);
             let (kind, level, message, action) = match now.condition {
-                StackCondition::Applied if condition_was != Some(StackCondition::Applied) || new_version => {
-                    let message = format!("{name}: version {} is applied", now.version);
+                StackCondition::Applied => {
+                    let again = match told.keep(now) {
+                        Some((version, StackCondition::Applied)) if version == now.version => continue,
+                        Some((version, _)) if version == now.version => " again",
+                        _ => "",
+                    };
+                    let message = format!("{name}: version {} is applied{again}", now.version);
                     (EventKind::StackApplied, EventLevel::Info, message, "everything is as desired".to_owned())
                 }
                 StackCondition::Degraded
                     if condition_was != Some(StackCondition::Degraded)
                         || was.is_some_and(|w| w.problems != now.problems) =>
                 {
+                    told.keep(now);
                     let problems = now.problems.join("; ");
                     (EventKind::StackDegraded, EventLevel::Warning, format!("{name} is degraded: {problems}"), problems)
                 }

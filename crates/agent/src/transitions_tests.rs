@@ -51,7 +51,11 @@ fn seen(at_ms: i64, instances: Vec<InstanceObserved>, preparations: Vec<Preparat
 
 fn events(before: Option<&ObservedState>, after: &ObservedState) -> Vec<Event> {
     let mut n = 0;
-    transitions(before, after, &[], &mut || {
+    let mut told = Told::default();
+    if let Some(before) = before {
+        told.begin(before);
+    }
+    transitions(before, after, &[], &mut told, &mut || {
         n += 1;
         EventId::from_uuid(id(n))
     })
@@ -203,6 +207,34 @@ fn gateway_routes_and_stack_conditions_are_told_when_they_change() {
     let mut gone = routed.clone();
     gone.gateway = GatewayObserved::default();
     check(&routed, &gone, &[(EventKind::GatewayStopped, "does not run")]);
+}
+
+/// A machine that settles is between two conditions each time; only the first time is news.
+#[test]
+fn a_version_is_said_to_be_applied_once_and_again_only_after_trouble() {
+    use StackCondition::{Applied, Applying, Degraded};
+    let mut told = Told::default();
+    let mut last: Option<ObservedState> = None;
+    let mut look = |version, condition| -> Vec<String> {
+        let mut now = seen(1_000, vec![], vec![]);
+        let problems = if condition == Degraded { vec!["web crashed".to_owned()] } else { Vec::new() };
+        now.stacks =
+            vec![StackObserved { stack_id: StackId::from_uuid(id(9)), version, hash: "h".into(), condition, problems }];
+        let events = transitions(last.as_ref(), &now, &[], &mut told, &mut || EventId::from_uuid(id(1)));
+        last = Some(now);
+        events
+            .into_iter()
+            .map(|event| event.message.split_once(' ').map_or_else(String::new, |m| m.1.to_owned()))
+            .collect()
+    };
+    let nothing: [&str; 0] = [];
+    assert_eq!(look(1, Applied), nothing, "what was so before this agent began is no news");
+    assert_eq!((look(1, Applying), look(1, Applied)), (vec![], vec![]));
+    assert_eq!((look(2, Applying), look(2, Applied)), (vec![], vec!["version 2 is applied".to_owned()]));
+    assert_eq!((look(2, Applying), look(2, Applied)), (vec![], vec![]));
+    assert_eq!(look(2, Degraded), ["is degraded: web crashed"]);
+    assert_eq!((look(2, Applying), look(2, Applied)), (vec![], vec!["version 2 is applied again".to_owned()]));
+    assert_eq!((look(2, Applying), look(2, Applied)), (vec![], vec![]));
 }
 
 #[test]

@@ -38,7 +38,7 @@ use crate::ledger::Ledger;
 use crate::log_shipping::Shipped;
 use crate::observe;
 use crate::subscribe::Accepted;
-use crate::transitions::transitions;
+use crate::transitions::{Told, transitions};
 use api::desired::DesiredState;
 use api::ids::{EventId, InstanceId, ServerId, ServiceId};
 use api::observed::{AgentObserved, AgentState, Blocked, InstanceState, ObservedState};
@@ -102,6 +102,7 @@ pub struct Reconciler<W, G> {
     former: Option<Arc<DesiredState>>,
     service_ports: BTreeMap<ServiceId, u16>,
     last: Option<ObservedState>,
+    told: Told,
     /// When each instance was last started by this loop.
     started: BTreeMap<InstanceId, Instant>,
     garbage: Option<tokio::task::JoinHandle<()>>,
@@ -136,6 +137,7 @@ impl<W: Workloads, G: Gateway> Reconciler<W, G> {
             former: None,
             service_ports: BTreeMap::new(),
             last: None,
+            told: Told::default(),
             started: BTreeMap::new(),
             garbage: None,
             garbage_at: Some(Instant::now()),
@@ -346,7 +348,7 @@ impl<W: Workloads, G: Gateway> Reconciler<W, G> {
         let observed = self.observed(look, blocked, state, accepted.refused);
         let known: Vec<&DesiredState> = self.desired.iter().chain(self.former.iter()).map(|d| &**d).collect();
         let mut fresh_id = || EventId::from_uuid(ambient::fresh_id());
-        let events = transitions(self.last.as_ref(), &observed, &known, &mut fresh_id);
+        let events = transitions(self.last.as_ref(), &observed, &known, &mut self.told, &mut fresh_id);
         // Kept before the report that makes them be sent is triggered, and before the log speaks of them: what it
         // tells will also be told by the control plane.
         if let Err(error) = self.ledger.outbox_append(&events, now_ms()).await {
