@@ -7,7 +7,7 @@ use super::routes::refuse_conflicts;
 use crate::auth::Caller;
 use crate::error::{HttpError, Result};
 use crate::state::{AppState, event, fresh};
-use crate::views::{find_service, parse};
+use crate::views::{self, find_service, parse};
 use api::deployments::{Deployment, DeploymentKind, RollbackRequest, Stage, StageEntry};
 use api::events::{EventKind, EventLevel};
 use api::ids::{DeploymentId, RevisionId};
@@ -131,11 +131,9 @@ async fn before_current(state: &AppState, caller: &Caller, service: &Service) ->
         Some(id) => store.revision_get(scope, id).await?.number,
         None => u64::MAX,
     };
-    let history = store.deployment_list(scope, &service.id, 200).await?;
-    let ran = history.iter().filter(|d| d.stages.iter().any(|entry| entry.stage == Stage::Running));
-    let older = ran.filter(|d| d.revision_number < current_number).max_by_key(|d| d.revision_number);
-    match older {
-        Some(deployment) => Ok(store.revision_get(scope, &deployment.revision_id).await?),
+    let ran = views::revisions_that_ran(state, scope, &service.id).await?;
+    match ran.range(..current_number).next_back() {
+        Some(number) => by_number(state, caller, service, *number).await,
         None => Err(HttpError::conflict(format!(
             "{} has no earlier release that ran, so there is nothing to go back to",
             service.name

@@ -11,7 +11,7 @@ pub use pages::{ServicePage, ServiceQuery, Tally, service_page, tally};
 
 use crate::error::{HttpError, Result};
 use crate::state::AppState;
-use api::deployments::Deployment;
+use api::deployments::{Deployment, Stage};
 use api::ids::{DeploymentId, ServerId, ServiceId, StackId};
 use api::name::Name;
 use api::plans::Difference;
@@ -20,8 +20,12 @@ use api::servers::{ServerCondition, ServerView};
 use api::services::{Revision, ServiceView};
 use api::stacks::StackView;
 use rows::Rows;
+use std::collections::BTreeSet;
 use std::str::FromStr;
 use store::{Scope, Server, Service, Stack};
+
+/// How many deployments of a service are looked at for what ran once: all that are kept.
+pub const DEPLOYMENTS_KEPT: u32 = 200;
 
 /// All stacks, by name.
 pub async fn stacks(state: &AppState, scope: &Scope) -> Result<Vec<StackView>> {
@@ -77,6 +81,14 @@ pub async fn deployments(
     let (_, found) = find_service(state, scope, stack, service).await?;
     let deployments = state.store().deployment_list(scope, &found.id, limit).await?;
     Ok(deployments.into_iter().map(|deployment| state.waits.shown(deployment)).collect())
+}
+
+/// Numbers of the revisions that a release of was healthy once, as far as its deployments are kept. To go back to
+/// another one is a deployment that nobody knows the end of.
+pub async fn revisions_that_ran(state: &AppState, scope: &Scope, id: &ServiceId) -> Result<BTreeSet<u64>> {
+    let history = state.store().deployment_list(scope, id, DEPLOYMENTS_KEPT).await?;
+    let ran = history.iter().filter(|d| d.stages.iter().any(|entry| entry.stage == Stage::Running));
+    Ok(ran.map(|deployment| deployment.revision_number).collect())
 }
 
 /// Newest first; values of environment variables are left out.

@@ -42,8 +42,12 @@ pub async fn restart(
     let replicas = api::words::count(service.replicas, "new instance");
     let mut what = vec![format!("{replicas} of the release that runs now will be started beside the old ones.")];
     let scope = visitor.caller.scope();
-    let newest = views::revisions(&state, scope, &stack, &name, 1).await?;
-    if newest.iter().any(|revision| matches!(revision.spec.port, PortSpec::Fixed { .. })) {
+    // What serves is restarted, and that may be another revision than the newest.
+    let serving = match &service.current {
+        Some(current) => Some(state.store().revision_get(scope, &current.id).await?),
+        None => None,
+    };
+    if serving.is_some_and(|revision| matches!(revision.spec.port, PortSpec::Fixed { .. })) {
         what.push("It listens on a fixed port, so the old one has to stop first: there is a short gap.".into());
     } else {
         what.push("Requests go to them once they are healthy; then the old ones stop. Visitors notice nothing.".into());
@@ -96,6 +100,12 @@ pub async fn rollback(
     let nothing = || HttpError::conflict(format!("there is nothing that {name} could go back to"));
     let to = query.revision.or(service.previous.as_ref().map(|previous| previous.number)).ok_or_else(nothing)?;
     let mut what = vec![format!("Revision {to} will serve instead of what serves now.")];
+    let scope = visitor.caller.scope();
+    if !views::revisions_that_ran(&state, scope, &service.id).await?.contains(&to) {
+        what.push(
+            "No release of it was ever healthy here. If it is not this time either, what serves now goes on.".into(),
+        );
+    }
     what.push("If it is still warm, that is a switch of routes; otherwise it is started and checked first. Visitors notice nothing.".into());
     let mut page = ConfirmPage {
         title: format!("Go back to revision {to} of {}?", service.name),
@@ -106,7 +116,6 @@ pub async fn rollback(
     if let Some(current) = &service.current {
         let from = current.number;
         page.undo = Some(format!("You can go back to revision {from} in the same way."));
-        let scope = visitor.caller.scope();
         let differences = views::revision_differences(&state, scope, &stack, &name, from, to).await?;
         if !differences.is_empty() {
             let (from, to) = (format!("Revision {from}"), format!("Revision {to}"));

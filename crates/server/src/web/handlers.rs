@@ -166,8 +166,10 @@ pub async fn revisions(
         }
         _ => None,
     };
+    let view = views::service(&state, scope, &stack, &service).await?;
     let page = HistoryPage {
-        service: views::service(&state, scope, &stack, &service).await?,
+        ran: views::revisions_that_ran(&state, scope, &view.id).await?,
+        service: view,
         revisions: views::revisions(&state, scope, &stack, &service, REVISIONS_SHOWN).await?,
         comparison,
     };

@@ -6,6 +6,7 @@ use super::{times, words};
 use api::plans::Difference;
 use api::services::{Revision, ServiceView};
 use maud::{Markup, html};
+use std::collections::BTreeSet;
 
 /// How many revisions the page lists.
 pub const REVISIONS_SHOWN: u32 = 60;
@@ -14,6 +15,8 @@ pub struct HistoryPage {
     pub service: ServiceView,
     /// Newest first.
     pub revisions: Vec<Revision>,
+    /// Numbers of those that were healthy once.
+    pub ran: BTreeSet<u64>,
     /// What was asked to be compared.
     pub comparison: Option<Comparison>,
 }
@@ -42,7 +45,6 @@ impl HistoryPage {
     }
 
     fn list(&self, path: &str, frame: &Frame) -> Markup {
-        let current = self.service.current.as_ref().map(|revision| revision.number);
         let newest = self.revisions.first().map(|revision| revision.number);
         let before = self.revisions.get(1).map(|revision| revision.number).or(newest);
         let (from, to) = match &self.comparison {
@@ -65,15 +67,25 @@ impl HistoryPage {
                                 th scope="row" data-label="Revision" { strong { (number) } }
                                 td data-label="Commit" { code title=(revision.commit) { (revision.commit.short()) } " " (revision.commit_subject) }
                                 td data-label="Made" { (times::relative(revision.created_at_ms, frame.now_ms)) }
-                                td.end { @if current == Some(number) { (words::badge(words::Tone::Good, "Serving")) } @else if current.is_some() {
-                                    a.button.quiet href={ (path) "/rollback?revision=" (number) } { "Go back to " (number) }
-                                } }
+                                td.end { (way_back(&self.service, &self.ran, number, path)) }
                             } } }
                         }
                     }
                 }
             }
         }
+    }
+}
+
+/// What can be done with a revision: it serves, one can go back to it, or it never came so far.
+pub fn way_back(service: &ServiceView, ran: &BTreeSet<u64>, number: u64, path: &str) -> Markup {
+    let current = service.current.as_ref().map(|revision| revision.number);
+    let on_its_way = service.deployment.as_ref().is_some_and(|d| d.stage.in_flight() && d.revision_number == number);
+    html! {
+        @if current == Some(number) { (words::badge(words::Tone::Good, "Serving")) }
+        @else if on_its_way || current.is_none() {}
+        @else if ran.contains(&number) { a.button.quiet href={ (path) "/rollback?revision=" (number) } { "Go back to " (number) } }
+        @else { span.soft title="No release of it was ever healthy here" { "Never healthy" } }
     }
 }
 
@@ -116,7 +128,8 @@ mod tests {
     fn history(comparison: Option<Comparison>) -> String {
         HistoryPage {
             service: samples::service("web", ServiceCondition::Running),
-            revisions: vec![samples::revision(7), samples::revision(6), samples::revision(5)],
+            revisions: vec![samples::revision(7), samples::revision(6), samples::revision(5), samples::revision(4)],
+            ran: [5, 6, 7].into(),
             comparison,
         }
         .render(&samples::frame("/stacks/shop/services/web/revisions"))
@@ -124,10 +137,11 @@ mod tests {
     }
 
     #[test]
-    fn every_revision_but_the_serving_one_has_a_way_back_to_it() {
+    fn every_revision_that_was_healthy_once_has_a_way_back_to_it() {
         let page = history(None);
         assert!(page.contains("rollback?revision=6\"") && page.contains("rollback?revision=5\""), "{page}");
         assert!(!page.contains("rollback?revision=7\"") && page.contains("Serving"), "{page}");
+        assert!(!page.contains("rollback?revision=4\"") && page.contains("Never healthy"), "{page}");
         assert!(page.contains("name=\"from\" value=\"6\" checked") && page.contains("name=\"to\" value=\"7\" checked"));
     }
 

@@ -3,6 +3,7 @@
 
 use super::deployments::{failure_box, stages, summary, waits};
 use super::frame::{Fragment, Frame, Live, breadcrumb, csrf_field, page};
+use super::history::way_back;
 use super::instances;
 use super::logs::{LineShape, LogPanel, panel};
 use super::names::{service_path, stack_path};
@@ -15,6 +16,7 @@ use api::services::{
     EnvOrigin, EnvVariable, HealthCheck, PortSpec, REPLICAS_LIMIT, Revision, RunSpec, ServiceIntent, ServiceView,
 };
 use maud::{Markup, html};
+use std::collections::BTreeSet;
 
 /// Most variables that are listed on it.
 const VARIABLES_SHOWN: usize = 14;
@@ -23,6 +25,8 @@ pub struct ServicePage {
     pub service: ServiceView,
     /// Newest first.
     pub revisions: Vec<Revision>,
+    /// Numbers of those that were healthy once.
+    pub ran: BTreeSet<u64>,
     /// Newest first.
     pub deployments: Vec<Deployment>,
     pub env: Vec<EnvVariable>,
@@ -164,7 +168,7 @@ impl ServicePage {
     }
 
     fn revisions(&self, frame: &Frame) -> Markup {
-        let current = self.service.current.as_ref().map(|revision| revision.number);
+        let path = self.path();
         html! {
             section.card #revisions aria-labelledby="revisions-title" {
                 div.card-head { h2 #revisions-title { "Revisions" } a.button.quiet href={ (self.path()) "/revisions" } { "Compare" } }
@@ -177,12 +181,7 @@ impl ServicePage {
                                 p.soft { (times::relative(revision.created_at_ms, frame.now_ms)) }
                             }
                             div.end {
-                                @if current == Some(revision.number) { (words::badge(words::Tone::Good, "Serving")) } @else if current.is_some() {
-                                    form method="get" action={ (self.path()) "/rollback" } {
-                                        input type="hidden" name="revision" value=(revision.number);
-                                        button.quiet type="submit" { "Go back to " (revision.number) }
-                                    }
-                                }
+                                (way_back(&self.service, &self.ran, revision.number, &path))
                             }
                         }
                     }
@@ -306,7 +305,8 @@ mod tests {
     fn service_page(condition: ServiceCondition) -> ServicePage {
         ServicePage {
             service: samples::service("web", condition),
-            revisions: vec![samples::revision(7), samples::revision(6)],
+            revisions: vec![samples::revision(7), samples::revision(6), samples::revision(5)],
+            ran: [6, 7].into(),
             deployments: vec![samples::deployment(api::deployments::Stage::Running)],
             env: vec![EnvVariable {
                 name: "DATABASE_URL".into(),
@@ -333,6 +333,7 @@ mod tests {
             "Traffic",
             "Observed",
             "Go back to 6",
+            "Never healthy",
             "GET /health",
             "npm ci",
             "at most 256.0 MiB",

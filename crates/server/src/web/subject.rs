@@ -238,6 +238,7 @@ async fn read_service(
         filter: filter.to_owned(),
         traffic: traffic(state, &view),
         metrics: crate::metrics::service_by_id(state, scope, view.id.clone(), range).await?,
+        ran: views::revisions_that_ran(state, scope, &view.id).await?,
         service: view,
     })
 }
