@@ -4,7 +4,7 @@ use crate::context::Context;
 use crate::exit::{Failure, Outcome};
 use crate::progress::WaitOptions;
 use crate::{address, report};
-use api::deployments::RollbackRequest;
+use api::deployments::{Deployment, RollbackRequest, Stage};
 
 /// Go back to an earlier revision
 #[derive(Debug, clap::Args)]
@@ -30,6 +30,13 @@ pub async fn run(context: &Context, options: Options) -> Outcome {
                 revisions.iter().take(10).map(|r| format!("{} ({})", r.number, r.commit.short())).collect();
             return Err(Failure::general(format!("{} has no revision {number}", service.name))
                 .help(format!("newest first: {}", known.join(", "))));
+        }
+        let history = client.deployments(stack, id, 200).await?;
+        let ran = |d: &Deployment| d.revision_number == number && d.stages.iter().any(|s| s.stage == Stage::Running);
+        if !history.iter().any(ran) {
+            context.printer.note(&format!(
+                "No release of revision {number} was ever healthy here; if it is not this time either, what serves now goes on."
+            ));
         }
     }
     let deployment = client.rollback(stack, id, &RollbackRequest { revision: options.to }).await?;

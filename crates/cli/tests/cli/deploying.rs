@@ -1,8 +1,9 @@
 //! From a folder to a request, and from its result to an exit code.
 
-use crate::control_plane::{ControlPlane, deployment, failed_deployment, info, plan};
+use crate::control_plane::{COMMIT, ControlPlane, deployment, failed_deployment, id, info, plan, service};
 use crate::user::User;
-use api::deployments::Stage;
+use api::deployments::{Deployment, Stage};
+use api::services::{HealthCheck, HealthSpec, RestartSpec, RolloutSpec, StopSpec};
 use serde_json::json;
 use std::os::unix::fs::PermissionsExt;
 
@@ -167,4 +168,34 @@ fn init_writes_what_it_detects_and_never_over_a_manifest_that_is_there() {
     assert_eq!(std::fs::read_to_string(&file).unwrap(), MANIFEST);
     assert_eq!(user.says(&["init", "--force"]).code, 0);
     assert_eq!(std::fs::read_to_string(&file).unwrap(), written);
+}
+
+#[test]
+fn who_goes_back_to_what_was_never_healthy_is_told_so_before() {
+    let control_plane = ControlPlane::start();
+    control_plane.answers("GET /api/v1/services", json!([service("shop", "web", 1)]));
+    let ran = deployment(Stage::Running);
+    let failed = Deployment { revision_number: 2, ..deployment(Stage::Failed) };
+    let of = format!("/api/v1/stacks/{}/services/{}", id("stk", 1), id("svc", 1));
+    let revision = |number: u32| {
+        json!({
+            "id": id("rev", number), "service_id": id("svc", 1), "number": number, "commit": COMMIT, "hash": "h",
+            "created_at_ms": 0, "spec": {
+                "name": "web", "source": {"git": "https://git.example.com/shop.git"},
+                "run": {"kind": "command", "command": "serve"}, "port": {"kind": "injected"},
+                "health": HealthSpec::with(HealthCheck::Http { path: "/".into() }), "restart": RestartSpec::default(),
+                "stop": StopSpec::default(), "rollout": RolloutSpec::default(),
+            },
+        })
+    };
+    control_plane.answers(&format!("GET {of}/revisions"), json!([revision(3), revision(2)]));
+    control_plane.answers(&format!("GET {of}/deployments"), json!([failed, ran]));
+    control_plane.answers(&format!("POST {of}/rollback"), json!(deployment(Stage::Pending)));
+    let user = User::of(&control_plane);
+    let back = |to: &str| user.says(&["rollback", "web", "--to", to, "--no-wait"]);
+    let (never, once) = (back("2"), back("3"));
+    assert_eq!((never.code, once.code), (0, 0), "{} {}", never.err, once.err);
+    assert!(never.err.starts_with("No release of revision 2 was ever healthy here"), "{}", never.err);
+    assert_eq!(once.err, "");
+    assert!(back("9").err.contains("web has no revision 9"));
 }
