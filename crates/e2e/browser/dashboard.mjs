@@ -196,4 +196,24 @@ async function signingOut(browser) {
   await context.close();
 }
 
-await walk([wrongPassword, everyPage, keyboard, live, refusals, tokens, withoutScript, signingOut]);
+// How soon something is seen: a figure for a person, not a judgement, which would be one about this machine.
+async function firstPaint(browser) {
+  const LOADS = 7;
+  for (const name of ["overview", "services", "service", "logs", "events", "servers"]) {
+    const { context, page } = await open(browser, VIEWS[0]);
+    await signIn(page);
+    const path = (await pages(page))[name];
+    const painted = [];
+    for (let load = 0; load < LOADS; load++) {
+      await page.goto(`${address}${path}`);
+      const entry = await page.waitForFunction(() => performance.getEntriesByName("first-contentful-paint")[0]?.startTime);
+      painted.push(await entry.jsonValue());
+    }
+    painted.sort((a, b) => a - b);
+    const [median, worst] = [painted[LOADS >> 1], painted[LOADS - 1]].map((ms) => ms.toFixed(0));
+    console.log(`first paint of ${name}: ${median} ms, at worst ${worst} ms (${LOADS} loads)`);
+    await context.close();
+  }
+}
+
+await walk([wrongPassword, firstPaint, everyPage, keyboard, live, refusals, tokens, withoutScript, signingOut]);
