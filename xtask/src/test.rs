@@ -2,7 +2,7 @@
 
 use crate::postgres::Postgres;
 use crate::steps::Steps;
-use crate::{cargo, deny, packages, root, sim, tidy};
+use crate::{cargo, deny, packages, root, sim, site, tidy};
 use anyhow::Result;
 use std::process::Command;
 use std::time::Duration;
@@ -47,6 +47,12 @@ pub fn run(require_all: bool) -> Result<()> {
             let mut command = Command::new(itself?);
             crate::steps::run(command.current_dir(root()).args(["docs", "--check"]), Duration::from_secs(60))
         });
+    }
+    match site::get_ready() {
+        Ok(()) => {
+            steps.step("site", site::run);
+        }
+        Err(why) => steps.skip("site", &format!("{why:#}; `cargo xtask site` builds mdBook instead")),
     }
     tests(&mut steps, require_all);
     if steps.elapsed() < BEFORE_THE_FLEET {
