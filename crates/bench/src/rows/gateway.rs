@@ -127,7 +127,10 @@ fn measure_kinds(
         }
     }
     if busy < 0.9 {
-        rate.note(format!("the gateway's core was busy for {:.0} % only: the load is the limit", busy * 100.0));
+        rate.note(format!(
+            "the gateway ran for {:.0} % of the time only: the load, or other work of the machine, is the limit",
+            busy * 100.0
+        ));
     }
     Ok(vec![rate, p99, cost])
 }
