@@ -9,7 +9,7 @@ use std::time::Duration;
 const SEEDS: &str = "10000";
 /// What `cargo xtask test` gives to them: so many as that allows are told, from the first one on.
 const TEST_SECONDS: u64 = 180;
-/// Beyond the time that was asked for. All fixed seeds take about seven minutes on two cores, and building this
+/// Beyond the time that was asked for. All fixed seeds take three to five minutes on two cores, and building this
 /// another seven.
 const SLACK: Duration = Duration::from_secs(45 * 60);
 

@@ -63,16 +63,12 @@ impl Letter {
         let path = self.request.url.path().rsplit('/').next().unwrap_or_default().to_owned();
         let name = self.machine.name;
         if self.machine.is_cut_off() {
-            if self.chance.happens(500) {
-                tokio::time::sleep(self.chance.ms(1..3_000)).await;
-                let _ = answer.send(Err(TransportError::Unreachable("no route to host".into())));
-            }
-            return;
+            return self.lose(answer, weather.silent, "no route to host").await;
         }
         self.delay(weather.delay_limit_ms).await;
         if self.chance.happens(weather.lost_requests) {
             self.world.story.tell("network", format_args!("loses {path} of {name}"));
-            return;
+            return self.lose(answer, weather.silent, "connection reset").await;
         }
         if self.chance.happens(weather.doubled) {
             self.world.story.tell("network", format_args!("doubles {path} of {name}"));
@@ -96,12 +92,17 @@ impl Letter {
         self.delay(weather.delay_limit_ms).await;
         if self.machine.is_deaf() || self.chance.happens(weather.lost_answers) {
             self.world.story.tell("network", format_args!("loses the answer to {path} of {name}"));
-            if self.chance.happens(300) {
-                let _ = answer.send(Err(TransportError::Unreachable("connection reset".into())));
-            }
-            return;
+            return self.lose(answer, weather.silent, "connection reset").await;
         }
         let _ = answer.send(outcome);
+    }
+
+    /// Whoever sent what is lost hears of that some time, or waits until its own patience ends.
+    async fn lose(&mut self, answer: oneshot::Sender<Outcome>, silent: u32, why: &str) {
+        if !self.chance.happens(silent) {
+            tokio::time::sleep(self.chance.ms(1..3_000)).await;
+            let _ = answer.send(Err(TransportError::Unreachable(why.into())));
+        }
     }
 
     /// A document that passed by before, from whoever keeps such things on the way.

@@ -10,13 +10,23 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+/// Of a thousand storms so many are long. Most bugs need two or three things that go wrong within seconds: many short
+/// storms have more of these than few long ones in the same time, and what needs more is left to the long ones.
+const LONG: u32 = 250;
 const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
 
 pub async fn storm(world: &Arc<World>, people: &mut People, chance: &mut Chance) {
     *locked(&world.weather) = Weather::of(chance);
     world.story.tell("weather", format_args!("{:?}", world.weather()));
-    let steps = chance.number(3..9);
-    let week_at = if chance.happens(40) { chance.number(1..steps) } else { u64::MAX };
+    let steps = if chance.happens(LONG) { chance.number(3..9) } else { chance.number(1..4) };
+    let week_at = if chance.happens(40) { chance.number(0..steps) } else { u64::MAX };
+    // Whoever joins only now joins while things go wrong, and first of all with whom it joins.
+    if machine_is_late(world) && chance.happens(500) {
+        if chance.happens(300) {
+            die_soon(world, chance.number(0..6) as u32);
+        }
+        wake_late(world);
+    }
     for step in 0..steps {
         tokio::time::sleep(chance.ms(100..4_000)).await;
         if world.story.violation().is_some() {
@@ -120,11 +130,7 @@ fn strike_plane(world: &Arc<World>, chance: &mut Chance) {
     let later = world.clone();
     match chance.number(0..6) {
         0 => world.kill_plane("for no reason"),
-        1 | 2 => {
-            let writes = chance.number(0..12) as u32;
-            world.story.tell("control", format_args!("will die before {writes} writes more"));
-            world.door.die_before_write(writes);
-        }
+        1 | 2 => die_soon(world, chance.number(0..12) as u32),
         3 => {
             let writes = chance.number(1..20) as u32;
             world.story.tell("control", format_args!("its database is busy for {writes} writes"));
@@ -151,6 +157,11 @@ fn strike_plane(world: &Arc<World>, chance: &mut Chance) {
             });
         }
     }
+}
+
+fn die_soon(world: &World, writes: u32) {
+    world.story.tell("control", format_args!("will die before {writes} writes more"));
+    world.door.die_before_write(writes);
 }
 
 fn wrong_by(chance: &mut Chance, limit_ms: u64) -> i64 {

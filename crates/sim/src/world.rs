@@ -26,6 +26,8 @@ use tokio::time::Instant;
 pub struct Weather {
     pub lost_requests: u32,
     pub lost_answers: u32,
+    /// Of letters that are lost so many are lost without a word, and whoever sent them waits for half a minute.
+    pub silent: u32,
     pub doubled: u32,
     /// A proxy on the way answers with a document that it kept.
     pub stale: u32,
@@ -42,12 +44,18 @@ pub struct Weather {
     pub checks_fail: u32,
 }
 
+/// Of a thousand stories in so many a lost letter is mostly lost without a word. What these show is that somebody
+/// gives up waiting at last, and they are longer for it than all others.
+const SILENT: u32 = 250;
+
 impl Weather {
     pub fn of(chance: &mut Chance) -> Self {
+        let silent = if chance.happens(SILENT) { 800 } else { 0 };
         let mut maybe = |limit: u64| if chance.happens(500) { chance.number(1..limit) as u32 } else { 0 };
         Self {
             lost_requests: maybe(150),
             lost_answers: maybe(150),
+            silent,
             doubled: maybe(150),
             stale: maybe(100),
             delay_limit_ms: u64::from(maybe(4_000)),

@@ -33,6 +33,7 @@ static DRIVERS: [AnyDriver; 1] = [AnyDriver::without_migrate::<Direct>()];
 pub fn install() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
+        sqlite::count_no_memory();
         install_drivers(&DRIVERS).expect("a simulation opens no database before this");
         store::drivers_are_installed();
     });
