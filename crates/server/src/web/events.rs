@@ -200,7 +200,7 @@ fn chain(cause: &Cause, deployment: &Deployment) -> Markup {
             }
             @if (&asked.actor, &asked.action) != (&cause.actor, &cause.action) {
                 span.arrow aria-hidden="true" { " ← " } span.hidden-label { ", asked for by: " }
-                (asked.actor.label()) ": " (words::prose(&asked.action))
+                (asker(&asked.actor, Detail::Whole)) ": " (words::prose(&asked.action))
             }
         }
     }
@@ -296,7 +296,8 @@ mod tests {
             "agent harbour: process exited",
             ">Deploy of web, revision 7</a>",
             "“Show the delivery date in the cart”",
-            "token cli: deploy",
+            "href=\"/events?by=token+cli\"",
+            ">token cli</a>: deploy",
         ];
         let places: Vec<_> =
             links.iter().map(|link| page.find(link).unwrap_or_else(|| panic!("{link} is missing in {page}"))).collect();
