@@ -44,7 +44,7 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let outcome = match words.as_slice() {
-        ["origin", core] => number(core).and_then(http::sockets::pin_to).and_then(|()| {
+        ["origin", core] => number(core).and_then(http::sockets::become_part).and_then(|()| {
             http::sockets::raise_file_limit();
             http::origin::serve()
         }),
@@ -167,7 +167,7 @@ fn facts(context: &Context) -> String {
 }
 
 fn load(core: &str, spec: &str) -> Result<()> {
-    http::sockets::pin_to(number(core)?)?;
+    http::sockets::become_part(number(core)?)?;
     http::sockets::raise_file_limit();
     let spec = serde_json::from_str(spec).context("read what to do")?;
     println!("{}", serde_json::to_string(&http::load::run(&spec)?)?);
@@ -175,7 +175,7 @@ fn load(core: &str, spec: &str) -> Result<()> {
 }
 
 fn questions(core: &str, spec: &str) -> Result<()> {
-    http::sockets::pin_to(number(core)?)?;
+    http::sockets::become_part(number(core)?)?;
     let spec = serde_json::from_str(spec).context("read what to ask")?;
     println!("{}", serde_json::to_string(&names::run(&spec)?)?);
     Ok(())

@@ -21,8 +21,9 @@ impl Running {
     /// Starts a program on one core, its output in a file.
     pub fn start(name: &str, core: usize, program: &Path, arguments: &[&str], folder: &Path) -> Result<Self> {
         let log = std::fs::File::create(folder.join(format!("{name}.log"))).context("make a log")?;
-        let child = Command::new("taskset")
-            .args(["--cpu-list", &core.to_string()])
+        let child = Command::new("setpriv")
+            // It ends with the bench, also when that is ended before its time.
+            .args(["--pdeathsig", "TERM", "taskset", "--cpu-list", &core.to_string()])
             .arg(program)
             .args(arguments)
             .current_dir(folder)
@@ -32,7 +33,7 @@ impl Running {
             .stdout(log.try_clone().context("make a log")?)
             .stderr(log)
             .spawn()
-            .with_context(|| format!("start {} with taskset", program.display()))?;
+            .with_context(|| format!("start {} with setpriv and taskset", program.display()))?;
         Ok(Self { name: name.into(), child })
     }
 

@@ -22,6 +22,8 @@ struct Connection {
     /// Path of the answer that is being sent, and how much of it has gone.
     sending: Option<(usize, usize)>,
     is_websocket: bool,
+    /// This answer is the last one, by the wish of who asked.
+    closing: bool,
 }
 
 /// Answers until the process is ended. Says its port on the first line of its output.
@@ -81,7 +83,7 @@ impl Origin {
             });
             self.poller.add(&stream, number, Interest::Reading)?;
             self.connections[number] =
-                Some(Connection { stream, head: Vec::new(), sending: None, is_websocket: false });
+                Some(Connection { stream, head: Vec::new(), sending: None, is_websocket: false, closing: false });
         }
     }
 
@@ -109,6 +111,7 @@ impl Origin {
         }
         let head = if whole { &scratch[..length] } else { &connection.head[..] };
         let asked = asked(head)?;
+        connection.closing = wants_close(head);
         connection.head.clear();
         match asked {
             Asked::WebSocket => {
@@ -139,6 +142,7 @@ impl Origin {
             }
         }
         connection.sending = None;
+        anyhow::ensure!(!connection.closing, "closed as it was asked to");
         if was_waiting {
             self.poller.change(&connection.stream, number, Interest::Reading)?;
         }
@@ -161,6 +165,10 @@ fn asked(head: &[u8]) -> Result<Asked> {
     let bytes = path.trim_start_matches('/').parse().with_context(|| format!("{path} names no number of bytes"))?;
     anyhow::ensure!(bytes <= BODY_LIMIT_BYTES, "{bytes} bytes are too many");
     Ok(Asked::Bytes(bytes))
+}
+
+fn wants_close(head: &[u8]) -> bool {
+    head.split(|byte| *byte == b'\n').any(|line| line.eq_ignore_ascii_case(b"connection: close\r"))
 }
 
 fn answer(bytes: usize) -> Vec<u8> {

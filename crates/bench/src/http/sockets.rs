@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, set_parent_process_death_signal, setrlimit};
 use rustix::thread::{CpuSet, sched_setaffinity};
 use std::io;
 use std::net::{SocketAddr, TcpStream};
@@ -31,8 +31,13 @@ pub fn raise_file_limit() -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
-/// Lets this thread, and what it starts, run on one core alone.
-pub fn pin_to(core: usize) -> Result<()> {
+/// Makes this process a part of the bench: on one core alone, and ended when the bench ends.
+pub fn become_part(core: usize) -> Result<()> {
+    set_parent_process_death_signal(Some(Signal::KILL)).context("end with the bench")?;
+    pin_to(core)
+}
+
+fn pin_to(core: usize) -> Result<()> {
     let mut cores = CpuSet::new();
     cores.set(core);
     sched_setaffinity(None, &cores).with_context(|| format!("run on core {core} alone"))

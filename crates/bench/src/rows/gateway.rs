@@ -115,7 +115,7 @@ fn measure_kinds(
             rate.add(name, report.per_second());
             p99.add(name, report.p99_micros);
             note_failures(&mut rate, proxy.kind, &report);
-            if proxy.kind != Kind::Direct {
+            if proxy.kind != Kind::Direct && report.answered > 0 {
                 // The warm-up is in the processor time and not in the count of answers.
                 let whole = context.load_time() + context.warm_up();
                 let answers = report.per_second() * whole.as_secs_f64();

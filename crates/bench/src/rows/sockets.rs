@@ -2,7 +2,7 @@
 
 use crate::context::Context;
 use crate::figure::{Better, Figure};
-use crate::http::sockets::{pin_to, raise_file_limit};
+use crate::http::sockets::{become_part, raise_file_limit};
 use crate::peers::{Kind, Proxy};
 use crate::process::{Helper, OriginProcess};
 use anyhow::{Context as _, Result};
@@ -26,7 +26,7 @@ pub fn memory(context: &Context) -> Result<Vec<Figure>> {
     if count < WANTED && !context.quick {
         each.note(format!("{count} instead of {WANTED}: this system allows a program {} open files", most * 2));
     }
-    let runs = if context.quick { 1 } else { 5 };
+    let runs = if context.quick { 1 } else { context.runs() };
     for _ in 0..runs {
         for kind in context.tools.proxies().into_iter().filter(|kind| *kind != Kind::Direct) {
             let origin = OriginProcess::start(context.load_core)?;
@@ -51,7 +51,7 @@ pub fn memory(context: &Context) -> Result<Vec<Figure>> {
 
 /// Opens WebSockets, says how many stand, and holds them until it is ended.
 pub fn hold_sockets(core: usize, address: SocketAddr, count: usize) -> Result<()> {
-    pin_to(core)?;
+    become_part(core)?;
     raise_file_limit();
     let mut held = Vec::with_capacity(count);
     for number in 0..count {
