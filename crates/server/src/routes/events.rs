@@ -34,6 +34,7 @@ pub struct EventQuery {
     /// Name or id.
     server: Option<String>,
     /// What it is about.
+    #[param(inline)]
     about: Option<EventTopic>,
     /// What happened, in one word: `build_failed`.
     kind: Option<EventKind>,

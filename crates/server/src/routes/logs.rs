@@ -95,6 +95,7 @@ pub struct LogFileQuery {
     #[serde(default)]
     newest_first: bool,
     #[serde(default)]
+    #[param(inline)]
     form: LineForm,
 }
 

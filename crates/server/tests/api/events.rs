@@ -163,8 +163,11 @@ async fn what_is_rare_is_found_however_long_ago_it_was_and_leads_to_all_that_it_
     let access = found("about=access").await;
     assert!(!access.is_empty() && access.iter().all(|record| EventTopic::of(record.event.kind) == EventTopic::Access));
     assert!(found("about=builds&kind=token_created").await.is_empty(), "both narrow");
-    let problems = before.iter().filter(|record| record.event.level >= EventLevel::Warning).count();
-    assert_eq!(found("level=warning").await.len(), problems);
+    let is_problem = |record: &EventRecord| record.event.level >= EventLevel::Warning;
+    let problems = found("level=warning").await;
+    assert!(problems.iter().all(is_problem), "{problems:#?}");
+    // More may have happened since then, on a slow machine.
+    assert!(before.iter().filter(|record| is_problem(record)).all(|record| problems.contains(record)));
 
     let by = found("by=cli&kind=deployment_created").await;
     assert_eq!(by.len(), 1, "{by:#?}");
