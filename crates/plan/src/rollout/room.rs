@@ -61,8 +61,8 @@ impl Tick<'_> {
     }
 
     /// Who takes over from an active instance that neither this deployment nor the current release
-    /// needs, if so: as many of the current release as are wanted, or whoever there is of it instead
-    /// of another release.
+    /// needs, if so: as many of the current release as are wanted. Instead of another release it is
+    /// whoever there is of it, well or not, so that two releases do not serve beside each other for long.
     fn successors(&self, deployment: &Deployment, index: usize) -> Option<Vec<usize>> {
         let instance = &self.instances[index];
         let current = self.input.current_revision_id.as_ref()?;
@@ -74,14 +74,14 @@ impl Tick<'_> {
         let targets = self.targets(deployment);
         let serves = |i: &usize| self.serves(*i) && &self.instances[*i].revision_id == current && !targets.contains(i);
         let mut successors: Vec<usize> = (0..self.instances.len()).filter(serves).collect();
+        let wanted = self.wanted_by(deployment) as usize;
         if &instance.revision_id != current {
-            return Some(successors);
+            return (successors.len() >= wanted).then_some(successors);
         }
         successors.sort_by_key(|&i| {
             let other = &self.instances[i];
             (!other.healthy(), !self.takes_requests(i), Reverse(other.traffic_changed_at_ms), i)
         });
-        let wanted = self.wanted_by(deployment) as usize;
         let enough = successors.get(wanted.saturating_sub(1)).is_some_and(|&i| self.instances[i].healthy());
         successors.truncate(wanted);
         (enough && !successors.contains(&index)).then_some(successors)
