@@ -162,6 +162,11 @@ impl Machine {
         instances.any(|i| &i.instance_id == id && i.intent == InstanceIntent::Run && i.traffic == Traffic::Active)
     }
 
+    /// Whether it was told last that an instance gets no requests, though its gateway may still send it some.
+    pub fn is_to_let_go_of(&self, id: &InstanceId) -> bool {
+        !locked(&self.documents).is_empty() && !self.is_to_ask(id)
+    }
+
     /// Whether it goes by what the control plane said last, as far as anybody was told, and by nothing else. One
     /// that comes back after a while, or is in the middle of switching routes, does not: what it serves now may
     /// have been given up long ago.

@@ -56,7 +56,8 @@ struct Away {
 #[derive(Debug, Clone, Copy, Default)]
 struct Serving {
     now: u32,
-    /// Those of them that the fleet may count on: nothing that is on its way takes them away.
+    /// Those of them that the fleet may count on: nothing that is on its way takes them away, and what their machine
+    /// heard last does not, either.
     lasting: u32,
 }
 
@@ -284,7 +285,7 @@ impl Referee {
                     if runs && self.check_says(id, passed_ms) {
                         let serving = serving.entry(service.name.to_string()).or_default();
                         serving.now += 1;
-                        serving.lasting += u32::from(is_up_to_date);
+                        serving.lasting += u32::from(is_up_to_date && !machine.is_to_let_go_of(id));
                     }
                 }
             }

@@ -184,6 +184,21 @@ async fn what_serves_only_until_a_switch_lands_is_not_counted_on() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_machine_was_just_told_to_let_go_of_is_not_counted_on() {
+    let (scene, old, _) = before_a_switch().await;
+    scene.world.referee.want("web", 1);
+    scene.asks(0, "web", &[&old[0]]).await;
+    // Routes of a document from before, put in place when the newest, which asks the first alone, is there already.
+    scene.is_told(0, 7, 1, Traffic::Active).await;
+    scene.world.referee.want("web", 2);
+    scene.asks(0, "web", &[&old[0], &old[1]]).await;
+    scene.asks(0, "web", &[&old[0]]).await;
+    scene.keeps_its_promises();
+    scene.asks(0, "web", &[]).await;
+    scene.must_never_be("0 of 1 instances of web serve after something");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_switch_to_an_instance_that_died_by_itself_is_said() {
     let (scene, _, new) = before_a_switch().await;
     scene.world.machines[0].workloads.kill_supervisor(&new[0]);
@@ -307,6 +322,7 @@ async fn what_nobody_wants_any_more_is_not_waited_for_and_the_fault_is_excused_a
     scene.runs(0, "web", 1).await;
     scene.looks();
     scene.keeps_its_promises();
+    scene.is_told(0, 2, 1, Traffic::Active).await;
     scene.asks(0, "web", &[&old]).await;
     scene.asks(0, "web", &[]).await;
     scene.must_never_be("0 of 1 instances of web serve after something");
