@@ -198,7 +198,7 @@ async fn a_fixed_port_in_use_names_the_port_and_its_owner() {
     let error = driver.start(request.clone()).await.unwrap_err();
     let text = error.to_string();
     assert!(matches!(error, DriverError::PortInUse { .. }) && error.retryable());
-    assert!(text.contains(&port.to_string()) && text.contains(&format!("process {}", std::process::id())), "{text}");
+    assert!(text.contains(&port.to_string()) && text.contains(&format!("pid {} (", std::process::id())), "{text}");
     assert_eq!(driver.list().await.unwrap(), [], "nothing half-started stays");
     drop(holder);
     let started = driver.start(request).await.unwrap();

@@ -145,10 +145,10 @@ fn a_port_that_is_in_use() {
     let data = user.home().join("data");
     let data_text = data.display().to_string();
     let comm = std::fs::read_to_string("/proc/self/comm").unwrap();
-    let us = format!("{} (pid {})", comm.trim(), std::process::id());
+    let us = format!("pid {} ({})", std::process::id(), comm.trim());
     // The name of a test's process is that of its main thread, whichever thread asks.
     let main = std::fs::read_to_string(format!("/proc/{}/comm", std::process::id())).unwrap();
-    let us_by_main = format!("{} (pid {})", main.trim(), std::process::id());
+    let us_by_main = format!("pid {} ({})", std::process::id(), main.trim());
     let said = user.says(&["up", "--data-dir", &data_text, "--listen", &address_text, "--gateway-port", "18081"]);
     let expected = "\
 [exit 1]
