@@ -194,6 +194,13 @@ pub struct Deployment {
     pub waits_for: Vec<String>,
 }
 
+impl Deployment {
+    /// Whether its release was healthy once: it came as far as running, whatever became of it afterwards.
+    pub fn ran(&self) -> bool {
+        self.stages.iter().any(|entry| entry.stage == Stage::Running)
+    }
+}
+
 /// `POST …/rollback`
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]

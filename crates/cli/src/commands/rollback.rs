@@ -4,7 +4,7 @@ use crate::context::Context;
 use crate::exit::{Failure, Outcome};
 use crate::progress::WaitOptions;
 use crate::{address, report};
-use api::deployments::{Deployment, RollbackRequest, Stage};
+use api::deployments::RollbackRequest;
 
 /// Go back to an earlier revision
 #[derive(Debug, clap::Args)]
@@ -32,8 +32,7 @@ pub async fn run(context: &Context, options: Options) -> Outcome {
                 .help(format!("newest first: {}", known.join(", "))));
         }
         let history = client.deployments(stack, id, 200).await?;
-        let ran = |d: &Deployment| d.revision_number == number && d.stages.iter().any(|s| s.stage == Stage::Running);
-        if !history.iter().any(ran) {
+        if !history.iter().any(|deployment| deployment.revision_number == number && deployment.ran()) {
             context.printer.note(&format!(
                 "No release of revision {number} was ever healthy here; if it is not this time either, what serves now goes on."
             ));

@@ -11,7 +11,7 @@ pub use pages::{ServicePage, ServiceQuery, Tally, service_page, tally};
 
 use crate::error::{HttpError, Result};
 use crate::state::AppState;
-use api::deployments::{Deployment, Stage};
+use api::deployments::Deployment;
 use api::ids::{DeploymentId, ServerId, ServiceId, StackId};
 use api::name::Name;
 use api::plans::Difference;
@@ -86,9 +86,12 @@ pub async fn deployments(
 /// Numbers of the revisions that a release of was healthy once, as far as its deployments are kept. To go back to
 /// another one is a deployment that nobody knows the end of.
 pub async fn revisions_that_ran(state: &AppState, scope: &Scope, id: &ServiceId) -> Result<BTreeSet<u64>> {
-    let history = state.store().deployment_list(scope, id, DEPLOYMENTS_KEPT).await?;
-    let ran = history.iter().filter(|d| d.stages.iter().any(|entry| entry.stage == Stage::Running));
-    Ok(ran.map(|deployment| deployment.revision_number).collect())
+    Ok(numbers_that_ran(&state.store().deployment_list(scope, id, DEPLOYMENTS_KEPT).await?))
+}
+
+/// The same, of [`DEPLOYMENTS_KEPT`] deployments that are there already.
+pub fn numbers_that_ran(history: &[Deployment]) -> BTreeSet<u64> {
+    history.iter().filter(|deployment| deployment.ran()).map(|deployment| deployment.revision_number).collect()
 }
 
 /// Newest first; values of environment variables are left out.

@@ -230,15 +230,19 @@ async fn read_service(
     } else {
         Vec::new()
     };
+    // Read once, for what ran and for the newest of them, which are shown.
+    let mut deployments = views::deployments(state, scope, stack, service, views::DEPLOYMENTS_KEPT).await?;
+    let ran = views::numbers_that_ran(&deployments);
+    deployments.truncate(HISTORY as usize);
     Ok(ServicePage {
         revisions: views::revisions(state, scope, stack, service, HISTORY).await?,
-        deployments: views::deployments(state, scope, stack, service, HISTORY).await?,
+        ran,
+        deployments,
         env: actions::env::list(state, caller, stack, service, false).await?,
         logs,
         filter: filter.to_owned(),
         traffic: traffic(state, &view),
         metrics: crate::metrics::service_by_id(state, scope, view.id.clone(), range).await?,
-        ran: views::revisions_that_ran(state, scope, &view.id).await?,
         service: view,
     })
 }
