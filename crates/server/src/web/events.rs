@@ -1,7 +1,7 @@
 //! The event timeline: what happened, in order, each with its cause.
 
 use super::frame::{Fragment, Frame, Live, page};
-use super::names::{Names, server_path};
+use super::names::{Names, query, server_path};
 use super::{times, words};
 use api::cause::{Actor, Cause};
 use api::deployments::Deployment;
@@ -53,8 +53,7 @@ impl EventFilter {
 
     /// The query of a page with the same filter.
     pub fn query(&self, before: Option<i64>) -> String {
-        let mut query = url::form_urlencoded::Serializer::new(String::new());
-        for (name, value) in [
+        let fields = [
             ("stack", &self.stack),
             ("service", &self.service),
             ("server", &self.server),
@@ -63,15 +62,8 @@ impl EventFilter {
             ("by", &self.by),
             ("request", &self.request),
             ("text", &self.text),
-        ] {
-            if !value.is_empty() {
-                query.append_pair(name, value);
-            }
-        }
-        if let Some(before) = before {
-            query.append_pair("before", &before.to_string());
-        }
-        query.finish()
+        ];
+        query(&fields, before.map(|before| before.to_string()).as_deref().map(|before| ("before", before)))
     }
 }
 

@@ -5,7 +5,7 @@
 
 use super::frame::{Frame, Live, breadcrumb, page};
 use super::logs::{LineShape, line, newest_that_fit};
-use super::names::{service_path, stack_path};
+use super::names::{query, service_path, stack_path};
 use super::reads::LogQuery;
 use crate::error::Result;
 use crate::views;
@@ -72,22 +72,14 @@ impl LogPlace {
     }
 
     fn query(&self, before: Option<i64>) -> String {
-        let mut query = url::form_urlencoded::Serializer::new(String::new());
-        for (name, value) in [
+        let fields = [
             ("filter", &self.filter),
             ("since", &self.since),
             ("until", &self.until),
             ("instance", &self.instance),
             ("deployment", &self.deployment),
-        ] {
-            if !value.is_empty() {
-                query.append_pair(name, value);
-            }
-        }
-        if let Some(before) = before {
-            query.append_pair("before", &before.to_string());
-        }
-        query.finish()
+        ];
+        query(&fields, before.map(|before| before.to_string()).as_deref().map(|before| ("before", before)))
     }
 }
 

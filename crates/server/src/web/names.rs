@@ -54,6 +54,12 @@ impl Names {
     }
 }
 
+/// The query of an address: what of these says something, and where in a list the page is.
+pub fn query(fields: &[(&str, &String)], place: Option<(&str, &str)>) -> String {
+    let said = fields.iter().filter(|(_, value)| !value.is_empty()).map(|(name, value)| (*name, value.as_str()));
+    url::form_urlencoded::Serializer::new(String::new()).extend_pairs(said.chain(place)).finish()
+}
+
 pub fn stack_path(stack: impl std::fmt::Display) -> String {
     format!("/stacks/{stack}")
 }

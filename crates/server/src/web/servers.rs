@@ -1,7 +1,7 @@
 //! Machines: the list, one machine with all that it says of itself, and letting a new one join.
 
 use super::frame::{Fragment, Frame, Live, breadcrumb, copyable, csrf_field, page};
-use super::names::{Names, server_path};
+use super::names::{Names, query, server_path};
 use super::{metrics, times, words};
 use crate::views::SomeServers;
 use api::ids::TokenId;
@@ -36,11 +36,7 @@ impl ServersPage {
     }
 
     pub fn render(&self, frame: &Frame) -> Markup {
-        let mut query = url::form_urlencoded::Serializer::new(String::new());
-        if !self.filter.search.is_empty() {
-            query.append_pair("search", &self.filter.search);
-        }
-        let live = format!("/live/servers/stream?{}", query.finish());
+        let live = format!("/live/servers/stream?{}", query(&[("search", &self.filter.search)], None));
         page(
             frame,
             "Servers",

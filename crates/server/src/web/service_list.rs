@@ -1,6 +1,7 @@
 //! All services, a page at a time: searched by text, stack and condition, however many there are.
 
 use super::frame::{Fragment, Frame, Live, page};
+use super::names::query;
 use super::stacks::service_table;
 use super::words;
 use crate::views::ServicePage;
@@ -51,16 +52,7 @@ impl ServiceListFilter {
 
     /// The query of a page with the same filter; `place`: its cursor.
     pub fn query(&self, place: Option<(&str, &str)>) -> String {
-        let mut query = url::form_urlencoded::Serializer::new(String::new());
-        for (name, value) in [("search", &self.search), ("stack", &self.stack), ("condition", &self.condition)] {
-            if !value.is_empty() {
-                query.append_pair(name, value);
-            }
-        }
-        if let Some((name, value)) = place {
-            query.append_pair(name, value);
-        }
-        query.finish()
+        query(&[("search", &self.search), ("stack", &self.stack), ("condition", &self.condition)], place)
     }
 
     /// The query of this very page.
