@@ -23,6 +23,8 @@ mod process;
 mod report;
 mod rows;
 mod samples;
+mod service;
+mod system;
 
 use anyhow::{Context as _, Result, bail};
 use context::Context;
@@ -51,6 +53,7 @@ fn main() -> ExitCode {
         ["load", core, spec] => load(core, spec),
         ["questions", core, spec] => questions(core, spec),
         ["sockets", core, address, count] => hold_sockets(core, address, count),
+        ["service", release] => service::serve(release),
         ["help" | "--help" | "-h"] => {
             print!("{USAGE}\nRows:\n");
             ROWS.iter().for_each(|row| println!("  {:<20} {}", row.name, row.about));

@@ -15,26 +15,48 @@ const SLACK: Duration = Duration::from_secs(30);
 pub struct Running {
     name: String,
     child: Child,
+    end: Signal,
 }
 
 impl Running {
     /// Starts a program on one core, its output in a file.
     pub fn start(name: &str, core: usize, program: &Path, arguments: &[&str], folder: &Path) -> Result<Self> {
-        let log = std::fs::File::create(folder.join(format!("{name}.log"))).context("make a log")?;
-        let child = Command::new("setpriv")
+        let mut command = Command::new("setpriv");
+        command
             // It ends with the bench, also when that is ended before its time.
             .args(["--pdeathsig", "TERM", "taskset", "--cpu-list", &core.to_string()])
             .arg(program)
             .args(arguments)
-            .current_dir(folder)
             // Caddy and Traefik keep what they make of the config there.
-            .envs([("HOME", folder), ("XDG_DATA_HOME", folder), ("XDG_CONFIG_HOME", folder)])
+            .envs([("HOME", folder), ("XDG_DATA_HOME", folder), ("XDG_CONFIG_HOME", folder)]);
+        Self::spawn(name, command, folder, Signal::TERM)
+    }
+
+    /// Starts a part of Mainstay as its users do: on all cores, with the environment that it is given, and
+    /// ended as by Ctrl-C.
+    pub fn start_part(
+        name: &str,
+        program: &Path,
+        arguments: &[&str],
+        environment: &[(&str, &Path)],
+        folder: &Path,
+    ) -> Result<Self> {
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "INT"]).arg(program).args(arguments).envs(environment.iter().copied());
+        command.env_remove("MAINSTAY_SERVER").env_remove("MAINSTAY_TOKEN").env("MAINSTAY_NO_DNS", "1");
+        Self::spawn(name, command, folder, Signal::INT)
+    }
+
+    fn spawn(name: &str, mut command: Command, folder: &Path, end: Signal) -> Result<Self> {
+        let log = std::fs::File::create(folder.join(format!("{name}.log"))).context("make a log")?;
+        let child = command
+            .current_dir(folder)
             .stdin(Stdio::null())
             .stdout(log.try_clone().context("make a log")?)
             .stderr(log)
             .spawn()
-            .with_context(|| format!("start {} with setpriv and taskset", program.display()))?;
-        Ok(Self { name: name.into(), child })
+            .with_context(|| format!("start {name} with {}", command.get_program().display()))?;
+        Ok(Self { name: name.into(), child, end })
     }
 
     pub fn pid(&self) -> u32 {
@@ -65,7 +87,7 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         let family = family(self.pid());
-        signal(self.pid(), Signal::TERM);
+        signal(self.pid(), self.end);
         let begun = Instant::now();
         while begun.elapsed() < END_LIMIT {
             if !matches!(self.child.try_wait(), Ok(None)) && family.iter().all(|pid| cpu_of(*pid).is_none()) {
@@ -180,7 +202,7 @@ pub fn output_of_self(arguments: &[&str], usual: Duration) -> Result<String> {
 }
 
 /// A process and everything below it.
-fn family(pid: u32) -> Vec<u32> {
+pub fn family(pid: u32) -> Vec<u32> {
     let mut family = vec![pid];
     let mut parents = Vec::new();
     for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
@@ -217,7 +239,7 @@ pub fn cpu_of(pid: u32) -> Option<Duration> {
 }
 
 /// Proportional set size: shared pages are divided among those who share them.
-fn proportional_bytes(pid: u32) -> Option<u64> {
+pub fn proportional_bytes(pid: u32) -> Option<u64> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("Pss:"))?;
     line.trim().trim_end_matches(" kB").parse::<u64>().ok().map(|kilobytes| kilobytes * 1024)

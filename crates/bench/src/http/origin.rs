@@ -13,7 +13,7 @@ const HEAD_LIMIT_BYTES: usize = 16 * 1024;
 /// A body larger than this is nobody's test.
 const BODY_LIMIT_BYTES: usize = 64 * 1024 * 1024;
 /// RFC 6455, 1.3: the answer to the key of its example, which the load sends.
-const UPGRADED: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+pub const UPGRADED: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
     Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
 
 struct Connection {

@@ -4,6 +4,7 @@ mod dns;
 mod gateway;
 mod planning;
 mod program;
+mod releases;
 mod routes;
 mod sockets;
 
@@ -36,5 +37,8 @@ pub static ROWS: &[Row] = &[
     row("gateway-log", "the same with an access log", gateway::access_log),
     row("gateway-memory", "memory when idle, and with many idle WebSockets", sockets::memory),
     row("gateway-swap", "10,000 routes replaced under load", routes::swap),
+    row("up", "`mainstay up` of the example of the readme until it answers", releases::up),
+    row("deploy", "a deployment of which nothing is built until the new release answers", releases::deploy),
+    row("rollback", "back to the release before, which is warm, until it answers", releases::rollback),
     row("dns", "internal names beside dnsmasq", dns::answers),
 ];
