@@ -130,7 +130,7 @@ impl WebSocketFrame {
         Self { opcode: CLOSE, payload: Vec::new() }
     }
 
-    pub fn is_close(&self) -> bool {
+    fn is_close(&self) -> bool {
         self.opcode == CLOSE
     }
 

@@ -40,6 +40,10 @@ impl Visitor {
         Self { address, kept: None }
     }
 
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     pub fn get(&mut self, path: &str) -> Result<Answer> {
         self.exchange(&format!("GET {path} HTTP/1.1\r\nHost: {}\r\n\r\n", self.address), |_| Ok(()))
     }

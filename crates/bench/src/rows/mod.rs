@@ -2,6 +2,7 @@
 
 mod dns;
 mod gateway;
+mod losses;
 mod planning;
 mod program;
 mod releases;
@@ -40,5 +41,6 @@ pub static ROWS: &[Row] = &[
     row("up", "`mainstay up` of the example of the readme until it answers", releases::up),
     row("deploy", "a deployment of which nothing is built until the new release answers", releases::deploy),
     row("rollback", "back to the release before, which is warm, until it answers", releases::rollback),
+    row("releases-lost", "requests lost while releases follow each other under load", losses::lost),
     row("dns", "internal names beside dnsmasq", dns::answers),
 ];
