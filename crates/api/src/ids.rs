@@ -4,9 +4,11 @@
 //! (`srv_018f…`), so that an id in a log line says what it names. Making a fresh id needs
 //! randomness; that is the caller's business: [`from_uuid`](ServerId::from_uuid) only gives it form.
 
-use serde::{Deserialize, Serialize};
+use crate::text::text_form;
 use std::fmt;
 use std::str::FromStr;
+
+const DIGITS: usize = 32;
 
 /// Why a text is not an id of the wanted kind.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -17,68 +19,54 @@ pub struct IdError {
     pub value: String,
 }
 
-fn parse(noun: &'static str, prefix: &'static str, value: &str) -> Result<String, IdError> {
-    let digits = value.strip_prefix(prefix).and_then(|rest| rest.strip_prefix('_'));
-    match digits {
-        Some(d) if d.len() == 32 && d.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) => Ok(value.to_owned()),
-        _ => Err(IdError { noun, prefix, value: value.chars().take(80).collect() }),
-    }
+/// The text itself, if it is prefix, underscore and digits.
+fn parse<const LENGTH: usize>(prefix: &str, value: &str) -> Option<[u8; LENGTH]> {
+    let digits = value.strip_prefix(prefix)?.strip_prefix('_')?;
+    let all_are_digits = digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    if all_are_digits { value.as_bytes().try_into().ok() } else { None }
 }
 
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident, $noun:literal, $prefix:literal) => {
         $(#[$doc])*
-        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        #[serde(try_from = "String", into = "String")]
+        // The text lies in the value: ids are copied, compared and looked up all the time.
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
         #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(value_type = String))]
-        pub struct $name(String);
+        pub struct $name([u8; $prefix.len() + 1 + DIGITS]);
 
         impl $name {
             pub const PREFIX: &'static str = $prefix;
 
             pub fn from_uuid(uuid: uuid::Uuid) -> Self {
-                Self(format!("{}_{}", $prefix, uuid.simple()))
+                let mut text = [b'_'; $prefix.len() + 1 + DIGITS];
+                text[..$prefix.len()].copy_from_slice($prefix.as_bytes());
+                uuid.simple().encode_lower(&mut text[$prefix.len() + 1..]);
+                Self(text)
             }
 
             pub fn as_str(&self) -> &str {
-                &self.0
+                std::str::from_utf8(&self.0).expect("prefix, underscore and digits are ASCII")
             }
 
             /// The last eight digits: enough for a person to tell two apart.
             pub fn short(&self) -> &str {
-                &self.0[self.0.len() - 8..]
+                &self.as_str()[self.0.len() - 8..]
             }
         }
 
         impl FromStr for $name {
             type Err = IdError;
             fn from_str(value: &str) -> Result<Self, IdError> {
-                parse($noun, $prefix, value).map(Self)
+                let error = || IdError { noun: $noun, prefix: $prefix, value: value.chars().take(80).collect() };
+                parse($prefix, value).map(Self).ok_or_else(error)
             }
         }
 
-        impl TryFrom<String> for $name {
-            type Error = IdError;
-            fn try_from(value: String) -> Result<Self, IdError> {
-                value.parse()
-            }
-        }
-
-        impl From<$name> for String {
-            fn from(id: $name) -> String {
-                id.0
-            }
-        }
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&self.0)
-            }
-        }
+        text_form!($name, IdError);
 
         impl fmt::Debug for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&self.0)
+                f.write_str(self.as_str())
             }
         }
     };

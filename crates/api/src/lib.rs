@@ -31,6 +31,7 @@ pub mod servers;
 pub mod services;
 pub mod sources;
 pub mod stacks;
+mod text;
 pub mod tokens;
 pub mod words;
 

@@ -1,6 +1,6 @@
 //! Names that end up in DNS, in paths and in host headers, parsed once.
 
-use serde::{Deserialize, Serialize};
+use crate::text::text_form;
 use std::fmt;
 use std::str::FromStr;
 
@@ -30,22 +30,7 @@ macro_rules! text_newtype {
                 &self.0
             }
         }
-        impl TryFrom<String> for $name {
-            type Error = NameError;
-            fn try_from(value: String) -> Result<Self, NameError> {
-                value.parse()
-            }
-        }
-        impl From<$name> for String {
-            fn from(value: $name) -> String {
-                value.0
-            }
-        }
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&self.0)
-            }
-        }
+        text_form!($name, NameError);
         impl fmt::Debug for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 fmt::Debug::fmt(&self.0, f)
@@ -54,10 +39,14 @@ macro_rules! text_newtype {
     };
 }
 
+/// As much of a text from outside as an error repeats.
+fn shown(value: &str) -> String {
+    value.chars().take(80).collect()
+}
+
 /// The name of a project, stack, service or server: one DNS label of at most 40 characters, which
 /// leaves room for what is built from it (`<service>.<project>.internal`, cgroup and unit names).
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(value_type = String))]
 pub struct Name(String);
 text_newtype!(Name);
@@ -94,7 +83,6 @@ impl FromStr for Name {
             return Err(NameError::Empty);
         }
         let length = value.chars().count();
-        let shown: String = value.chars().take(80).collect();
         let bytes = value.as_bytes();
         let ok = bytes[0].is_ascii_lowercase()
             && !bytes.ends_with(b"-")
@@ -102,18 +90,17 @@ impl FromStr for Name {
             && bytes.iter().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'));
         if !ok {
             let suggestion = Name::suggest(value).map(String::from);
-            return Err(NameError::NotDnsSafe { value: shown, suggestion });
+            return Err(NameError::NotDnsSafe { value: shown(value), suggestion });
         }
         if length > Self::LENGTH_LIMIT {
-            return Err(NameError::TooLong { value: shown, length, limit: Self::LENGTH_LIMIT });
+            return Err(NameError::TooLong { value: shown(value), length, limit: Self::LENGTH_LIMIT });
         }
         Ok(Self(value.to_owned()))
     }
 }
 
 /// A host name of a route: lowercase labels, without port and without trailing dot.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(value_type = String))]
 pub struct HostName(String);
 text_newtype!(HostName);
@@ -121,8 +108,7 @@ text_newtype!(HostName);
 impl FromStr for HostName {
     type Err = NameError;
     fn from_str(value: &str) -> Result<Self, NameError> {
-        let shown: String = value.chars().take(80).collect();
-        let fail = |reason| Err(NameError::NotAHost { value: shown.clone(), reason });
+        let fail = |reason| Err(NameError::NotAHost { value: shown(value), reason });
         if value.is_empty() || value.len() > 253 {
             return fail("it must have 1 to 253 characters");
         }
@@ -156,8 +142,7 @@ impl FromStr for HostName {
 }
 
 /// The path prefix of a route: begins with `/`, matches whole segments, longest wins.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(value_type = String))]
 pub struct PathPrefix(String);
 text_newtype!(PathPrefix);
@@ -182,8 +167,7 @@ impl PathPrefix {
 impl FromStr for PathPrefix {
     type Err = NameError;
     fn from_str(value: &str) -> Result<Self, NameError> {
-        let shown: String = value.chars().take(80).collect();
-        let fail = |reason| Err(NameError::NotAPath { value: shown.clone(), reason });
+        let fail = |reason| Err(NameError::NotAPath { value: shown(value), reason });
         if !value.starts_with('/') {
             return fail("it must begin with `/`");
         }

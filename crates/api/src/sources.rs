@@ -6,6 +6,7 @@
 //! Whoever runs git still passes `--` before them; two locks are better than one.
 
 use crate::name::Name;
+use crate::text::text_form;
 use serde::{Deserialize, Serialize};
 
 /// Where the code comes from.
@@ -40,8 +41,7 @@ pub enum GitTextError {
 
 /// A git URL over https, http, ssh, git or file. It never begins with a hyphen, holds no control
 /// character and names no remote helper (`ext::`), so it is safe as an argument of `git`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(value_type = String))]
 pub struct GitUrl(String);
 
@@ -119,26 +119,10 @@ impl std::str::FromStr for GitUrl {
     }
 }
 
-impl TryFrom<String> for GitUrl {
-    type Error = GitTextError;
-    fn try_from(value: String) -> Result<Self, GitTextError> {
-        value.parse()
-    }
-}
-impl From<GitUrl> for String {
-    fn from(value: GitUrl) -> String {
-        value.0
-    }
-}
-impl std::fmt::Display for GitUrl {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
+text_form!(GitUrl, GitTextError);
 
 /// A branch, tag or commit, by git's own rules (`git check-ref-format`), never an option.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(value_type = String))]
 pub struct GitRef(String);
 
@@ -207,26 +191,10 @@ impl std::str::FromStr for GitRef {
     }
 }
 
-impl TryFrom<String> for GitRef {
-    type Error = GitTextError;
-    fn try_from(value: String) -> Result<Self, GitTextError> {
-        value.parse()
-    }
-}
-impl From<GitRef> for String {
-    fn from(value: GitRef) -> String {
-        value.0
-    }
-}
-impl std::fmt::Display for GitRef {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
+text_form!(GitRef, GitTextError);
 
 /// The exact commit: 40 or 64 lowercase hexadecimal digits.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(value_type = String))]
 pub struct CommitSha(String);
 
@@ -251,22 +219,7 @@ impl std::str::FromStr for CommitSha {
         }
     }
 }
-impl TryFrom<String> for CommitSha {
-    type Error = GitTextError;
-    fn try_from(value: String) -> Result<Self, GitTextError> {
-        value.parse()
-    }
-}
-impl From<CommitSha> for String {
-    fn from(value: CommitSha) -> String {
-        value.0
-    }
-}
-impl std::fmt::Display for CommitSha {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
+text_form!(CommitSha, GitTextError);
 
 #[cfg(test)]
 mod tests {

@@ -31,8 +31,14 @@ pub fn sha256_hex(data: &[u8]) -> String {
 /// SHA-256 over the JSON form of a value: the digest of a config, a spec, a plan. Struct fields
 /// serialize in order and maps are `BTreeMap`s, so equal values have equal digests.
 pub fn digest_of<T: serde::Serialize>(value: &T) -> String {
+    text_and_digest_of(value).1
+}
+
+/// The JSON form as well, for whoever keeps it.
+pub fn text_and_digest_of<T: serde::Serialize>(value: &T) -> (Vec<u8>, String) {
     let text = serde_json::to_vec(value).expect("nouns of the api serialize to JSON");
-    sha256_hex(&text)
+    let digest = sha256_hex(&text);
+    (text, digest)
 }
 
 /// `LENGTH` random bytes from the system.
