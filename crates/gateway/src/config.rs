@@ -43,18 +43,19 @@ pub fn check(config: &GatewayConfig) -> Result<(), ConfigError> {
             return Err(ConfigError::ServiceTwice { service_id: service.service_id.clone() });
         }
     }
-    let known = |what: String, service_id: &ServiceId| match services.contains_key(service_id) {
+    // What names it is put into words only where that is wrong: there may be ten thousand of them.
+    let known = |what: &dyn Fn() -> String, service_id: &ServiceId| match services.contains_key(service_id) {
         true => Ok(()),
-        false => Err(ConfigError::UnknownService { what, service_id: service_id.clone() }),
+        false => Err(ConfigError::UnknownService { what: what(), service_id: service_id.clone() }),
     };
     let mut places: HashMap<(Option<&str>, &str), &ServiceId> = HashMap::new();
     for route in &config.routes {
         let host = route.host.as_ref().map(|host| host.as_str());
-        let what = format!("the route {}{}", host.unwrap_or("*"), route.path);
-        known(what.clone(), &route.service_id)?;
+        let what = || format!("the route {}{}", host.unwrap_or("*"), route.path);
+        known(&what, &route.service_id)?;
         if let Some(first) = places.insert((host, route.path.as_str()), &route.service_id) {
             let name = |service_id: &ServiceId| services.get(service_id).copied().unwrap_or_default().to_owned();
-            return Err(ConfigError::RouteTwice { what, first: name(first), second: name(&route.service_id) });
+            return Err(ConfigError::RouteTwice { what: what(), first: name(first), second: name(&route.service_id) });
         }
     }
     let mut addresses = HashSet::new();
@@ -63,11 +64,11 @@ pub fn check(config: &GatewayConfig) -> Result<(), ConfigError> {
             return Err(ConfigError::ListenerTwice { address: listener.address });
         }
         if let ListenerKind::Service { service_id } = &listener.kind {
-            known(format!("the listener {}", listener.address), service_id)?;
+            known(&|| format!("the listener {}", listener.address), service_id)?;
         }
     }
     for internal in &config.internal {
-        known(format!("the internal name {}", internal.name), &internal.service_id)?;
+        known(&|| format!("the internal name {}", internal.name), &internal.service_id)?;
     }
     for (what, ms) in [
         ("response_timeout_ms", config.response_timeout_ms),
@@ -110,13 +111,12 @@ pub fn contested_internal_names(config: &GatewayConfig) -> Vec<String> {
     contested
 }
 
-/// Replaces the file in one step that a crash cannot halve.
-pub fn save(directory: &Path, config: &GatewayConfig) -> io::Result<()> {
+/// Replaces the file by one with this JSON, in one step that a crash cannot halve.
+pub fn save(directory: &Path, text: &[u8]) -> io::Result<()> {
     let path = directory.join(FILE);
     let temporary = directory.join(format!("{FILE}.new"));
-    let text = serde_json::to_vec_pretty(config).map_err(io::Error::other)?;
     let mut file = File::options().create(true).write(true).truncate(true).mode(0o600).open(&temporary)?;
-    file.write_all(&text)?;
+    file.write_all(text)?;
     file.sync_all()?;
     fs::rename(&temporary, &path)?;
     File::open(directory)?.sync_all()
@@ -187,7 +187,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         assert_eq!(load(directory.path()).unwrap(), None);
         let config = GatewayConfig { access_log: Some("/x".into()), ..GatewayConfig::default() };
-        save(directory.path(), &config).unwrap();
+        save(directory.path(), &serde_json::to_vec(&config).unwrap()).unwrap();
         assert_eq!(load(directory.path()).unwrap(), Some(config));
         std::fs::write(directory.path().join(FILE), "{\"listeners\": [").unwrap();
         assert_eq!(load(directory.path()).unwrap_err().kind(), io::ErrorKind::InvalidData);

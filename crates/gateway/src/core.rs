@@ -80,8 +80,9 @@ impl Gateway {
         config::check(&config)?;
         let (bound, displaced) = self.bind_new(&mut state, &config).await?;
         let prepared = self.prepare_dns(&state, &config);
+        let (text, digest) = wire::text_and_digest_of(&config);
         let dns = match prepared {
-            Ok(dns) => match self.save(&config).await {
+            Ok(dns) => match self.save(text).await {
                 Ok(()) => dns,
                 Err(error) => {
                     drop(bound);
@@ -96,7 +97,8 @@ impl Gateway {
             }
         };
         state.problem = None;
-        Ok(self.commit(&mut state, config, bound, dns).await)
+        self.commit(&mut state, config, digest.clone(), bound, dns).await;
+        Ok(digest)
     }
 
     /// Starts from a config that was live before. What cannot be bound now is said in the status and
@@ -120,7 +122,8 @@ impl Gateway {
                 None
             }),
         };
-        self.commit(&mut state, config, bound, dns).await;
+        let digest = wire::digest_of(&config);
+        self.commit(&mut state, config, digest, bound, dns).await;
     }
 
     /// Tries again to bind what the live config wants and could not have.
@@ -259,9 +262,9 @@ impl Gateway {
         }
     }
 
-    async fn save(&self, config: &GatewayConfig) -> Result<(), ApplyError> {
-        let (directory, config) = (self.directory.clone(), config.clone());
-        let saved = tokio::task::spawn_blocking(move || config::save(&directory, &config)).await;
+    async fn save(&self, text: Vec<u8>) -> Result<(), ApplyError> {
+        let directory = self.directory.clone();
+        let saved = tokio::task::spawn_blocking(move || config::save(&directory, &text)).await;
         let saved = saved.unwrap_or_else(|panic| Err(io::Error::other(panic)));
         saved.map_err(|error| ApplyError::Save { path: self.directory.join(config::FILE), error })
     }
@@ -271,9 +274,10 @@ impl Gateway {
         &self,
         state: &mut State,
         config: GatewayConfig,
+        digest: String,
         bound: Vec<BoundListener>,
         dns: Option<BoundDns>,
-    ) -> String {
+    ) {
         let shared = &self.shared;
         self.swap_routes(state, &config);
         for listener in &config.listeners {
@@ -305,7 +309,6 @@ impl Gateway {
         let log = shared.access_log.clone();
         // The log's channel may be full for a moment; that wait is not for an async thread.
         let _ = tokio::task::spawn_blocking(move || log.set_path(path)).await;
-        let digest = wire::digest_of(&config);
         if state.problem.is_none() {
             state.problem = config::contested_internal_names(&config).into_iter().next();
         }
@@ -316,9 +319,8 @@ impl Gateway {
             digest,
             "config is live"
         );
-        state.digest = Some(digest.clone());
+        state.digest = Some(digest);
         state.config = Arc::new(config);
-        digest
     }
 
     fn swap_routes(&self, state: &mut State, config: &GatewayConfig) {
