@@ -240,7 +240,16 @@ pub fn cpu_of(pid: u32) -> Option<Duration> {
 
 /// Proportional set size: shared pages are divided among those who share them.
 pub fn proportional_bytes(pid: u32) -> Option<u64> {
+    memory_bytes(pid, "Pss:")
+}
+
+/// Resident set size: shared pages count whole, for each who shares them.
+pub fn resident_bytes(pid: u32) -> Option<u64> {
+    memory_bytes(pid, "Rss:")
+}
+
+fn memory_bytes(pid: u32, field: &str) -> Option<u64> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("Pss:"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix(field))?;
     line.trim().trim_end_matches(" kB").parse::<u64>().ok().map(|kilobytes| kilobytes * 1024)
 }

@@ -2,6 +2,7 @@
 
 mod dns;
 mod gateway;
+mod idle;
 mod losses;
 mod planning;
 mod program;
@@ -42,5 +43,7 @@ pub static ROWS: &[Row] = &[
     row("deploy", "a deployment of which nothing is built until the new release answers", releases::deploy),
     row("rollback", "back to the release before, which is warm, until it answers", releases::rollback),
     row("releases-lost", "requests lost while releases follow each other under load", losses::lost),
+    row("agent-idle", "an agent whose fifty services have nothing to do", idle::agent),
+    row("control-plane-memory", "a control plane with one agent", idle::control_plane),
     row("dns", "internal names beside dnsmasq", dns::answers),
 ];
