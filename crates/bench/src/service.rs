@@ -40,8 +40,8 @@ pub fn serve(release: &str) -> Result<()> {
 }
 
 /// Nanoseconds since 1970.
-pub fn now_nanos() -> u128 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos()
+pub fn now_nanos() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as u64
 }
 
 /// Not in step with anything that looks at the log in a rhythm of its own.

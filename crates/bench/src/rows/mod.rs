@@ -3,6 +3,7 @@
 mod dns;
 mod gateway;
 mod idle;
+mod logs;
 mod losses;
 mod planning;
 mod program;
@@ -45,5 +46,6 @@ pub static ROWS: &[Row] = &[
     row("releases-lost", "requests lost while releases follow each other under load", losses::lost),
     row("agent-idle", "an agent whose fifty services have nothing to do", idle::agent),
     row("control-plane-memory", "a control plane with one agent", idle::control_plane),
+    row("logs", "lines from a service to whoever follows them", logs::measure),
     row("dns", "internal names beside dnsmasq", dns::answers),
 ];
