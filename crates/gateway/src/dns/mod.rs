@@ -8,6 +8,7 @@
 //! Absent on purpose: a cache (the resolvers behind it have one), recursion, DNSSEC signing.
 
 mod forward;
+mod plain;
 mod zone;
 
 use crate::limits::Limits;
