@@ -6,8 +6,8 @@
 //! their spread and ratios, a JSON file with the facts of the machine, and a plot for each row that has
 //! sizes. docs/performance.md says how to read it.
 //!
-//! A crate of its own, because it looks at both sides: it calls the planner as a library and starts the
-//! released program as a process. What only starts processes is in `e2e`.
+//! A crate of its own, because it looks at both sides: it calls the planner and the control plane's desired state
+//! as a library, and starts the released program as a process. What only starts processes is in `e2e`.
 //!
 //! Deliberately absent: statistics beyond the median and the whole spread, and a pass or fail at the end.
 //! Figures of one machine are for comparing, and a person compares.

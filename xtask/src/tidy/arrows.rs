@@ -23,8 +23,9 @@ const ARROWS: [(&str, &[&str]); 17] = [
     ("e2e", &["api", "wire", "manifest", "client", "git"]),
     // The one place where both are seen: it puts a simulated world between them.
     ("sim", &["ambient", "api", "wire", "plan", "git", "store", "server", "agent"]),
-    // Measures: plans in its own process, everything else as the released program.
-    ("bench", &["api", "manifest", "plan", "client"]),
+    // Measures: plans and desired states in its own process, everything else as the released program. A desired state
+    // has no address without a signed request, whose checks cost more than what is to be measured.
+    ("bench", &["api", "manifest", "plan", "client", "store", "server"]),
     ("xtask", &["api", "manifest", "server", "cli"]),
 ];
 

@@ -1,5 +1,6 @@
 //! The rows: what is measured, each a function that answers figures.
 
+mod desired;
 mod dns;
 mod gateway;
 mod idle;
@@ -31,6 +32,7 @@ pub static ROWS: &[Row] = &[
     row("binary", "size of the program, and the time until it has said its version", program::measure),
     row("plan-stack", "a manifest compared with what is deployed, nothing has changed", planning::stack),
     row("plan-machine", "a machine compared with its desired state, nothing has changed", planning::machine),
+    row("desired-state", "the desired state of one server of many, in the control plane's own code", desired::state),
     row("gateway-usual", "1 KB over 64 kept connections: what a change is judged by", gateway::usual),
     row("gateway-connections", "1 KB over 1, 64 and 512 kept connections", gateway::connections),
     row("gateway-new", "1 KB, each request on a connection of its own", gateway::new_connections),

@@ -13,7 +13,7 @@ use api::desired::{InstanceIntent, ServiceDesired, Traffic};
 use api::name::Name;
 use api::observed::InstanceState;
 use api::plans::{DefaultSource, ServicePlanAction, StackSpec};
-use api::services::{CommitSha, PortSpec};
+use api::services::{CommitSha, PortSpec, ServiceSpec};
 use plan::host::HostInput;
 use plan::stack::{CurrentService, CurrentStack};
 use std::collections::BTreeMap;
@@ -95,16 +95,13 @@ fn each_size(context: &Context, row: &str, what: &str, prepare: Prepare) -> Resu
 }
 
 fn unchanged_stack(services: u64) -> Result<(CurrentStack, StackSpec, BTreeMap<Name, CommitSha>)> {
-    let git = "https://example.com/shop.git".parse().context("an address")?;
-    let source = DefaultSource { git, reference: None, directory: String::new() };
-    let one = manifest::parse(MANIFEST, Some(&source)).map_err(|errors| anyhow::anyhow!("{errors:?}"))?;
-    let spec = one.services.into_values().next().context("the manifest has a service")?;
-    let commit: CommitSha = "0".repeat(40).parse().context("a commit")?;
-    let mut next = StackSpec { services: BTreeMap::new(), ..one_stack(&one.name) };
+    let spec = usual_service()?;
+    let commit = commit()?;
+    let mut next = StackSpec { name: "shop".parse().context("a name")?, project: None, services: BTreeMap::new() };
     let (mut current, mut commits) = (BTreeMap::new(), BTreeMap::new());
     for number in 0..services {
         let name: Name = format!("web-{number}").parse().context("a name")?;
-        let spec = api::services::ServiceSpec { name: name.clone(), ..spec.clone() };
+        let spec = ServiceSpec { name: name.clone(), ..spec.clone() };
         let deployed = CurrentService { spec: spec.clone(), commit: commit.clone(), replicas: 2 };
         current.insert(name.clone(), deployed);
         commits.insert(name.clone(), commit.clone());
@@ -113,8 +110,16 @@ fn unchanged_stack(services: u64) -> Result<(CurrentStack, StackSpec, BTreeMap<N
     Ok((CurrentStack { stack_id: nouns::id("stk", 1), version: 1, services: current }, next, commits))
 }
 
-fn one_stack(name: &Name) -> StackSpec {
-    StackSpec { name: name.clone(), project: None, services: BTreeMap::new() }
+/// A service as a manifest says it, defaults filled in.
+pub fn usual_service() -> Result<ServiceSpec> {
+    let git = "https://example.com/shop.git".parse().context("an address")?;
+    let source = DefaultSource { git, reference: None, directory: String::new() };
+    let one = manifest::parse(MANIFEST, Some(&source)).map_err(|errors| anyhow::anyhow!("{errors:?}"))?;
+    one.services.into_values().next().context("the manifest has a service")
+}
+
+pub fn commit() -> Result<CommitSha> {
+    "0".repeat(40).parse().context("a commit")
 }
 
 fn running_service(number: u64) -> ServiceDesired {
