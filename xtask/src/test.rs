@@ -55,8 +55,9 @@ pub fn run(require_all: bool) -> Result<()> {
         Err(why) => steps.skip("site", &format!("{why:#}; `cargo xtask site` builds mdBook instead")),
     }
     tests(&mut steps, require_all);
-    if steps.elapsed() < BEFORE_THE_FLEET {
-        steps.step("simulated fleet", sim::test);
+    let elapsed = steps.elapsed();
+    if elapsed < BEFORE_THE_FLEET {
+        steps.step("simulated fleet", || sim::test(elapsed));
     } else {
         steps.skip(
             "simulated fleet",
