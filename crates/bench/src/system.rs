@@ -161,15 +161,15 @@ impl System {
         })
     }
 
-    /// Waits until a deployment runs.
-    pub fn wait_running(&mut self, client: &Client, deployment: &Deployment) -> Result<()> {
+    /// Waits until a deployment runs, and answers what became of it.
+    pub fn wait_running(&mut self, client: &Client, deployment: &Deployment) -> Result<Deployment> {
         self.until("a deployment runs", |system| {
             let now = system.wait(client.deployment(&deployment.id))?;
             if !now.stage.in_flight() && now.stage != Stage::Running {
-                let why = now.failure.map_or_else(String::new, |failure| failure.message);
+                let why = now.failure.as_ref().map_or("", |failure| &failure.message);
                 bail!("a deployment is {}: {why}", now.stage);
             }
-            Ok((now.stage == Stage::Running).then_some(()))
+            Ok((now.stage == Stage::Running).then_some(now))
         })
     }
 }

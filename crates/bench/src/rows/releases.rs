@@ -8,6 +8,7 @@ use crate::peers::free_address;
 use crate::samples::Samples;
 use crate::system::{LIMIT, Releases, System, commit_all};
 use anyhow::{Context as _, Result};
+use api::deployments::Deployment;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -82,22 +83,34 @@ pub fn deploy(context: &Context) -> Result<Vec<Figure>> {
     let what = "API call to the first 200 of the new release through the gateway";
     let mut whole = Figure::new("deploy", format!("{what}, beside its bare start"), "ms", Better::Less);
     let mut added = Figure::new("deploy", format!("{what}, minus its bare start"), "ms", Better::Less).goal(100.0);
+    let mut accepted = Figure::new("deploy", "of that, until the API has answered", "ms", Better::Less);
     let mut releases = Releases::begin(context, "")?;
     for _ in 0..context.runs() {
-        let (mut deploys, mut starts) = (Samples::default(), Samples::default());
+        let mut last = None;
+        let [mut deploys, mut starts, mut answers] = <[Samples; 3]>::default();
         for _ in 0..per_run(context) {
             starts.push(bare_start(&releases)?);
             let (begun, deployment) = releases.deploy()?;
+            answers.push(begun.elapsed().as_secs_f64() * 1000.0);
             let took = Visitor::new(releases.system.gateway).wait_for(&releases.release(), begun, LIMIT)?;
             deploys.push(took);
-            releases.system.wait_running(&releases.client, &deployment)?;
+            last = Some(releases.system.wait_running(&releases.client, &deployment)?);
         }
         let (deploy, start) = (median(&deploys)?, median(&starts)?);
         whole.add(MAINSTAY, deploy);
         whole.add("bare start", start);
         added.add(MAINSTAY, deploy - start);
+        accepted.add(MAINSTAY, median(&answers)?);
+        last.iter().for_each(|deployment| whole.note(stages(deployment)));
     }
-    Ok(vec![whole, added])
+    Ok(vec![whole, accepted, added])
+}
+
+/// How long a deployment stayed in each stage that it did not pass through at once.
+fn stages(deployment: &Deployment) -> String {
+    let stayed = deployment.stages.windows(2).filter(|two| two[1].at_ms > two[0].at_ms);
+    let words: Vec<String> = stayed.map(|two| format!("{} {} ms", two[0].stage, two[1].at_ms - two[0].at_ms)).collect();
+    format!("one of them, after the API: {}", words.join(", "))
 }
 
 /// Back to the release before, whose process still runs.
