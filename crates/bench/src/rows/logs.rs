@@ -151,3 +151,16 @@ fn number_after(line: &str, word: &str) -> Option<u64> {
     let (_, rest) = line.split_once(word)?;
     rest.split(|letter: char| !letter.is_ascii_digit()).next()?.parse().ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_known_by_its_number_whatever_stands_before_it() {
+        assert_eq!(number_after("12:30:01 web | stamp 1763719200123456789", "stamp "), Some(1_763_719_200_123_456_789));
+        assert_eq!(number_after("line 7 ----", "line "), Some(7));
+        assert_eq!(number_after("started with pid 12", "line "), None);
+        assert_eq!(number_after("line feed", "line "), None);
+    }
+}
