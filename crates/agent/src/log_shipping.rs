@@ -4,20 +4,21 @@
 //! The log on disk is the queue. That makes the guarantees simple: an acknowledged offset is in the
 //! ledger before the next batch is read, so it is never sent again; what is not acknowledged is still
 //! on disk, so it is never lost but by rotation, which bounds the disk; a control plane that is slow
-//! or away slows the reading and nothing else. There is no signal from a log that grew: it is looked
-//! at ten times a second while something flows and less often when nothing does, which costs less
-//! than it is worth to avoid.
+//! or away slows the reading and nothing else. A driver may tell that a log grew; then the logs are looked at at once,
+//! and seldom while nothing is told. What a driver does not tell is found by looking: ten times a second while
+//! something flows or changes, and less often when nothing does.
 
 use crate::backoff::Backoff;
 use crate::clock::now_ms;
 use crate::control_plane::{ControlPlane, ControlPlaneError};
-use crate::drivers::{LogState, Workloads};
+use crate::drivers::{LogActivity, LogState, Workloads};
 use crate::ledger::Ledger;
 use api::logs::{LogBatch, LogSource, LogUpload, LogUploadAnswer};
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -27,6 +28,10 @@ const UPLOAD_BYTES: usize = 256 * 1024;
 const SHARE_BYTES: usize = 16 * 1024;
 const BUSY: Duration = Duration::from_millis(80);
 const QUIET: Duration = Duration::from_millis(400);
+/// The same where every log is watched.
+const QUIET_AND_WATCHED: Duration = Duration::from_secs(5);
+/// Lines come in groups: this long after the first one they are sent together.
+const TOGETHER: Duration = Duration::from_millis(10);
 /// How long after the last line the logs are still looked at often.
 const QUIET_AFTER: Duration = Duration::from_secs(15);
 
@@ -69,6 +74,41 @@ pub struct LogShipping<W, S> {
     pub shipped: Shipped,
 }
 
+/// What may end the time between two rounds.
+struct Signals {
+    activity: Option<watch::Receiver<LogActivity>>,
+    changes: watch::Receiver<u64>,
+}
+
+enum Heard {
+    /// Something was written to a log.
+    Lines,
+    /// Something began or ended, so there may be a log that is not watched yet.
+    Change,
+}
+
+impl Signals {
+    fn quiet_pause(&self) -> Duration {
+        let watched = self.activity.as_ref().is_some_and(|activity| activity.borrow().complete);
+        if watched { QUIET_AND_WATCHED } else { QUIET }
+    }
+
+    /// Never, where nothing is told.
+    async fn next(&mut self) -> Heard {
+        let Some(activity) = &mut self.activity else { return std::future::pending().await };
+        let heard = tokio::select! {
+            biased;
+            heard = activity.changed() => heard.map(|()| Heard::Lines),
+            heard = self.changes.changed() => heard.map(|()| Heard::Change),
+        };
+        match heard {
+            Ok(heard) => heard,
+            // The driver is gone, and so is this soon.
+            Err(_) => std::future::pending().await,
+        }
+    }
+}
+
 /// What one round did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Round {
@@ -90,6 +130,7 @@ impl<W: Workloads, S: LogSink> LogShipping<W, S> {
         let mut attempts = 0;
         let mut first = 0;
         let mut last_line = Instant::now();
+        let mut signals = Signals { activity: self.workloads.log_activity(), changes: self.workloads.changes() };
         loop {
             // Dropping a round halfway is safe: what was not acknowledged is sent again.
             let round = tokio::select! {
@@ -104,7 +145,7 @@ impl<W: Workloads, S: LogSink> LogShipping<W, S> {
                     BUSY / 8
                 }
                 Ok(Round::Nothing) if last_line.elapsed() < QUIET_AFTER => BUSY,
-                Ok(Round::Nothing) => QUIET,
+                Ok(Round::Nothing) => signals.quiet_pause(),
                 Err(error) => {
                     attempts += 1;
                     if attempts == 1 {
@@ -117,6 +158,11 @@ impl<W: Workloads, S: LogSink> LogShipping<W, S> {
                 biased;
                 () = shutdown.cancelled() => return,
                 () = tokio::time::sleep(pause) => {}
+                // A control plane that does not answer is left alone for as long as was decided.
+                heard = signals.next(), if attempts == 0 => match heard {
+                    Heard::Lines => tokio::time::sleep(TOGETHER).await,
+                    Heard::Change => last_line = Instant::now(),
+                },
             }
         }
     }

@@ -186,6 +186,15 @@ impl Keep {
     }
 }
 
+/// What was written to logs, as far as it is known without looking.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogActivity {
+    /// Another one: something was written.
+    pub count: u64,
+    /// Whether all of them are watched.
+    pub complete: bool,
+}
+
 /// One log that exists on this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogState {
@@ -258,6 +267,12 @@ pub trait Workloads: Send + Sync + 'static {
 
     /// All logs on this machine.
     fn logs(&self) -> impl Future<Output = Vec<LogState>> + Send;
+
+    /// Tells when a log of the last [`logs`](Self::logs) may have grown, from the first call of this on. `None`: this
+    /// driver cannot, so look.
+    fn log_activity(&self) -> Option<watch::Receiver<LogActivity>> {
+        None
+    }
 
     /// Throw away builds, sources, caches and logs that nothing needs. Instances are never touched:
     /// they go by `stop` and `remove`. Answers how many bytes were freed.

@@ -22,6 +22,7 @@ mod garbage;
 mod instances;
 mod layout;
 mod log;
+mod log_watch;
 mod ports;
 mod prepare;
 mod problem;
@@ -37,8 +38,8 @@ pub(crate) use layout::now_ms;
 pub use log::LogLimits;
 
 use crate::drivers::{
-    CheckOutcome, DriverError, Keep, LogState, PrepareError, PrepareRequest, StartRequest, StartedInstance, Workloads,
-    WorkloadsFacts,
+    CheckOutcome, DriverError, Keep, LogActivity, LogState, PrepareError, PrepareRequest, StartRequest,
+    StartedInstance, Workloads, WorkloadsFacts,
 };
 use api::ids::InstanceId;
 use api::logs::{LogBatch, LogSource};
@@ -47,10 +48,12 @@ use cgroup::Cgroups;
 use git::run::{Call, Git};
 use instances::Instances;
 use layout::{Layout, build_key};
+use log_watch::LogWatch;
 use prepare::Preparations;
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -97,6 +100,7 @@ pub struct ProcessDriver {
     preparations: Arc<Preparations>,
     instances: Arc<Instances>,
     changes: watch::Sender<u64>,
+    log_watch: Arc<LogWatch>,
 }
 
 impl ProcessDriver {
@@ -109,7 +113,8 @@ impl ProcessDriver {
         let changes = watch::Sender::new(0);
         let preparations = Preparations::open(layout.clone(), git.clone(), cgroups.clone(), &options, changes.clone());
         let instances = Instances::open(layout.clone(), cgroups.clone(), options, changes.clone());
-        Ok(Self { layout, git, cgroups, preparations: Arc::new(preparations), instances: Arc::new(instances), changes })
+        let (preparations, instances) = (Arc::new(preparations), Arc::new(instances));
+        Ok(Self { layout, git, cgroups, preparations, instances, changes, log_watch: Arc::new(LogWatch::open()) })
     }
 
     pub fn control_groups(&self) -> &Cgroups {
@@ -237,7 +242,10 @@ impl Workloads for ProcessDriver {
 
     async fn logs(&self) -> Vec<LogState> {
         let all = self.all_logs();
+        let log_watch = self.log_watch.clone();
         let states = blocking(move || {
+            // Before they are looked at: what is written in between is told.
+            log_watch.set(&all.iter().map(|(_, _, directory)| Path::new(directory)).collect::<BTreeSet<_>>());
             let state = |(source, service_id, directory): (LogSource, api::ids::ServiceId, PathBuf)| {
                 let (first_offset, end_offset) = log::extent(&directory).ok().flatten()?;
                 Some(LogState { source, service_id, first_offset, end_offset })
@@ -245,6 +253,10 @@ impl Workloads for ProcessDriver {
             all.into_iter().filter_map(state).collect()
         });
         states.await.unwrap_or_default()
+    }
+
+    fn log_activity(&self) -> Option<watch::Receiver<LogActivity>> {
+        self.log_watch.listen()
     }
 
     async fn collect_garbage(&self, keep: &Keep) -> Result<u64, DriverError> {
