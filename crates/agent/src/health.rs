@@ -222,10 +222,12 @@ fn usual_pause(spec: &HealthSpec) -> Duration {
     Duration::from_millis(spec.interval_ms.max(50)).mul_f64(spread)
 }
 
-/// 50 ms at first, 250 ms after a while; a command is not run that often.
+/// Half as long again each time, from 5 ms to 250 ms: somebody waits for the new release, and most begin to answer
+/// within some tens of milliseconds. A command is not run that often.
 fn starting_pause(spec: &HealthSpec, asked: u32) -> Duration {
-    let step = Duration::from_millis(50) + Duration::from_millis(10) * asked.min(20);
-    let step = if matches!(spec.check, HealthCheck::Command { .. }) { step * 5 } else { step };
+    let (first, most) = (Duration::from_millis(5), Duration::from_millis(250));
+    let step = first.mul_f64(1.5_f64.powi(asked.min(10).cast_signed())).min(most);
+    let step = if matches!(spec.check, HealthCheck::Command { .. }) { most.max(step * 5) } else { step };
     step.min(Duration::from_millis(spec.interval_ms.max(50)))
 }
 
