@@ -7,7 +7,7 @@
 
 use crate::codec::{from_json, parse, text, to_json, word};
 use crate::pen::Write;
-use crate::statement::{Statement, Value};
+use crate::statement::{ROWS_AT_ONCE, Statement, Value};
 use crate::{Result, Scope, Store, newest_number, take_numbers};
 use api::cause::Actor;
 use api::events::{Event, EventKind, EventLevel, EventRecord};
@@ -42,9 +42,6 @@ type Head = (&'static str, String);
 
 /// More deployments than this of one request are not followed.
 const DEPLOYMENTS_OF_REQUEST: i64 = 200;
-
-/// Rows per INSERT: below the parameter limits of both databases.
-const ROWS_PER_STATEMENT: usize = 500;
 
 impl Store {
     /// Keeps events and answers the ids that are kept now, whether new or known already.
@@ -191,7 +188,7 @@ pub(crate) async fn append_after<T>(
 
 /// Keeps events inside a transaction of what they tell about.
 pub(crate) async fn append_in(transaction: &mut Write, scope: &Scope, events: &[Event]) -> Result<()> {
-    for chunk in events.chunks(ROWS_PER_STATEMENT) {
+    for chunk in events.chunks(ROWS_AT_ONCE) {
         let mut seen = known_ids(transaction, scope, chunk).await?;
         let fresh: Vec<&Event> = chunk.iter().filter(|event| seen.insert(event.id.clone())).collect();
         insert(transaction, scope, &fresh).await?;

@@ -5,13 +5,10 @@
 
 use crate::codec::{text, word};
 use crate::pen::Write;
-use crate::statement::{Statement, Value};
+use crate::statement::{ROWS_AT_ONCE, Statement, Value};
 use crate::{Result, Scope, Store, take_numbers};
 use api::ids::ServerId;
 use api::logs::{LogAcknowledgement, LogBatch, LogLine, LogSource, LogStream};
-
-/// Rows per INSERT: below the parameter limits of both databases.
-const ROWS_PER_STATEMENT: usize = 500;
 
 impl Store {
     /// Keeps the batches of one server, and answers for each up to where its log is kept now. A batch
@@ -133,7 +130,7 @@ async fn insert_lines(
     }
     let first = take_numbers(transaction, &scope.organization, "log_lines", lines.len() as i64).await?;
     let numbered: Vec<(i64, &LogLine)> = (first..).zip(lines).collect();
-    for chunk in numbered.chunks(ROWS_PER_STATEMENT) {
+    for chunk in numbered.chunks(ROWS_AT_ONCE) {
         let mut query = Statement::new(
             "INSERT INTO log_lines (organization_id, sequence, source, service_id, at_ms, stream, text) ",
         );

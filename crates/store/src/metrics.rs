@@ -5,14 +5,11 @@
 //! with the subject. What the points mean is the control plane's matter; here they are text.
 
 use crate::pen::Write;
-use crate::statement::{Statement, Value};
+use crate::statement::{ROWS_AT_ONCE, Statement, Value};
 use crate::{Result, Scope, Store};
 use api::UnixMillis;
 use api::ids::ServerId;
 use std::collections::HashSet;
-
-/// Rows in one INSERT: six values each, below the limits of both databases.
-const ROWS_AT_ONCE: usize = 1_000;
 
 /// Which piece of time, in which ring.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

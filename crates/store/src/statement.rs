@@ -11,8 +11,11 @@ use sqlx::query::{Query, QueryAs};
 use sqlx::{AssertSqlSafe, FromRow};
 use std::fmt::Write as _;
 
-/// Values that rows are looked for with in one statement.
-const VALUES_AT_ONCE: usize = 1_000;
+/// Values that rows are looked for with in one statement. SQLite takes `$1` for a name and looks through all names for
+/// each, so very many at once cost more than several statements.
+const VALUES_AT_ONCE: usize = 250;
+/// Rows of one INSERT, for the same reason.
+pub const ROWS_AT_ONCE: usize = 50;
 
 /// A value for a placeholder.
 pub enum Value {
