@@ -11,7 +11,7 @@ use api::ids::{RevisionId, ServerId, ServiceId, StackId};
 use api::name::Name;
 use api::services::Revision;
 use std::collections::{BTreeMap, BTreeSet};
-use store::{Error, Instance, Project, Scope, Server, Service, Stack};
+use store::{Instance, Project, Scope, Server, Service, Stack};
 
 pub struct Rows {
     pub servers: BTreeMap<ServerId, Server>,
@@ -82,10 +82,8 @@ impl Rows {
             rows.services.insert(service.id.clone(), service);
         }
         let stacks: BTreeSet<StackId> = rows.services.values().map(|service| service.stack_id.clone()).collect();
-        for id in stacks {
-            if let Some(stack) = found(store.stack_get(scope, &id).await)? {
-                rows.stacks.insert(id, stack);
-            }
+        for stack in store.stack_list_of(scope, &stacks).await? {
+            rows.stacks.insert(stack.id.clone(), stack);
         }
         let instances = rows.instances.values().flatten().map(|instance| instance.revision_id.clone());
         let current = rows.services.values().filter_map(|service| service.current_revision_id.clone());
@@ -157,13 +155,4 @@ impl Rows {
 async fn credentials(state: &AppState, scope: &Scope) -> Result<BTreeMap<Name, GitCredential>> {
     let credentials = state.store().credential_list(scope).await?;
     Ok(credentials.into_iter().map(|c| (c.name, c.credential)).collect())
-}
-
-/// `None` for what was forgotten between two reads.
-fn found<T>(read: std::result::Result<T, Error>) -> Result<Option<T>> {
-    match read {
-        Ok(row) => Ok(Some(row)),
-        Err(Error::NotFound { .. }) => Ok(None),
-        Err(error) => Err(error.into()),
-    }
 }
