@@ -196,13 +196,17 @@ async function signingOut(browser) {
   await context.close();
 }
 
-// How soon something is seen: a figure for a person, not a judgement, which would be one about this machine.
+// How soon something is seen: a figure for a person, not a judgement, which would be one about this machine. A page of
+// one word is beside them, because that is what this browser takes for itself. Not through `open`: what looks at every
+// request also turns off the cache, and a visitor has style and script from the page before.
 async function firstPaint(browser) {
-  const LOADS = 7;
-  for (const name of ["overview", "services", "service", "logs", "events", "servers"]) {
-    const { context, page } = await open(browser, VIEWS[0]);
-    await signIn(page);
-    const path = (await pages(page))[name];
+  const LOADS = 9;
+  const context = await browser.newContext(VIEWS[0]);
+  const page = await context.newPage();
+  await signIn(page);
+  const all = await pages(page);
+  const shown = ["overview", "services", "service", "logs", "events", "servers"].map((name) => [name, all[name]]);
+  for (const [name, path] of [["one word", "/healthz"], ...shown]) {
     const painted = [];
     for (let load = 0; load < LOADS; load++) {
       await page.goto(`${address}${path}`);
@@ -212,8 +216,8 @@ async function firstPaint(browser) {
     painted.sort((a, b) => a - b);
     const [median, worst] = [painted[LOADS >> 1], painted[LOADS - 1]].map((ms) => ms.toFixed(0));
     console.log(`first paint of ${name}: ${median} ms, at worst ${worst} ms (${LOADS} loads)`);
-    await context.close();
   }
+  await context.close();
 }
 
 await walk([wrongPassword, firstPaint, everyPage, keyboard, live, refusals, tokens, withoutScript, signingOut]);

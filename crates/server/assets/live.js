@@ -283,7 +283,8 @@
   if (address) {
     document.addEventListener("visibilitychange", () => (document.hidden ? disconnect() : connect()));
     addEventListener("pagehide", disconnect);
-    addEventListener("pageshow", connect);
-    connect();
+    addEventListener("pageshow", (e) => { if (e.persisted) connect(); });
+    // First it is seen, then it is kept up to date.
+    requestAnimationFrame(() => setTimeout(connect));
   }
 })();
