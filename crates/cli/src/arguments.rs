@@ -84,6 +84,11 @@ pub fn main() -> ExitCode {
     let cli = match Cli::try_parse_from(&arguments) {
         Ok(cli) => cli,
         Err(error) => {
+            if arguments.len() == 1 {
+                // clap takes a variable of the environment for an argument, and complains instead of helping.
+                let _ = command().print_help();
+                return Exit::Usage.into();
+            }
             let error = one_suggestion(error);
             // Nowhere is left to say that stderr is closed.
             let _ = error.print();

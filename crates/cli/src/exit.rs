@@ -16,7 +16,8 @@
 
 use crate::doctor::judge;
 use crate::excerpt;
-use crate::printer::{Paint, Printer};
+use crate::printer::{self, Paint, Printer};
+use crate::wrap::wrapped;
 use api::error::{ApiError, ErrorCode, ErrorDetail};
 use client::ClientError;
 use serde::Serialize;
@@ -158,18 +159,23 @@ impl Failure {
             let json = serde_json::to_string(&self.to_json()).expect("a failure serializes to JSON");
             printer.error_text(&json);
         } else {
-            printer.error_text(&self.to_text(printer.paint_err()));
+            printer.error_text(&self.to_text(printer.paint_err(), printer::error_width()));
         }
     }
 
-    pub fn to_text(&self, paint: Paint) -> String {
-        let mut text = format!("{} {}\n", paint.red_bold("error:"), self.message);
+    /// For a terminal of so many columns; without, a sentence is one line.
+    pub fn to_text(&self, paint: Paint, width: Option<usize>) -> String {
+        let mut text = wrapped(&format!("{} {}", paint.red_bold("error:"), self.message), width, 0);
+        text.push('\n');
         for detail in &self.more.details {
             text.push('\n');
             // The one thing that is wrong was said above; what is left is how to mend it.
             let said = detail.line.is_none() && detail.message == self.message;
             match &detail.help {
-                Some(help) if said => text.push_str(&format!("  {} {help}\n", paint.cyan("help:"))),
+                Some(help) if said => {
+                    text.push_str(&wrapped(&format!("  {} {help}", paint.cyan("help:")), width, 2));
+                    text.push('\n');
+                }
                 None if said => {}
                 _ => text.push_str(&excerpt::render(detail, self.more.source.as_ref(), paint)),
             }
@@ -177,11 +183,16 @@ impl Failure {
         if !self.more.evidence.is_empty() {
             text.push('\n');
             for line in &self.more.evidence {
-                text.push_str(&format!("  {line}\n"));
+                // What a program wrote is told apart by its margin, and stays as it was written.
+                let margin = line.starts_with("  | ");
+                text.push_str(&wrapped(&format!("  {line}"), width.filter(|_| !margin), 2));
+                text.push('\n');
             }
         }
         if let Some(help) = &self.help {
-            text.push_str(&format!("\n{} {help}\n", paint.cyan("next:")));
+            text.push('\n');
+            text.push_str(&wrapped(&format!("{} {help}", paint.cyan("next:")), width, 0));
+            text.push('\n');
         }
         if let Some(request) = &self.more.request_id {
             text.push_str(&format!("{}\n", paint.dim(&format!("request {request}"))));

@@ -41,5 +41,6 @@ mod times;
 mod usage;
 mod words;
 mod worktree;
+mod wrap;
 
 pub use arguments::{command, main};

@@ -6,6 +6,7 @@
 
 use crate::answers::Answer;
 use crate::table::{self, Column};
+use crate::wrap::wrapped;
 use std::io::{IsTerminal, Write};
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -164,6 +165,11 @@ impl Printer {
         !self.json && !self.quiet && understands_sequences() && std::io::stderr().is_terminal()
     }
 
+    /// Sentences for a person that are data: what does not fit a line of the terminal goes on so many columns further in.
+    pub fn sentence(&self, text: &str, indent: usize) {
+        self.data(&wrapped(text, terminal_width(), indent));
+    }
+
     /// A line of data.
     pub fn data(&self, text: &str) {
         write_or_leave(&mut std::io::stdout().lock(), text);
@@ -190,13 +196,14 @@ impl Printer {
     /// Progress and other things good to know.
     pub fn note(&self, text: &str) {
         if !self.quiet {
-            write_or_ignore(text);
+            write_or_ignore(&wrapped(text, error_width(), indented(text)));
         }
     }
 
     pub fn warning(&self, text: &str) {
         if !self.quiet {
-            write_or_ignore(&format!("{} {text}", self.paint_err().yellow("warning:")));
+            let text = format!("{} {text}", self.paint_err().yellow("warning:"));
+            write_or_ignore(&wrapped(&text, error_width(), 0));
         }
     }
 
@@ -231,6 +238,17 @@ fn understands_sequences() -> bool {
 /// How wide the terminal is that stdout goes to; without one, tables have no width.
 pub fn terminal_width() -> Option<usize> {
     std::io::stdout().is_terminal().then(|| terminal_size().0)
+}
+
+/// The same for stderr, where errors and notes go.
+pub fn error_width() -> Option<usize> {
+    let size = std::io::stderr().is_terminal().then(|| rustix::termios::tcgetwinsize(std::io::stderr()).ok())?;
+    Some(size.map(|size| usize::from(size.ws_col)).filter(|columns| *columns > 0).unwrap_or(80))
+}
+
+/// How far in a text begins.
+fn indented(text: &str) -> usize {
+    text.len() - text.trim_start_matches(' ').len()
 }
 
 /// Columns and lines. A terminal that does not know its size (a serial line) is taken for the usual one.

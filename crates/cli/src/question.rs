@@ -19,6 +19,10 @@ pub fn agreed(printer: &Printer, question: &str, consequence: &str) -> Result<()
     let mut answer = String::new();
     let read = stdin.lock().read_line(&mut answer);
     read.map_err(|error| Failure::general(format!("cannot read the answer: {error}")))?;
+    if !answer.ends_with('\n') {
+        // Ctrl-D leaves the cursor behind the question.
+        let _ = writeln!(err);
+    }
     if is_yes(&answer) { Ok(()) } else { Err(Failure::general("nothing was changed: you did not agree")) }
 }
 

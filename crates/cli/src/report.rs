@@ -72,7 +72,7 @@ fn failure_of(deployment: &Deployment) -> Failure {
     };
     let stage =
         deployment.failure.as_ref().map(|failure| format!(" while {}", doing(failure.stage))).unwrap_or_default();
-    let more = format!("all of its log: mainstay logs {service} --deployment {}", deployment.id);
+    let more = format!("all of its log: `mainstay logs {service} --deployment {}`", deployment.id);
     match deployment.stage {
         Stage::Failed => Failure::new(Exit::DeploymentFailed, format!("{what} failed{stage}{took}"))
             .evidence(evidence(deployment))
@@ -105,7 +105,8 @@ fn doing(stage: Stage) -> &'static str {
 pub fn evidence(deployment: &Deployment) -> Vec<String> {
     let Some(failure) = &deployment.failure else { return vec![] };
     let mut lines = vec![plain_text(&failure.message)];
-    if let Some(probe) = &failure.last_probe {
+    // Often it is the reason, and was just said.
+    if let Some(probe) = failure.last_probe.as_ref().filter(|probe| !failure.message.contains(&probe.message)) {
         lines.push(format!("last probe: {}", plain_text(&probe.message)));
     }
     let skipped = failure.log_tail.len().saturating_sub(TAIL_LINES);

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, clap::Args)]
 pub struct Options {
     #[command(subcommand)]
-    action: Action,
+    action: Option<Action>,
 }
 
 #[derive(Debug, clap::Subcommand)]
@@ -39,7 +39,7 @@ enum Action {
         #[arg(long, default_value = "git", value_name = "USER")]
         user: String,
     },
-    /// List names; what they hold is never shown
+    /// List names (what is done without a word, too); what they hold is never shown
     List,
     /// Remove one
     Remove { name: String },
@@ -48,7 +48,7 @@ enum Action {
 const SECRET_LIMIT_BYTES: u64 = 64 * 1024;
 
 pub async fn run(context: &Context, options: Options) -> Outcome {
-    match options.action {
+    match options.action.unwrap_or(Action::List) {
         Action::Add { name, deploy_key, git_token_file, user } => {
             let credential = match (deploy_key, git_token_file) {
                 (Some(file), _) => GitCredential::DeployKey { private_key: private_key(&file)? },
@@ -66,6 +66,11 @@ pub async fn run(context: &Context, options: Options) -> Outcome {
         Action::List => {
             let credentials = context.client()?.credentials().await?;
             context.printer.either(&credentials, |credentials, printer| {
+                if credentials.is_empty() {
+                    printer.data("No credential is stored.");
+                    printer.hint("Public repositories need none; for a private one: mainstay credentials add NAME --deploy-key FILE");
+                    return;
+                }
                 let rows = credentials.iter().map(|c| {
                     vec![c.name.as_str().into(), c.kind.as_str().into(), ago(c.created_at_ms, now_ms()).into()]
                 });

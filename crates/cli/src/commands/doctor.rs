@@ -42,9 +42,9 @@ fn show(examination: &Examination, printer: &Printer) {
             Verdict::Warning => paint.yellow("!"),
             Verdict::Problem => paint.red("✗"),
         };
-        printer.data(&format!("{mark} {:width$}  {}", finding.check, finding.message));
+        printer.sentence(&format!("{mark} {:width$}  {}", finding.check, finding.message), width + 4);
         if let Some(mend) = &finding.mend {
-            printer.data(&format!("  {:width$}  {} {mend}", "", paint.cyan("next:")));
+            printer.sentence(&format!("  {:width$}  {} {mend}", "", paint.cyan("next:")), width + 4);
         }
     }
     printer.data("");

@@ -10,6 +10,9 @@ use api::ids::{DeploymentId, RequestId};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use client::EventQuery;
 
+/// Under the text of an event: `10:06:31 warning `.
+const EVENT_INDENT: usize = 17;
+
 /// Show what happened, and why
 #[derive(Debug, clap::Args)]
 pub struct Options {
@@ -135,7 +138,7 @@ pub fn show(record: &EventRecord, printer: &Printer) {
         printer.data_json(record, false);
         return;
     }
-    printer.data(&line(record, printer));
+    printer.sentence(&line(record, printer), EVENT_INDENT);
 }
 
 pub fn line(record: &EventRecord, printer: &Printer) -> String {
@@ -146,7 +149,12 @@ pub fn line(record: &EventRecord, printer: &Printer) -> String {
         EventLevel::Warning => ("warning", Tone::Warning),
         EventLevel::Error => ("error  ", Tone::Bad),
     };
-    let cause = format!("({}: {})", event.cause.actor.label(), event.cause.action);
     let message = api::logs::plain_text(&event.message);
+    let (actor, action) = (event.cause.actor.label(), api::logs::plain_text(&event.cause.action));
+    // Often the reason is what happened; it is not said twice.
+    let cause = match action.contains(' ') && message.contains(&action) {
+        true => format!("({actor})"),
+        false => format!("({actor}: {action})"),
+    };
     format!("{} {} {message} {}", paint.dim(&clock(event.at_ms, now_ms())), paint.tone(tone, level), paint.dim(&cause))
 }

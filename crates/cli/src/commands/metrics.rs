@@ -108,7 +108,7 @@ fn lines(printer: &Printer, what: &str, range: MetricsRange, from_ms: UnixMillis
         Column::new(heading(range)),
         Column::new("now").right(),
         Column::new("highest").right(),
-        Column::new("at").goes(1),
+        Column::new("highest at").goes(1),
     ];
     let now_ms = now_ms();
     printer.table(&table, lines.iter().map(|line| row(line, span, now_ms)));

@@ -90,7 +90,7 @@ fn show_stack(stack: &StackView, printer: &Printer) {
     let (word, tone) = words::stack_condition(stack.condition);
     printer.data(&format!("{} {}, version {}", paint.bold(stack.name.as_str()), paint.tone(tone, word), stack.version));
     for problem in &stack.problems {
-        printer.data(&format!("  {} {problem}", paint.tone(Tone::Warning, "!")));
+        printer.sentence(&format!("  {} {problem}", paint.tone(Tone::Warning, "!")), 4);
     }
     let rows = stack.services.iter().map(service_row);
     printer.table(&SERVICES, rows);

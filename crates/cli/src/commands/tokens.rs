@@ -24,7 +24,7 @@ const COLUMNS: [Column; 6] = [
 #[derive(Debug, clap::Args)]
 pub struct Options {
     #[command(subcommand)]
-    action: Action,
+    action: Option<Action>,
 }
 
 #[derive(Debug, clap::Subcommand)]
@@ -50,7 +50,7 @@ enum Action {
         #[arg(long, value_name = "TIME", value_parser = crate::times::parse_length)]
         expires: Option<u64>,
     },
-    /// List tokens; what they are is never shown again
+    /// List tokens (what is done without a word, too); what they are is never shown again
     List,
     /// Make a token useless at once
     Revoke {
@@ -62,7 +62,7 @@ enum Action {
 
 pub async fn run(context: &Context, options: Options) -> Outcome {
     let client = context.client()?;
-    match options.action {
+    match options.action.unwrap_or(Action::List) {
         Action::Create { name, called, stack, project, api, expires } => {
             let name = name.or(called).unwrap_or_else(|| if api { "api".into() } else { "new server".into() });
             let stack = match stack {

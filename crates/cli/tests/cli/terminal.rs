@@ -219,9 +219,34 @@ errors 4xx   ▁▁▁▁▁▁▁▁       ▁▁▁▁▁▁▁▁▁▁▁▁
 errors 5xx   ▁▁▁▁▁▁▁▁       ▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁█         0/s      0.10/s
 restarts     ▁▁▁▁▁▁▁▁       ▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁           0           0
 ";
-    assert_eq!((format!("\n{}", plain(&shown)).as_str(), said.trim()), (expected, "Left out for want of room: at."));
+    assert_eq!(
+        (format!("\n{}", plain(&shown)).as_str(), said.trim()),
+        (expected, "Left out for want of room: highest at.")
+    );
     let json = user.says(&["metrics", "web", "--json"]).json();
     assert_eq!(json["points"].as_array().map(Vec::len), Some(91));
     let refused = user.says(&["metrics", "web", "--range", "2h"]);
     assert!(refused.code == 2 && refused.err.contains("there are 1h, 24h and 7d"), "{}", refused.err);
+}
+
+#[test]
+fn a_sentence_breaks_between_words_on_a_terminal_and_is_one_line_elsewhere() {
+    let control_plane = ControlPlane::start();
+    let reason =
+        "shop was not deployed: it was not healthy within 5 s: GET http://127.0.0.1:23364/healthz answered 500";
+    let stack = json!([{
+        "id": id("stk", 1), "name": "shop", "project_id": id("prj", 1), "project": "default", "version": 4,
+        "condition": "degraded", "problems": [reason], "manifest": "", "created_at_ms": 0, "updated_at_ms": 0,
+        "services": [],
+    }]);
+    control_plane.answers("GET /api/v1/stacks", stack);
+    let user = User::of(&control_plane);
+    let (shown, _) = on_terminal(&user, 60, &["status"]);
+    let expected = "
+  ! shop was not deployed: it was not healthy within 5 s:
+    GET http://127.0.0.1:23364/healthz answered 500
+";
+    assert!(plain(&shown).contains(expected), "{}", plain(&shown));
+    let piped = user.says(&["status"]).out;
+    assert!(piped.contains(&format!("\n  ! {reason}\n")), "{piped}");
 }

@@ -192,7 +192,7 @@ error: the deploy of web failed while starting after 1.2s
     | listening
     | cannot read config.json
 
-next: mend it, commit and deploy again; all of its log: mainstay logs web --deployment dep_00000000000000000000000000000001
+next: mend it, commit and deploy again; all of its log: `mainstay logs web --deployment dep_00000000000000000000000000000001`
 ";
     check(&user.says(&["deploy"]), &[(&folder, "FOLDER"), (&head, "HEAD")], expected);
 }
