@@ -1,7 +1,8 @@
 //! One question, one answer.
 //!
 //! HTTP is spoken by hand: a check needs one request line, one status line and a strict limit on
-//! everything, and no redirect, pool or body.
+//! everything, and no redirect or pool. The rest of an answer is read and thrown away: who closes before it came
+//! resets the connection under the service, which many frameworks log as an error of their own.
 
 use super::{Age, diagnose, now_ms};
 use crate::drivers::Workloads;
@@ -22,6 +23,10 @@ const ALIVE_AFTER: Duration = Duration::from_secs(2);
 const DIAGNOSIS_INTERVAL: Duration = Duration::from_secs(1);
 /// A status line is far shorter.
 const ANSWER_LIMIT_BYTES: u64 = 8 * 1024;
+
+/// And the rest of an answer is read as far as this, and so long.
+const REST_LIMIT_BYTES: u64 = 64 * 1024;
+const REST_TIMEOUT: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Clone)]
 pub struct Target {
@@ -150,6 +155,11 @@ async fn http(port: u16, path: &str, timeout: Duration) -> Result<String, Failur
         Ok(Err(error)) => return Err(Failure::Other(format!("{name}: the connection broke: {error}"))),
         Err(_) => return Err(Failure::Other(format!("{name} did not answer within {}", shown(timeout)))),
     };
+    // The verdict is in: nobody waits for the rest, and whatever goes wrong with it changes nothing.
+    tokio::spawn(async move {
+        let mut rest = stream.take(REST_LIMIT_BYTES);
+        let _ = tokio::time::timeout(REST_TIMEOUT, tokio::io::copy(&mut rest, &mut tokio::io::sink())).await;
+    });
     let status = line.strip_prefix("HTTP/1.").and_then(|rest| rest.get(2..5)).and_then(|code| code.parse::<u16>().ok());
     match status {
         Some(code @ 200..=399) => Ok(format!("{name} answered {code}")),
@@ -216,5 +226,26 @@ mod tests {
         assert!(other.contains("not HTTP"), "{other}");
         let silent = answer_with(b"").await.unwrap_err();
         assert!(silent.contains("did not answer within 300 ms"), "{silent}");
+    }
+
+    #[tokio::test]
+    async fn a_service_can_say_all_of_its_answer_and_is_not_reset() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let service = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = [0; 1024];
+            stream.read(&mut request).await?;
+            stream.write_all(b"HTTP/1.1 200 OK\r\n").await?;
+            // The verdict is known by now, and the answer goes on.
+            for _ in 0..20 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                stream.write_all(b"and more of it\r\n").await?;
+            }
+            stream.shutdown().await?;
+            stream.read(&mut request).await
+        });
+        assert!(http(port, "/health", Duration::from_secs(5)).await.is_ok());
+        assert_eq!(service.await.unwrap().unwrap(), 0, "the connection ends, and does not break");
     }
 }
