@@ -111,7 +111,11 @@ pub fn panic_answer(panic: Box<dyn std::any::Any + Send + 'static>) -> Response 
 }
 
 pub async fn no_such_path(request: Request) -> HttpError {
-    HttpError::not_found("page or endpoint", request.uri().path()).help("GET /docs lists what there is")
+    let path = request.uri().path();
+    HttpError::not_found("page or endpoint", path).help(match path.starts_with("/api") {
+        true => "GET /docs lists what there is",
+        false => "look whether the address is right; what it led to may have been removed",
+    })
 }
 
 pub async fn wrong_method(request: Request) -> Response {

@@ -299,7 +299,7 @@ fn words(stage: Stage) -> &'static str {
     match stage {
         Stage::Pending => "waiting to begin",
         Stage::Building => "building",
-        Stage::Pulling => "fetching images",
+        Stage::Pulling => "fetching what it runs",
         Stage::Starting => "starting",
         Stage::Healthy => "the new instances are healthy",
         Stage::DnsUpdating => "updating internal names",

@@ -5,7 +5,7 @@ use super::names::{Names, query, server_path};
 use super::{times, words};
 use api::cause::{Actor, Cause};
 use api::deployments::Deployment;
-use api::events::{EventLevel, EventRecord, EventTopic};
+use api::events::{Event, EventLevel, EventRecord, EventTopic};
 use api::ids::{DeploymentId, RequestId};
 use maud::{Markup, html};
 use std::collections::BTreeMap;
@@ -211,6 +211,12 @@ fn asker(actor: &Actor, detail: Detail) -> Markup {
     }
 }
 
+/// Whether what happened says already what it was done for; a word such as `deploy` is left out only where room is short.
+fn said(event: &Event, detail: Detail) -> bool {
+    let action = &event.cause.action;
+    (detail == Detail::Brief || action.contains(' ')) && event.message.contains(action)
+}
+
 /// The page of all that a request caused.
 pub fn request_path(id: &RequestId) -> String {
     format!("/events?request={id}")
@@ -240,7 +246,7 @@ fn entry(
                     (times::relative(event.at_ms, frame.now_ms))
                     @if detail != Detail::Brief { " · " (event.kind.as_str().replace('_', " ")) }
                     " · because " (asker(&event.cause.actor, detail))
-                    @if detail != Detail::Brief || !event.message.contains(&event.cause.action) { ": " (words::prose(&event.cause.action)) }
+                    @if !said(event, detail) { ": " (words::prose(&event.cause.action)) }
                     @if let Some(deployment) = deployment { (chain(&event.cause, deployment)) }
                     @if let Some((label, path)) = place { " · " a href=(path) { (label) } }
                     @if let Some(server) = event.server_id.as_ref().and_then(|id| names.server(id)) { " · on " a href=(server_path(server)) { (server) } }

@@ -14,8 +14,8 @@ pub const TAIL_LINES: usize = 120;
 /// Most bytes of markup in them, and fewest where the rest of a page takes much.
 const TAIL_BYTES: usize = 22 * 1024;
 const TAIL_BYTES_LEAST: usize = 6 * 1024;
-/// What a page may have with them.
-const WITH_TAIL_BYTES: usize = 46 * 1024;
+/// What a page may have with them; its frame and the head of the panel come on top, and all has to stay below 50 KB.
+const WITH_TAIL_BYTES: usize = 45 * 1024;
 /// Most bytes of markup of lines on a page that is of lines alone.
 const PAGE_BYTES: usize = 40 * 1024;
 
@@ -136,7 +136,7 @@ pub fn plain_tail(lines: &[String]) -> Markup {
     let skipped = lines.len().saturating_sub(30);
     html! {
         div.log.tail tabindex="0" role="log" aria-live="off" aria-label="Last log lines" {
-            @for text in lines.iter().skip(skipped) { div.line { span.text { (ansi::line(text)) } } }
+            div { @for text in lines.iter().skip(skipped) { div.line { span.text { (ansi::line(text)) } } } }
         }
     }
 }

@@ -7,6 +7,7 @@ use super::names::{Names, server_path, service_path, stack_path};
 use super::{times, words};
 use crate::views::{SomeServers, Tally};
 use api::events::EventRecord;
+use api::observed::StackCondition;
 use api::services::{ServiceCondition, ServiceView};
 use api::stacks::StackView;
 use maud::{Markup, html};
@@ -90,6 +91,8 @@ impl OverviewPage {
             let verb = if tally.deploying == 1 { "is" } else { "are" };
             let what = words::count(tally.deploying, "service", "services");
             (words::Tone::Busy, format!("{what} {verb} being deployed"))
+        } else if let Some(sentence) = self.behind().filter(|_| tally.running > 0) {
+            (words::Tone::Warn, sentence)
         } else if tally.running > 0 {
             (words::Tone::Good, "Everything runs as it should".to_owned())
         } else {
@@ -111,6 +114,11 @@ impl OverviewPage {
                         " in " (words::count(usize::try_from(tally.stacks).unwrap_or(usize::MAX), "stack", "stacks"))
                         " on " a href="/servers" { (words::count(self.servers.total, "server", "servers")) } "."
                     }
+                    @if troubled.is_empty() && broken == 0 {
+                        @for stack in self.stacks.iter().filter(degraded).take(8) {
+                            @for problem in stack.problems.iter().take(2) { p { a href=(stack_path(&stack.name)) { (stack.name) } ": " (words::prose(problem)) } }
+                        }
+                    }
                     @if !troubled.is_empty() {
                         ul { @for service in troubled.iter().take(8) {
                             @let (tone, word) = words::service_condition(service.condition);
@@ -120,6 +128,16 @@ impl OverviewPage {
                     }
                 }
             }
+        }
+    }
+
+    /// All that runs is well, but not all is as it was asked for: a deployment failed.
+    fn behind(&self) -> Option<String> {
+        let behind: Vec<_> = self.stacks.iter().filter(degraded).collect();
+        match behind.as_slice() {
+            [] => None,
+            [one] => Some(format!("Everything runs, but {} is not as it was asked for", one.name)),
+            several => Some(format!("Everything runs, but {} stacks are not as they were asked for", several.len())),
         }
     }
 
@@ -266,6 +284,11 @@ fn service_row(service: &ServiceView, whole: bool, frame: &Frame) -> Markup {
     }
 }
 
+/// Whether not all of it is as it was asked for.
+fn degraded(stack: &&StackView) -> bool {
+    stack.condition == StackCondition::Degraded
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::samples;
@@ -345,6 +368,12 @@ mod tests {
         let mut overview = overview();
         overview.stacks[0].services.retain(|s| s.condition == ServiceCondition::Running);
         overview.tally = tally(&overview.stacks[0].services);
+        overview.stacks[0].condition = StackCondition::Degraded;
+        overview.stacks[0].problems = vec!["web was not deployed: <it> crashed".into()];
+        let behind = shown(&overview);
+        assert!(behind.contains("Everything runs, but shop is not as it was asked for"), "{behind}");
+        assert!(behind.contains("web was not deployed: &lt;it&gt; crashed"), "{behind}");
+        overview.stacks[0].condition = StackCondition::Applied;
         assert!(shown(&overview).contains("Everything runs as it should"));
         overview.servers = some(vec![samples::server(ServerCondition::Offline)]);
         assert!(shown(&overview).contains("1 server does not report"));
