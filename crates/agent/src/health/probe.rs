@@ -235,7 +235,7 @@ mod tests {
         let service = tokio::spawn(async move {
             let (mut stream, _) = listener.accept().await.unwrap();
             let mut request = [0; 1024];
-            stream.read(&mut request).await?;
+            assert_ne!(stream.read(&mut request).await?, 0, "a request comes first");
             stream.write_all(b"HTTP/1.1 200 OK\r\n").await?;
             // The verdict is known by now, and the answer goes on.
             for _ in 0..20 {

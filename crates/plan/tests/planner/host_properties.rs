@@ -47,7 +47,7 @@ fn differences(world: &HostWorld) -> Vec<Difference> {
                 InstanceIntent::Stop => matches!(state, InstanceState::Absent | InstanceState::Exited),
             };
             if !as_desired {
-                found.push(Difference::Wanted(service.clone(), wanted.clone()));
+                found.push(Difference::Wanted(Box::new((service.clone(), wanted.clone()))));
             }
         }
     }
@@ -66,7 +66,7 @@ fn differences(world: &HostWorld) -> Vec<Difference> {
 
 #[derive(Debug)]
 enum Difference {
-    Wanted(ServiceDesired, InstanceDesired),
+    Wanted(Box<(ServiceDesired, InstanceDesired)>),
     Orphan(InstanceId),
     Config(plan::host::ConfigKind),
 }
@@ -76,7 +76,8 @@ impl Difference {
         let reason = |subject: String| plan.blocked.iter().any(|b| b.subject == subject && !b.reason.is_empty());
         let change = |id: &InstanceId| plan.changes.iter().any(|change| instance_of(change) == Some(id));
         match self {
-            Self::Wanted(service, wanted) => {
+            Self::Wanted(both) => {
+                let (service, wanted) = both.as_ref();
                 change(&wanted.instance_id)
                     || plan
                         .changes
