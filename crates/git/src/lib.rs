@@ -21,4 +21,4 @@ pub mod run;
 
 pub use environment::Environment;
 pub use error::GitError;
-pub use resolve::{ResolvedReference, resolve_reference};
+pub use resolve::{ResolvedReference, Subjects, resolve_reference};

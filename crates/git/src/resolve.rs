@@ -5,12 +5,41 @@ use crate::error::GitError;
 use crate::run::{Call, Git};
 use api::desired::GitCredential;
 use api::services::{CommitSha, GitRef, GitUrl};
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 /// Reading the commit's first line is a courtesy; it may take this long.
 const SUBJECT_TIMEOUT: Duration = Duration::from_secs(10);
 const SUBJECT_LIMIT_CHARACTERS: usize = 200;
+const SUBJECTS_KEPT: usize = 1_000;
+
+/// First lines of commit messages that were read before. A commit never changes, and to read one takes three calls of
+/// git: the same commit is deployed again with every change of a setting.
+#[derive(Debug, Default)]
+pub struct Subjects(Mutex<HashMap<(GitUrl, CommitSha), String>>);
+
+impl Subjects {
+    async fn of(&self, git: &Git<'_>, commit: &CommitSha) -> Option<String> {
+        let key = (git.url.clone(), commit.clone());
+        if let Some(known) = self.lock().get(&key) {
+            return Some(known.clone());
+        }
+        let subject = subject(git, commit).await?;
+        let mut known = self.lock();
+        if known.len() >= SUBJECTS_KEPT {
+            // Those in use are read again, once each.
+            known.clear();
+        }
+        known.insert(key, subject.clone());
+        Some(subject)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<(GitUrl, CommitSha), String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ResolvedReference {
@@ -29,6 +58,7 @@ pub async fn resolve_reference(
     reference: Option<&GitRef>,
     credential: Option<&GitCredential>,
     timeout: Duration,
+    subjects: &Subjects,
 ) -> Result<ResolvedReference, GitError> {
     let git = Git { environment, url, credential, timeout, cancel: CancellationToken::new() };
     let (commit, reference) = match reference {
@@ -40,7 +70,7 @@ pub async fn resolve_reference(
         Some(name) => named(&git, name).await?,
         None => default_branch(&git).await?,
     };
-    let subject = subject(&git, &commit).await;
+    let subject = subjects.of(&git, &commit).await;
     Ok(ResolvedReference { commit, reference, subject })
 }
 

@@ -47,7 +47,7 @@ pub struct Edges {
 
 impl Default for Edges {
     fn default() -> Self {
-        Self { repositories: Arc::new(GitRepositories), gate: None, poll_limit: Duration::from_secs(60) }
+        Self { repositories: Arc::new(GitRepositories::default()), gate: None, poll_limit: Duration::from_secs(60) }
     }
 }
 

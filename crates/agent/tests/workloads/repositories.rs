@@ -4,7 +4,7 @@ use crate::machine::{Machine, ProcessHost, Repository, Service, revision, source
 use agent::drivers::{PrepareError, Workloads};
 use api::logs::LogSource;
 use api::observed::PreparationStep;
-use git::{Environment, GitError, resolve_reference};
+use git::{Environment, GitError, Subjects, resolve_reference};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -189,14 +189,18 @@ async fn a_repository_is_fetched_over_the_network_and_its_references_resolved() 
     let url = format!("git://127.0.0.1:{}/repository", daemon.1);
     let environment = Environment::prepare(&host.place.path().join("git"), Path::new(crate::machine::HELPER)).unwrap();
     let git_url = url.parse().unwrap();
+    let subjects = Subjects::default();
     let resolve = async |reference: Option<&str>| {
         let reference = reference.map(|text| text.parse().unwrap());
-        resolve_reference(&environment, &git_url, reference.as_ref(), None, TIMEOUT).await
+        resolve_reference(&environment, &git_url, reference.as_ref(), None, TIMEOUT, &subjects).await
     };
     let head = resolve(None).await.unwrap();
     assert_eq!((head.commit.as_str(), head.subject.as_deref()), (newest.as_str(), Some("the newest")));
     assert_eq!(head.reference.unwrap().as_str(), "main");
-    assert_eq!(resolve(Some("v1")).await.unwrap().commit.as_str(), tagged, "the commit, not the tag object");
+    assert_eq!(resolve(None).await.unwrap().subject.as_deref(), Some("the newest"), "and of what was asked before");
+    let at_tag = resolve(Some("v1")).await.unwrap();
+    assert_eq!(at_tag.commit.as_str(), tagged, "the commit, not the tag object");
+    assert_ne!(at_tag.subject, head.subject);
     assert_eq!(resolve(Some(&tagged)).await.unwrap().commit.as_str(), tagged);
     let error = resolve(Some("maim")).await.unwrap_err();
     assert!(
@@ -214,7 +218,8 @@ async fn resolving_against_an_empty_or_missing_repository_says_which() {
     let empty = Repository::new(host.place.path().join("empty"));
     let environment = Environment::prepare(&host.place.path().join("git"), Path::new(crate::machine::HELPER)).unwrap();
     let resolve = async |url: String| {
-        resolve_reference(&environment, &url.parse().unwrap(), None, None, TIMEOUT).await.unwrap_err()
+        let url = url.parse().unwrap();
+        resolve_reference(&environment, &url, None, None, TIMEOUT, &Subjects::default()).await.unwrap_err()
     };
     let error = resolve(empty.url()).await;
     assert!(matches!(error, GitError::Empty { .. }), "{error}");

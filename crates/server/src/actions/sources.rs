@@ -45,7 +45,10 @@ pub trait Repositories: Send + Sync {
 }
 
 /// The repositories themselves, asked by git.
-pub struct GitRepositories;
+#[derive(Debug, Default)]
+pub struct GitRepositories {
+    subjects: git::Subjects,
+}
 
 impl Repositories for GitRepositories {
     fn resolve<'a>(
@@ -55,7 +58,7 @@ impl Repositories for GitRepositories {
         reference: Option<&'a GitRef>,
         credential: Option<&'a GitCredential>,
     ) -> BoxFuture<'a, Result<git::ResolvedReference, git::GitError>> {
-        Box::pin(git::resolve_reference(environment, url, reference, credential, TIMEOUT))
+        Box::pin(git::resolve_reference(environment, url, reference, credential, TIMEOUT, &self.subjects))
     }
 }
 
