@@ -80,7 +80,13 @@ fn is_worth_showing(difference: &Difference) -> bool {
     HEADS.iter().any(|head| field.starts_with(head)) && field != "run.kind" && !field.ends_with("].strip_prefix")
 }
 
+/// A commit as it is written everywhere else.
+fn short(commit: &str) -> String {
+    commit.parse::<api::sources::CommitSha>().map_or_else(|_| shown(commit), |commit| commit.short().to_owned())
+}
+
 fn difference_line(difference: &Difference, width: usize, text: &mut Text) {
+    let shown = |value: &str| if difference.field == "commit" { short(value) } else { shown(value) };
     let (mark, value) = match (&difference.from, &difference.to) {
         (None, Some(to)) => (Mark::Create, shown(to)),
         (Some(from), None) => (Mark::Remove, shown(from)),
@@ -134,5 +140,14 @@ mod tests {
         let painted =
             stack_plan(&plan).painted(|tone, text| if tone == Tone::Bad { format!("<{text}>") } else { text.into() });
         assert!(painted.contains("  <-> old will be removed"), "{painted}");
+    }
+
+    #[test]
+    fn a_commit_is_as_short_as_everywhere_else() {
+        let mut text = Text::default();
+        let (from, to) = ("0123456789".repeat(4), "abcdef0123".repeat(4));
+        let commit = Difference { field: "commit".into(), from: Some(from), to: Some(to) };
+        difference_line(&commit, 6, &mut text);
+        assert_eq!(text.plain(), "      ~ commit  0123456789 → abcdef0123");
     }
 }
