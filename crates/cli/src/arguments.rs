@@ -11,7 +11,7 @@ use std::process::ExitCode;
 
 const EXIT_CODES: &str = "Exit codes:
   0 done                              4 the control plane cannot be reached
-  1 failed                            5 refused: no token, or one that is not good
+  1 failed                            5 refused: no token, or a bad one
   2 wrong usage (plan: differences)   6 the plan is stale
   3 a deployment failed               7 waited as long as allowed";
 
