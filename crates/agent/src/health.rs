@@ -223,11 +223,13 @@ fn usual_pause(spec: &HealthSpec) -> Duration {
 }
 
 /// Half as long again each time, from 5 ms to 250 ms: somebody waits for the new release, and most begin to answer
-/// within some tens of milliseconds. A command is not run that often.
+/// within some tens of milliseconds. A command is run after 250 ms at first and 1.25 s after a while.
 fn starting_pause(spec: &HealthSpec, asked: u32) -> Duration {
-    let (first, most) = (Duration::from_millis(5), Duration::from_millis(250));
-    let step = first.mul_f64(1.5_f64.powi(asked.min(10).cast_signed())).min(most);
-    let step = if matches!(spec.check, HealthCheck::Command { .. }) { most.max(step * 5) } else { step };
+    let step = if matches!(spec.check, HealthCheck::Command { .. }) {
+        Duration::from_millis(250) + Duration::from_millis(50) * asked.min(20)
+    } else {
+        Duration::from_millis(5).mul_f64(1.5_f64.powi(asked.min(10).cast_signed())).min(Duration::from_millis(250))
+    };
     step.min(Duration::from_millis(spec.interval_ms.max(50)))
 }
 
