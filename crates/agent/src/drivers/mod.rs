@@ -191,7 +191,7 @@ impl Keep {
 pub struct LogActivity {
     /// Another one: something was written.
     pub count: u64,
-    /// Whether all of them are watched.
+    /// Whether all of them are watched. Once not, never again: look.
     pub complete: bool,
 }
 

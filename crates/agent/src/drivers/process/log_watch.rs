@@ -35,13 +35,12 @@ impl LogWatch {
         Self { inotify: inotify.ok().map(Arc::new), watched: Mutex::default(), activity }
     }
 
-    /// Watches these folders and no others.
+    /// Watches these folders; others are watched only until they are gone.
     pub fn set(&self, folders: &BTreeSet<&Path>) {
         let Some(inotify) = &self.inotify else { return };
         let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
         // The kernel forgets a folder that is gone by itself.
         watched.retain(|folder| folders.contains(folder.as_path()));
-        let mut complete = true;
         for folder in folders {
             if watched.contains(*folder) {
                 continue;
@@ -53,11 +52,10 @@ impl LogWatch {
                 Err(Errno::NOENT) => {}
                 Err(error) => {
                     tracing::debug!(%error, folder = %folder.display(), "a log cannot be watched");
-                    complete = false;
+                    self.activity.send_if_modified(|activity| std::mem::take(&mut activity.complete));
                 }
             }
         }
-        self.activity.send_if_modified(|activity| std::mem::replace(&mut activity.complete, complete) != complete);
     }
 
     /// Begins to listen, until nobody wants to know any more.
