@@ -79,21 +79,17 @@ impl Gateway {
         }
         config::check(&config)?;
         let (bound, displaced) = self.bind_new(&mut state, &config).await?;
-        let prepared = self.prepare_dns(&state, &config);
         let (text, digest) = wire::text_and_digest_of(&config);
-        let dns = match prepared {
-            Ok(dns) => match self.save(text).await {
-                Ok(()) => dns,
-                Err(error) => {
-                    drop(bound);
-                    self.restore(&mut state, displaced);
-                    return Err(error);
-                }
-            },
+        let saved = match self.prepare_dns(&state, &config) {
+            Ok(dns) => self.save(text).await.map(|()| dns),
+            Err(error) => Err(error.into()),
+        };
+        let dns = match saved {
+            Ok(dns) => dns,
             Err(error) => {
                 drop(bound);
                 self.restore(&mut state, displaced);
-                return Err(error.into());
+                return Err(error);
             }
         };
         state.problem = None;
