@@ -8,6 +8,7 @@ use crate::answers::Answer;
 use crate::table::{self, Column};
 use crate::wrap::wrapped;
 use std::io::{IsTerminal, Write};
+use std::os::fd::AsFd;
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum ColorChoice {
@@ -242,8 +243,7 @@ pub fn terminal_width() -> Option<usize> {
 
 /// The same for stderr, where errors and notes go.
 pub fn error_width() -> Option<usize> {
-    let size = std::io::stderr().is_terminal().then(|| rustix::termios::tcgetwinsize(std::io::stderr()).ok())?;
-    Some(size.map(|size| usize::from(size.ws_col)).filter(|columns| *columns > 0).unwrap_or(80))
+    std::io::stderr().is_terminal().then(|| size_of(std::io::stderr()).0)
 }
 
 /// How far in a text begins.
@@ -253,7 +253,11 @@ fn indented(text: &str) -> usize {
 
 /// Columns and lines. A terminal that does not know its size (a serial line) is taken for the usual one.
 pub fn terminal_size() -> (usize, usize) {
-    let size = rustix::termios::tcgetwinsize(std::io::stdout()).ok();
+    size_of(std::io::stdout())
+}
+
+fn size_of(terminal: impl AsFd) -> (usize, usize) {
+    let size = rustix::termios::tcgetwinsize(terminal).ok();
     let or_usual = |size: Option<u16>, usual: usize| size.map(usize::from).filter(|size| *size > 0).unwrap_or(usual);
     (or_usual(size.map(|s| s.ws_col), 80), or_usual(size.map(|s| s.ws_row), 24))
 }
