@@ -61,6 +61,7 @@ pub fn detect(machine: &Machine, workloads: WorkloadsFacts) -> ServerFacts {
         git_version: workloads.git_version,
         git_lfs: workloads.git_lfs,
         limitations,
+        mesh: None,
     }
 }
 

@@ -327,6 +327,7 @@ mod tests {
             preparations: vec![],
             gateway: Default::default(),
             dns: Default::default(),
+            mesh: Default::default(),
             blocked: vec![],
             resources: Default::default(),
         };

@@ -44,6 +44,7 @@ fn seen(at_ms: i64, instances: Vec<InstanceObserved>, preparations: Vec<Preparat
         preparations,
         gateway: GatewayObserved::default(),
         dns: DnsObserved::default(),
+        mesh: Default::default(),
         blocked: vec![],
         resources: Default::default(),
     }

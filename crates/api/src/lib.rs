@@ -12,6 +12,7 @@
 //! Times are milliseconds since the Unix epoch in fields that end in `_at_ms`; lengths of time end
 //! in `_ms`; sizes end in `_bytes`.
 
+pub mod addresses;
 pub mod agent;
 pub mod cause;
 pub mod deployments;
@@ -22,6 +23,7 @@ pub mod gateway;
 pub mod ids;
 pub mod latency;
 pub mod logs;
+pub mod mesh;
 pub mod metrics;
 pub mod name;
 pub mod observed;

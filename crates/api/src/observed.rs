@@ -4,6 +4,7 @@
 use crate::UnixMillis;
 use crate::gateway::{DnsObserved, GatewayObserved};
 use crate::ids::{DeploymentId, InstanceId, RevisionId, ServerId, ServiceId, StackId};
+use crate::mesh::MeshObserved;
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -19,6 +20,8 @@ pub struct ObservedState {
     pub preparations: Vec<PreparationObserved>,
     pub gateway: GatewayObserved,
     pub dns: DnsObserved,
+    #[serde(default)]
+    pub mesh: MeshObserved,
     /// What differs from the desired state and is held back, with the reason.
     pub blocked: Vec<Blocked>,
     #[serde(default)]

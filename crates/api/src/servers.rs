@@ -3,12 +3,13 @@
 use crate::UnixMillis;
 use crate::desired::SecurityMode;
 use crate::ids::ServerId;
+use crate::mesh::MeshFacts;
 use crate::name::Name;
 use crate::observed::ObservedState;
 use serde::{Deserialize, Serialize};
 
 /// How many servers an organization may have: as many as there are numbers that give addresses of their own
-/// in 10.100.0.0 and on (mesh) and 10.200.0.0 and on (containers); see docs/rfd/0007.
+/// (`crate::addresses`, docs/rfd/0007).
 pub const SERVERS_LIMIT: u16 = 14_335;
 
 /// What a machine is and can do, found out by its agent. What is missing is said in `limitations`.
@@ -30,6 +31,9 @@ pub struct ServerFacts {
     pub git_lfs: bool,
     /// What this machine cannot do and what follows, one sentence each.
     pub limitations: Vec<String>,
+    /// Absent where the machine cannot take part in the mesh.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mesh: Option<MeshFacts>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -19,6 +19,7 @@
 pub mod disk;
 pub mod gateway;
 pub mod host;
+pub mod mesh;
 pub mod placement;
 pub mod render;
 pub mod rollout;

@@ -55,6 +55,7 @@ pub fn observed_nothing() -> ObservedState {
         preparations: vec![],
         gateway: Default::default(),
         dns: Default::default(),
+        mesh: Default::default(),
         blocked: vec![],
         resources: Default::default(),
     }

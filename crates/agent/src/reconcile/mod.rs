@@ -395,6 +395,7 @@ impl<W: Workloads, G: Gateway> Reconciler<W, G> {
             preparations: look.preparations.clone(),
             gateway: look.gateway.clone(),
             dns: look.dns.clone(),
+            mesh: Default::default(),
             blocked,
             resources: self.resources(),
         }

@@ -218,6 +218,7 @@ fn observe(
         preparations: vec![],
         gateway: GatewayObserved { running: true, ..GatewayObserved::default() },
         dns: Default::default(),
+        mesh: Default::default(),
         blocked: vec![],
         resources: Default::default(),
     };

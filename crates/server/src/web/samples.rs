@@ -226,6 +226,7 @@ pub fn server(condition: ServerCondition) -> ServerView {
             git_version: Some("2.39.5".into()),
             git_lfs: false,
             limitations: vec!["Limits on memory and processors are not enforced: the agent may not write to /sys/fs/cgroup. Run it as root.".into()],
+            mesh: None,
         },
         agent_version: "0.1.0".into(),
         registered_at_ms: NOW_MS - 900_000_000,
@@ -251,6 +252,7 @@ pub fn server(condition: ServerCondition) -> ServerView {
                 ..GatewayObserved::default()
             },
             dns: DnsObserved { method: "hosts-file".into(), names: vec!["web.svc.internal".into()], problem: None },
+            mesh: Default::default(),
             blocked: vec![Blocked { subject: "service worker".into(), reason: "the build <failed>".into(), retry_at_ms: Some(NOW_MS + 30_000) }],
             resources: Resources {
                 cpu_count: 2, cpu: None,

@@ -313,6 +313,7 @@ pub fn nothing(state: &DesiredState) -> ObservedState {
         preparations: vec![],
         gateway: GatewayObserved { running: true, ..GatewayObserved::default() },
         dns: Default::default(),
+        mesh: Default::default(),
         blocked: vec![],
         resources: Default::default(),
     }

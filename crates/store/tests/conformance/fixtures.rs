@@ -219,6 +219,7 @@ pub fn observed(server: &ServerId, generation: u64) -> ObservedState {
         preparations: Vec::new(),
         gateway: GatewayObserved::default(),
         dns: DnsObserved::default(),
+        mesh: Default::default(),
         blocked: Vec::new(),
         resources: Resources::default(),
     }
