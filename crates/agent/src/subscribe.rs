@@ -255,6 +255,8 @@ mod tests {
             gateway: Default::default(),
             dns: Default::default(),
             stacks: vec![],
+            certificates: vec![],
+            challenges: vec![],
         }
     }
 

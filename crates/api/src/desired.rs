@@ -14,6 +14,7 @@ use crate::secret::Secret;
 use crate::services::{
     BuildSpec, CommitSha, GitUrl, HealthSpec, Limits, PortSpec, RestartSpec, RouteSpec, RunSpec, StopSpec,
 };
+use crate::tls::{CertificateDesired, ChallengeAnswer};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -59,6 +60,12 @@ pub struct DesiredState {
     pub gateway: GatewaySettings,
     pub dns: DnsSettings,
     pub stacks: Vec<StackDesired>,
+    /// Those that are for a host of a route here. Of two for the same name, the first is used.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub certificates: Vec<CertificateDesired>,
+    /// What a certificate authority may ask for just now, on any server.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub challenges: Vec<ChallengeAnswer>,
 }
 
 impl DesiredState {

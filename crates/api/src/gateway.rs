@@ -7,6 +7,7 @@
 use crate::ids::{InstanceId, ServiceId};
 use crate::latency::LatencyHistogram;
 use crate::name::{HostName, Name, PathPrefix};
+use crate::tls::GatewayTls;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 
@@ -19,6 +20,10 @@ pub struct GatewaySettings {
     pub port: u16,
     /// Port on loopback for `<service>.svc.internal`; may equal `port`.
     pub internal_port: u16,
+    /// Port of the public listener for HTTPS; `None`: there is none. Opened only while a route or a
+    /// certificate needs it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub https_port: Option<u16>,
     /// Whole time that an upstream may take until its response begins.
     pub response_timeout_ms: u64,
     pub connect_timeout_ms: u64,
@@ -30,6 +35,7 @@ impl Default for GatewaySettings {
         Self {
             port: 8080,
             internal_port: 8081,
+            https_port: None,
             response_timeout_ms: 60_000,
             connect_timeout_ms: 3_000,
             idle_timeout_ms: 75_000,
@@ -70,6 +76,8 @@ pub struct GatewayConfig {
     pub idle_timeout_ms: u64,
     /// Path of the access log; rotated by size.
     pub access_log: Option<String>,
+    #[serde(default, skip_serializing_if = "GatewayTls::is_unused")]
+    pub tls: GatewayTls,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -86,6 +94,9 @@ pub struct Listener {
 pub enum ListenerKind {
     /// Serves `routes` only.
     Public,
+    /// The same over TLS. A port that is taken does not make the gateway refuse its config: what it
+    /// serves already is worth more.
+    PublicTls,
     /// Serves internal names only, and only to loopback.
     Internal,
     /// Both on one socket: internal names only where both ends of the connection are loopback.
@@ -122,6 +133,9 @@ pub struct GatewayRoute {
     pub path: PathPrefix,
     pub strip_prefix: bool,
     pub service_id: ServiceId,
+    /// Plain HTTP is answered with the address under HTTPS.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub https_only: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -173,6 +187,12 @@ pub struct GatewayObserved {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
     pub dns: Option<SocketAddr>,
+    /// Tokens of the challenges that are being answered.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub challenges: Vec<String>,
+    /// Certificates that are in use, without the stand-in.
+    #[serde(default)]
+    pub certificates: u64,
     /// Lines of the access log that were dropped because it could not keep up.
     #[serde(default)]
     pub access_log_dropped: u64,

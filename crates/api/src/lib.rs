@@ -34,6 +34,7 @@ pub mod services;
 pub mod sources;
 pub mod stacks;
 mod text;
+pub mod tls;
 pub mod tokens;
 pub mod words;
 

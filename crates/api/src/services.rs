@@ -9,6 +9,7 @@ use crate::ids::{DeploymentId, ProjectId, RevisionId, ServiceId, StackId};
 use crate::name::{HostName, Name, PathPrefix};
 use crate::observed::{InstanceObserved, InstanceState};
 use crate::secret::Secret;
+use crate::tls::TlsMode;
 use crate::{UnixMillis, deployments::Deployment};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -92,6 +93,8 @@ pub struct RouteSpec {
     /// Remove the prefix before the request reaches the service.
     #[serde(default)]
     pub strip_prefix: bool,
+    #[serde(default, skip_serializing_if = "TlsMode::is_auto")]
+    pub tls: TlsMode,
 }
 
 impl RouteSpec {

@@ -37,6 +37,7 @@ pub struct Wishes {
     pub database: Option<String>,
     pub public: bool,
     pub gateway_port: Option<u16>,
+    pub gateway_https_port: Option<u16>,
     pub name: Option<Name>,
     /// Whether internal names may be hooked into this machine's resolver.
     pub dns_hook: bool,
@@ -71,6 +72,7 @@ impl System {
             allow_local_sources: true,
             security_mode: security_mode(wishes.public),
             gateway_port: wishes.gateway_port,
+            gateway_https_port: wishes.gateway_https_port,
             disk_reserve_bytes: wishes.disk_reserve_bytes,
             ..ServerOptions::new(&wishes.data_dir)
         };

@@ -7,6 +7,7 @@
 //! always reaches the process that owns the socket now, also in the middle of an upgrade.
 
 use api::gateway::{GatewayConfig, GatewayObserved};
+use api::tls::CertificateDesired;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper::{Method, Request, StatusCode};
@@ -34,9 +35,9 @@ pub enum GatewayError {
     Timeout { call: &'static str },
     #[error("the connection to the gateway broke during {call}")]
     Broken { call: &'static str, source: Box<dyn std::error::Error + Send + Sync> },
-    /// The config was refused; the gateway keeps serving the one before.
-    #[error("the gateway refused the config: {problem}")]
-    Refused { problem: String },
+    /// What was given was refused; the gateway goes on with what it had.
+    #[error("the gateway refused {call}: {problem}")]
+    Refused { call: &'static str, problem: String },
     #[error("the gateway answered {call} with {status}: {text}")]
     Unexpected { call: &'static str, status: u16, text: String },
 }
@@ -53,6 +54,12 @@ impl GatewayError {
 pub struct ConfigAccepted {
     /// `wire::digest_of` the config that is live now.
     pub digest: String,
+}
+
+/// Answer to the question which certificates there are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CertificatesHeld {
+    pub digests: Vec<String>,
 }
 
 /// Answer to a request that was refused.
@@ -86,7 +93,36 @@ impl GatewayClient {
             StatusCode::OK => parse::<ConfigAccepted>(call, status, &bytes).map(|accepted| accepted.digest),
             StatusCode::UNPROCESSABLE_ENTITY => {
                 let refusal = parse::<Refusal>(call, status, &bytes)?;
-                Err(GatewayError::Refused { problem: refusal.problem })
+                Err(GatewayError::Refused { call, problem: refusal.problem })
+            }
+            _ => Err(unexpected(call, status, &bytes)),
+        }
+    }
+
+    /// Digests of the certificates that the gateway holds.
+    pub async fn certificates(&self) -> Result<Vec<String>, GatewayError> {
+        let call = "GET /certificates";
+        let (status, bytes) = self.call(call, Method::GET, "/certificates", Vec::new()).await?;
+        match status {
+            StatusCode::OK => parse::<CertificatesHeld>(call, status, &bytes).map(|held| held.digests),
+            _ => Err(unexpected(call, status, &bytes)),
+        }
+    }
+
+    /// Brings a certificate that a later config may name.
+    pub async fn put_certificate(&self, certificate: &CertificateDesired) -> Result<(), GatewayError> {
+        let call = "PUT /certificates";
+        if !certificate.digest.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return Err(GatewayError::Refused { call, problem: "its digest is none".into() });
+        }
+        let body = serde_json::to_vec(&certificate.material).expect("a certificate serializes to JSON");
+        let path = format!("/certificates/{}", certificate.digest);
+        let (status, bytes) = self.call(call, Method::PUT, &path, body).await?;
+        match status {
+            StatusCode::OK => Ok(()),
+            StatusCode::UNPROCESSABLE_ENTITY => {
+                let refusal = parse::<Refusal>(call, status, &bytes)?;
+                Err(GatewayError::Refused { call, problem: refusal.problem })
             }
             _ => Err(unexpected(call, status, &bytes)),
         }
@@ -113,7 +149,7 @@ impl GatewayClient {
         &self,
         call: &'static str,
         method: Method,
-        path: &'static str,
+        path: &str,
         body: Vec<u8>,
     ) -> Result<(StatusCode, Bytes), GatewayError> {
         match tokio::time::timeout(CALL_TIMEOUT, self.exchange(call, method, path, body)).await {
@@ -126,7 +162,7 @@ impl GatewayClient {
         &self,
         call: &'static str,
         method: Method,
-        path: &'static str,
+        path: &str,
         body: Vec<u8>,
     ) -> Result<(StatusCode, Bytes), GatewayError> {
         let broken = |source: hyper::Error| GatewayError::Broken { call, source: source.into() };
@@ -139,7 +175,7 @@ impl GatewayClient {
             .header("host", "gateway")
             .header("content-type", "application/json")
             .body(Full::new(Bytes::from(body)))
-            .expect("the parts of this request are constants");
+            .expect("the parts of this request are constants and a digest");
         let answer = async {
             let response = sender.send_request(request).await.map_err(broken)?;
             let status = response.status();

@@ -76,6 +76,7 @@ fn config(backend: SocketAddr, access_log: String) -> GatewayConfig {
             host: None,
             path: Default::default(),
             strip_prefix: false,
+            https_only: false,
             service_id: "svc_00000000000000000000000000000001".parse().expect("an id"),
         }],
         response_timeout_ms: 60_000,

@@ -15,7 +15,6 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
 /// Times are milliseconds since the process began; 0 means never.
 #[derive(Debug)]
@@ -110,19 +109,19 @@ fn now() -> u64 {
 
 /// A client's stream that takes notes.
 #[derive(Debug)]
-pub struct ObservedStream {
-    stream: TcpStream,
+pub struct ObservedStream<S> {
+    stream: S,
     peer: Arc<Peer>,
     scanner: Option<HeaderScanner>,
 }
 
-impl ObservedStream {
-    pub fn new(stream: TcpStream, peer: Arc<Peer>, http1: bool) -> Self {
+impl<S> ObservedStream<S> {
+    pub fn new(stream: S, peer: Arc<Peer>, http1: bool) -> Self {
         Self { stream, peer, scanner: http1.then(HeaderScanner::default) }
     }
 }
 
-impl AsyncRead for ObservedStream {
+impl<S: AsyncRead + Unpin> AsyncRead for ObservedStream<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let before = buffer.filled().len();
@@ -145,7 +144,7 @@ impl AsyncRead for ObservedStream {
     }
 }
 
-impl AsyncWrite for ObservedStream {
+impl<S: AsyncWrite + Unpin> AsyncWrite for ObservedStream<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = Pin::new(&mut this.stream).poll_write(cx, bytes);

@@ -1,10 +1,11 @@
 //! The control socket: HTTP/1.1 and JSON, for the agent on the same machine.
 //!
-//! The socket file's mode (0600) is the access control. Three requests: `PUT /config`,
-//! `GET /status`, `POST /stop`.
+//! The socket file's mode (0600) is the access control. Requests: `PUT /config`, `GET /status`,
+//! `GET /certificates`, `PUT /certificates/DIGEST`, `POST /stop`.
 
 use crate::core::Gateway;
 use api::gateway::GatewayConfig;
+use api::tls::CertificateMaterial;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
@@ -25,6 +26,8 @@ use tokio_util::sync::CancellationToken;
 
 pub const SOCKET: &str = "control.sock";
 const CONFIG_LIMIT_BYTES: usize = 32 * 1024 * 1024;
+const CERTIFICATE_LIMIT_BYTES: usize = 256 * 1024;
+const CERTIFICATES: &str = "/certificates/";
 const EXCHANGE_TIME: Duration = Duration::from_secs(30);
 
 /// A Unix socket that only this user can use, in the place of any that was there: made beside it and
@@ -82,12 +85,16 @@ async fn answer(gateway: Arc<Gateway>, request: Request<Incoming>) -> Result<Res
             Ok(status) => (StatusCode::OK, status),
             Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, problem(&error)),
         },
+        (&Method::GET, "/certificates") => (StatusCode::OK, json!({ "digests": gateway.certificate_list() })),
+        (&Method::PUT, path) if path.starts_with(CERTIFICATES) => {
+            put_certificate(&gateway, path[CERTIFICATES.len()..].to_owned(), body).await
+        }
         (&Method::POST, "/stop") => {
             tracing::info!("asked to stop");
             gateway.stop.cancel();
             (StatusCode::ACCEPTED, json!({}))
         }
-        _ => (StatusCode::NOT_FOUND, problem(&"there are PUT /config, GET /status and POST /stop")),
+        _ => (StatusCode::NOT_FOUND, problem(&"the gateway has no such request")),
     };
     let mut response = Response::new(Full::new(Bytes::from(value.to_string())));
     *response.status_mut() = status;
@@ -95,19 +102,37 @@ async fn answer(gateway: Arc<Gateway>, request: Request<Incoming>) -> Result<Res
     Ok(response)
 }
 
-async fn put_config(gateway: &Gateway, body: Incoming) -> (StatusCode, Value) {
-    let read = tokio::time::timeout(EXCHANGE_TIME, Limited::new(body, CONFIG_LIMIT_BYTES).collect()).await;
+/// The body of a request as what it should be; otherwise the answer that says why not.
+async fn read<T: serde::de::DeserializeOwned>(
+    body: Incoming,
+    limit: usize,
+    what: &str,
+) -> Result<T, (StatusCode, Value)> {
+    let read = tokio::time::timeout(EXCHANGE_TIME, Limited::new(body, limit).collect()).await;
     let bytes = match read {
         Ok(Ok(body)) => body.to_bytes(),
-        Ok(Err(error)) => return (StatusCode::BAD_REQUEST, problem(&error)),
-        Err(_) => return (StatusCode::REQUEST_TIMEOUT, problem(&"the config did not arrive in time")),
+        Ok(Err(error)) => return Err((StatusCode::BAD_REQUEST, problem(&error))),
+        Err(_) => return Err((StatusCode::REQUEST_TIMEOUT, problem(&format!("the {what} did not arrive in time")))),
     };
-    let config: GatewayConfig = match serde_json::from_slice(&bytes) {
+    serde_json::from_slice(&bytes)
+        .map_err(|error| (StatusCode::UNPROCESSABLE_ENTITY, problem(&format!("this is not a {what}: {error}"))))
+}
+
+async fn put_certificate(gateway: &Gateway, digest: String, body: Incoming) -> (StatusCode, Value) {
+    let material: CertificateMaterial = match read(body, CERTIFICATE_LIMIT_BYTES, "certificate").await {
+        Ok(material) => material,
+        Err(answer) => return answer,
+    };
+    match gateway.certificate_put(digest, material).await {
+        Ok(()) => (StatusCode::OK, json!({})),
+        Err(error) => (StatusCode::UNPROCESSABLE_ENTITY, problem(&error)),
+    }
+}
+
+async fn put_config(gateway: &Gateway, body: Incoming) -> (StatusCode, Value) {
+    let config: GatewayConfig = match read(body, CONFIG_LIMIT_BYTES, "gateway config").await {
         Ok(config) => config,
-        Err(error) => {
-            let text = format!("this is not a gateway config: {error}");
-            return (StatusCode::UNPROCESSABLE_ENTITY, problem(&text));
-        }
+        Err(answer) => return answer,
     };
     match gateway.apply(config).await {
         Ok(digest) => (StatusCode::OK, json!({ "digest": digest })),

@@ -11,9 +11,11 @@ use crate::dns::{BoundDns, Dns};
 use crate::listeners::{BindError, BoundListener, Listener};
 use crate::routes::RouteTable;
 use crate::shared::Shared;
+use crate::tls::{Certificates, TlsError, Vault, VaultError};
 use crate::upstreams::{Registry, Service};
-use api::gateway::{GatewayConfig, GatewayObserved, OpenRequests};
-use std::collections::BTreeMap;
+use api::gateway::{GatewayConfig, GatewayObserved, ListenerKind, OpenRequests};
+use api::tls::{CertificateMaterial, ChallengeKind};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -31,6 +33,8 @@ pub enum ApplyError {
     Bind(#[from] BindError),
     #[error("cannot write {}: {error}", path.display())]
     Save { path: PathBuf, error: io::Error },
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     #[error("this gateway is being replaced by a newer one; send the config again in a moment")]
     HandingOver,
 }
@@ -40,6 +44,7 @@ pub struct Gateway {
     pub shared: Arc<Shared>,
     pub directory: PathBuf,
     pub stop: CancellationToken,
+    vault: Arc<std::sync::Mutex<Vault>>,
     state: Mutex<State>,
 }
 
@@ -50,7 +55,12 @@ pub struct State {
     pub listeners: BTreeMap<SocketAddr, Listener>,
     pub dns: Option<Dns>,
     registry: Registry,
+    /// Something that is not bound.
     problem: Option<String>,
+    /// Something about the live config itself.
+    doubt: Option<String>,
+    /// Certificates and challenges of the live config that cannot be used.
+    unusable: Vec<String>,
     /// A newer gateway is taking over.
     pub frozen: bool,
 }
@@ -64,7 +74,8 @@ pub struct Inherited {
 
 impl Gateway {
     pub fn new(directory: PathBuf, shared: Arc<Shared>, stop: CancellationToken) -> Self {
-        Self { shared, directory, stop, state: Mutex::default() }
+        let vault = Arc::new(std::sync::Mutex::new(Vault::new(&directory)));
+        Self { shared, directory, stop, vault, state: Mutex::default() }
     }
 
     pub async fn lock(&self) -> MutexGuard<'_, State> {
@@ -78,7 +89,8 @@ impl Gateway {
             return Err(ApplyError::HandingOver);
         }
         config::check(&config)?;
-        let (bound, displaced) = self.bind_new(&mut state, &config).await?;
+        self.ready_for_tls(&config).await?;
+        let Sockets { bound, displaced, missing } = self.bind_new(&mut state, &config).await?;
         let (text, digest) = wire::text_and_digest_of(&config);
         let saved = match self.prepare_dns(&state, &config) {
             Ok(dns) => self.save(text).await.map(|()| dns),
@@ -93,6 +105,7 @@ impl Gateway {
             }
         };
         state.problem = None;
+        missing.iter().for_each(|error| state.say(error));
         self.commit(&mut state, config, digest.clone(), bound, dns).await;
         Ok(digest)
     }
@@ -101,6 +114,9 @@ impl Gateway {
     /// tried again; the rest is served meanwhile.
     pub async fn resume(&self, config: GatewayConfig, mut inherited: Inherited) {
         let mut state = self.state.lock().await;
+        if let Err(error) = self.ready_for_tls(&config).await {
+            tracing::error!(%error, "HTTPS cannot be served");
+        }
         let mut bound = Vec::new();
         for listener in &config.listeners {
             match inherited.listeners.remove(&listener.address) {
@@ -175,7 +191,9 @@ impl Gateway {
             listening: state.listeners.values().map(|listener| listener.identity.local).collect(),
             active,
             open: open.into_iter().map(|(instance_id, requests)| OpenRequests { instance_id, requests }).collect(),
-            problem: state.problem.clone(),
+            problem: state.problem.clone().or_else(|| state.doubt.clone()),
+            challenges: state.config.tls.challenges.iter().map(|answer| answer.token.clone()).collect(),
+            certificates: self.shared.tls.certificates().count() as u64,
             services,
             dns: state.dns.as_ref().map(Dns::address),
             access_log_dropped: self.shared.access_log.dropped(),
@@ -198,13 +216,8 @@ impl Gateway {
 
     /// Binds what is wanted and not there. Where an own socket that is to go stands in the way
     /// (loopback and every interface on one port), it goes first and is returned.
-    async fn bind_new(
-        &self,
-        state: &mut State,
-        config: &GatewayConfig,
-    ) -> Result<(Vec<BoundListener>, Vec<SocketAddr>), BindError> {
-        let mut bound = Vec::new();
-        let mut displaced = Vec::new();
+    async fn bind_new(&self, state: &mut State, config: &GatewayConfig) -> Result<Sockets, BindError> {
+        let Sockets { mut bound, mut displaced, mut missing } = Sockets::default();
         let wanted: Vec<SocketAddr> = config.listeners.iter().map(|listener| listener.address).collect();
         for listener in &config.listeners {
             if state.listeners.contains_key(&listener.address) {
@@ -225,6 +238,8 @@ impl Gateway {
             }
             match attempt {
                 Ok(ready) => bound.push(ready),
+                // What is served without HTTPS should not stand still because another program has its port.
+                Err(error) if listener.kind == ListenerKind::PublicTls => missing.push(error),
                 Err(error) => {
                     drop(bound);
                     self.restore(state, displaced);
@@ -232,7 +247,7 @@ impl Gateway {
                 }
             }
         }
-        Ok((bound, displaced))
+        Ok(Sockets { bound, displaced, missing })
     }
 
     /// Puts sockets back that had gone for a config that was then refused.
@@ -275,6 +290,7 @@ impl Gateway {
         dns: Option<BoundDns>,
     ) {
         let shared = &self.shared;
+        self.swap_certificates(state, &config);
         self.swap_routes(state, &config);
         for listener in &config.listeners {
             if let Some(running) = state.listeners.get(&listener.address) {
@@ -305,9 +321,7 @@ impl Gateway {
         let log = shared.access_log.clone();
         // The log's channel may be full for a moment; that wait is not for an async thread.
         let _ = tokio::task::spawn_blocking(move || log.set_path(path)).await;
-        if state.problem.is_none() {
-            state.problem = config::contested_internal_names(&config).into_iter().next();
-        }
+        state.doubt = state.unusable.iter().cloned().chain(config::contested_internal_names(&config)).next();
         tracing::info!(
             services = config.services.len(),
             routes = config.routes.len(),
@@ -319,6 +333,50 @@ impl Gateway {
         state.config = Arc::new(config);
     }
 
+    /// What takes a moment the first time, before it is needed.
+    async fn ready_for_tls(&self, config: &GatewayConfig) -> Result<(), ApplyError> {
+        if !config.listeners.iter().any(|listener| listener.kind == ListenerKind::PublicTls) {
+            return Ok(());
+        }
+        let shared = self.shared.clone();
+        let prepared = tokio::task::spawn_blocking(move || shared.tls.prepare()).await;
+        Ok(prepared.unwrap_or_else(|panic| Err(TlsError::StandIn(panic.to_string())))?)
+    }
+
+    /// Takes a certificate in that a later config may name.
+    pub async fn certificate_put(&self, digest: String, material: CertificateMaterial) -> Result<(), VaultError> {
+        let vault = self.vault.clone();
+        let put = move || lock(&vault).put(&digest, &material);
+        match tokio::task::spawn_blocking(put).await {
+            Ok(put) => put,
+            Err(panic) => Err(VaultError::Write { path: self.directory.clone(), source: io::Error::other(panic) }),
+        }
+    }
+
+    /// Which certificates need not be brought again.
+    pub fn certificate_list(&self) -> Vec<String> {
+        self.vault().digests()
+    }
+
+    fn vault(&self) -> std::sync::MutexGuard<'_, Vault> {
+        lock(&self.vault)
+    }
+
+    /// Mostly there is nothing to do: what changes from one config to the next is who is healthy. A certificate that
+    /// is not here is no reason to refuse the rest; the status counts those that are, and the agent brings it again.
+    fn swap_certificates(&self, state: &mut State, config: &GatewayConfig) {
+        if state.config.tls == config.tls && state.unusable.is_empty() {
+            return;
+        }
+        let mut vault = self.vault();
+        let named: BTreeSet<&str> = config.tls.certificates.iter().map(|c| c.digest.as_str()).collect();
+        vault.load(named.iter().copied());
+        let (certificates, unusable) = Certificates::of(&config.tls, &vault);
+        self.shared.tls.replace(certificates);
+        vault.keep_only(&named);
+        state.unusable = unusable;
+    }
+
     fn swap_routes(&self, state: &mut State, config: &GatewayConfig) {
         let services: Vec<Arc<Service>> =
             config.services.iter().map(|service| Arc::new(state.registry.service(service))).collect();
@@ -327,6 +385,21 @@ impl Gateway {
         self.shared.table.store(Arc::new(table));
         state.registry.settle(&services, &config.services);
     }
+}
+
+/// What came of binding for a config.
+#[derive(Default)]
+struct Sockets {
+    bound: Vec<BoundListener>,
+    /// Own sockets that had to go first.
+    displaced: Vec<SocketAddr>,
+    /// What the config is live without.
+    missing: Vec<BindError>,
+}
+
+/// A panic while it was held leaves it as it was before or after one step, which is as good.
+fn lock(vault: &std::sync::Mutex<Vault>) -> std::sync::MutexGuard<'_, Vault> {
+    vault.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 impl State {
@@ -346,14 +419,17 @@ fn build_table(config: &GatewayConfig, services: &[Arc<Service>]) -> RouteTable 
     }
     for route in &config.routes {
         if let Some(service) = by_id.get(&route.service_id) {
-            let host = route.host.as_ref().map(|host| host.as_str());
-            table.add_route(host, route.path.as_str(), route.strip_prefix, (*service).clone());
+            table.add_route(route, (*service).clone());
         }
     }
     for internal in &config.internal {
         if let Some(service) = by_id.get(&internal.service_id) {
             table.add_internal(internal.name.as_str(), (*service).clone());
         }
+    }
+    table.https_port = config.tls.port;
+    for answer in config.tls.challenges.iter().filter(|answer| answer.kind == ChallengeKind::Http01) {
+        table.add_challenge(answer.host.as_str(), &answer.token, &answer.key_authorization);
     }
     table
 }

@@ -5,14 +5,15 @@
 //! config on disk and comes back alone. A newer gateway takes its sockets over while it runs.
 //!
 //! ```text
-//! control.sock ─► control ─► core ──swap──► routes ◄── read ── proxy ◄── serve ◄── listeners
+//! control.sock ─► control ─► core ──swap──► routes ◄── read ── proxy ◄── serve ◄── (tls) ◄── listeners
 //!                              │                                │
 //! handover.sock ─► handover ───┤                                └─► upstreams (counts, connections)
 //!                              └──► dns (names of services on loopback)
 //! ```
 //!
-//! Absent on purpose: TLS (a later layer on the same listeners), health checks (the agent probes and
-//! says who is active), and any decision about which instance should be live.
+//! Absent on purpose: health checks (the agent probes and says who is active), any decision about which
+//! instance should be live, and every conversation with a certificate authority: certificates come with
+//! the config, and so do the answers to an authority's questions.
 
 mod access_log;
 mod activity;
@@ -29,6 +30,7 @@ mod routes;
 mod serve;
 mod shared;
 pub mod static_files;
+mod tls;
 mod upstreams;
 
 pub use limits::Limits;

@@ -10,8 +10,9 @@
 //! listener that serves them can reach them, and for all others they do not exist.
 
 use crate::upstreams::Service;
-use api::gateway::ListenerKind;
+use api::gateway::{GatewayRoute, ListenerKind};
 use api::ids::ServiceId;
+use bytes::Bytes;
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -26,6 +27,10 @@ pub struct RouteTable {
     /// `.svc.internal`: with the dot in front.
     internal_suffix: String,
     services: HashMap<ServiceId, Arc<Service>>,
+    /// What an authority is told, by token, and for which host.
+    challenges: HashMap<Box<str>, (Box<str>, Bytes)>,
+    /// Where plain HTTP is led to.
+    pub https_port: Option<u16>,
     pub response_timeout: Duration,
     pub connect_timeout: Duration,
     pub idle_timeout: Duration,
@@ -36,6 +41,8 @@ pub struct RouteTable {
 pub struct Target {
     pub service: Arc<Service>,
     pub strip: usize,
+    /// Plain HTTP is led to HTTPS.
+    pub https_only: bool,
 }
 
 /// Why a request goes nowhere.
@@ -58,12 +65,22 @@ impl RouteTable {
         self.services.insert(service.service_id.clone(), service);
     }
 
-    pub fn add_route(&mut self, host: Option<&str>, path: &str, strip_prefix: bool, service: Arc<Service>) {
-        let table = match host {
-            Some(host) => self.hosts.entry(host.into()).or_default(),
+    pub fn add_route(&mut self, route: &GatewayRoute, service: Arc<Service>) {
+        let table = match &route.host {
+            Some(host) => self.hosts.entry(host.as_str().into()).or_default(),
             None => &mut self.any_host,
         };
-        table.add(path, strip_prefix, service);
+        let target = PathRoute { service, strip_prefix: route.strip_prefix, https_only: route.https_only };
+        table.add(route.path.as_str(), target);
+    }
+
+    pub fn add_challenge(&mut self, host: &str, token: &str, answer: &str) {
+        self.challenges.insert(token.into(), (host.into(), Bytes::copy_from_slice(answer.as_bytes())));
+    }
+
+    /// What an authority that asks for this token on this host is told.
+    pub fn challenge(&self, host: &str, token: &str) -> Option<Bytes> {
+        self.challenges.get(token).filter(|(of, _)| **of == *host).map(|(_, answer)| answer.clone())
     }
 
     /// Of two services that claim a name, the first has it.
@@ -80,7 +97,7 @@ impl RouteTable {
     pub fn find(&self, kind: &ListenerKind, loopback: bool, host: &str, path: &str) -> Result<Target, NoTarget> {
         if let ListenerKind::Service { service_id } = kind {
             let service = self.services.get(service_id).filter(|_| loopback).ok_or(NoTarget::NoRoute)?;
-            return Ok(Target { service: service.clone(), strip: 0 });
+            return Ok(Target { service: service.clone(), strip: 0, https_only: false });
         }
         if let Some(name) = host.strip_suffix(self.internal_suffix.as_str()) {
             return self.find_internal(kind, loopback, name);
@@ -98,7 +115,7 @@ impl RouteTable {
             return Err(NoTarget::NoRoute);
         }
         let service = self.internal.get(name).ok_or(NoTarget::NoSuchInternalName)?;
-        Ok(Target { service: service.clone(), strip: 0 })
+        Ok(Target { service: service.clone(), strip: 0, https_only: false })
     }
 }
 
@@ -116,11 +133,11 @@ struct PathTable {
 struct PathRoute {
     service: Arc<Service>,
     strip_prefix: bool,
+    https_only: bool,
 }
 
 impl PathTable {
-    fn add(&mut self, path: &str, strip_prefix: bool, service: Arc<Service>) {
-        let route = PathRoute { service, strip_prefix };
+    fn add(&mut self, path: &str, route: PathRoute) {
         if path == "/" {
             self.root = Some(route);
         } else {
@@ -136,7 +153,7 @@ impl PathTable {
             return Some(target);
         }
         let root = self.root.as_ref().filter(|_| path.starts_with('/'))?;
-        Some(Target { service: root.service.clone(), strip: 0 })
+        Some(Target { service: root.service.clone(), strip: 0, https_only: root.https_only })
     }
 
     fn find_prefix(&self, path: &str) -> Option<Target> {
@@ -150,7 +167,7 @@ impl PathTable {
         loop {
             if let Some(route) = path.get(..cut).and_then(|prefix| self.prefixes.get(prefix)) {
                 let strip = if route.strip_prefix { cut } else { 0 };
-                return Some(Target { service: route.service.clone(), strip });
+                return Some(Target { service: route.service.clone(), strip, https_only: route.https_only });
             }
             cut = bytes[..cut].iter().rposition(|b| *b == b'/').filter(|at| *at > 0)?;
         }
@@ -194,10 +211,20 @@ mod tests {
         Arc::new(Service::for_test(number, &format!("s{number}"), &[]))
     }
 
+    fn route(host: Option<&str>, path: &str, strip_prefix: bool) -> GatewayRoute {
+        GatewayRoute {
+            host: host.map(|host| host.parse().unwrap()),
+            path: path.parse().unwrap(),
+            strip_prefix,
+            service_id: ServiceId::from_uuid(uuid::Uuid::nil()),
+            https_only: false,
+        }
+    }
+
     fn table(routes: &[(Option<&str>, &str, u128)]) -> RouteTable {
         let mut table = RouteTable::new("svc.internal", [Duration::from_secs(1); 3]);
         for (host, path, number) in routes {
-            table.add_route(*host, path, true, service(*number));
+            table.add_route(&route(*host, path, true), service(*number));
         }
         table
     }
@@ -290,7 +317,7 @@ mod tests {
     fn looked_up(lookups: u128, routes: u128) -> Duration {
         let mut table = RouteTable::new("svc.internal", [Duration::from_secs(1); 3]);
         for number in 0..routes {
-            table.add_route(None, &format!("/tenant-{number}/app"), false, service(number));
+            table.add_route(&route(None, &format!("/tenant-{number}/app"), false), service(number));
         }
         let started = std::time::Instant::now();
         for number in (0..lookups).map(|lookup| lookup % routes) {

@@ -1,7 +1,7 @@
 //! One connection of a client, from accept to close.
 //!
-//! HTTP/1.1 and HTTP/2 (with prior knowledge) share the port; the first bytes say which. Both run in
-//! hyper; what is added here is patience with an end. hyper's own timer for slow headers costs an
+//! HTTP/1.1 and HTTP/2 (with prior knowledge) share the port; the first bytes say which. Over TLS the
+//! handshake has said it (see `tls`), and from there on both are the same. Both run in hyper; what is added here is patience with an end. hyper's own timer for slow headers costs an
 //! allocation per request, so the stream notes instead when bytes move, requests note when they begin
 //! and end, and the connection's task looks at the notes every few seconds. So these are closed:
 //! headers that do not become complete, kept-alive connections on which nothing happens, and clients
@@ -12,6 +12,8 @@ use crate::listeners::ListenerIdentity;
 use crate::proxy;
 use crate::proxy::response_body::ResponseBody;
 use crate::shared::{Phase, Shared};
+use crate::tls;
+use api::gateway::ListenerKind;
 use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
@@ -23,6 +25,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
@@ -32,6 +35,22 @@ const HTTP2_STREAMS: u32 = 256;
 /// Per stream, on its way to the client.
 const HTTP2_BUFFER_BYTES: usize = 128 * 1024;
 
+/// What is spoken on a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    Http1,
+    Http2,
+}
+
+/// Between which two sockets, and how.
+#[derive(Debug, Clone, Copy)]
+pub struct Ends {
+    pub address: SocketAddr,
+    pub local: SocketAddr,
+    /// Over TLS.
+    pub secure: bool,
+}
+
 /// The two ends of one connection, and the texts that are made of them once.
 #[derive(Debug)]
 pub struct Peer {
@@ -39,6 +58,8 @@ pub struct Peer {
     pub listener: Arc<ListenerIdentity>,
     pub address: SocketAddr,
     pub both_ends_loopback: bool,
+    /// Whether the client came by HTTPS.
+    pub secure: bool,
     pub texts: PeerTexts,
     pub activity: Activity,
 }
@@ -48,27 +69,32 @@ pub struct PeerTexts {
     pub ip: HeaderValue,
     pub local: HeaderValue,
     pub local_port: HeaderValue,
+    /// `http` or `https`
+    pub scheme: HeaderValue,
     /// `for=…;proto=http`
     pub forwarded: HeaderValue,
 }
 
 impl Peer {
-    fn new(shared: Arc<Shared>, listener: Arc<ListenerIdentity>, address: SocketAddr, local: SocketAddr) -> Self {
-        let (address, local) = (canonical(address), canonical(local));
+    fn new(shared: Arc<Shared>, listener: Arc<ListenerIdentity>, ends: Ends) -> Self {
+        let (address, local) = (canonical(ends.address), canonical(ends.local));
         let ip = address.ip();
+        let scheme = if ends.secure { "https" } else { "http" };
         let forwarded = match ip {
-            IpAddr::V4(ip) => format!("for={ip};proto=http"),
-            IpAddr::V6(ip) => format!("for=\"[{ip}]\";proto=http"),
+            IpAddr::V4(ip) => format!("for={ip};proto={scheme}"),
+            IpAddr::V6(ip) => format!("for=\"[{ip}]\";proto={scheme}"),
         };
         let text = |text: String| HeaderValue::from_str(&text).expect("an address is a header value");
         let texts = PeerTexts {
             ip: text(ip.to_string()),
             local: text(local.to_string()),
             local_port: HeaderValue::from(local.port()),
+            scheme: HeaderValue::from_static(scheme),
             forwarded: text(forwarded),
         };
         let both_ends_loopback = ip.is_loopback() && local.ip().is_loopback();
-        Self { shared, listener, address, both_ends_loopback, texts, activity: Activity::default() }
+        let secure = ends.secure;
+        Self { shared, listener, address, both_ends_loopback, secure, texts, activity: Activity::default() }
     }
 
     /// Whether what this peer says of earlier hops is believed: it is a process on this machine.
@@ -84,8 +110,9 @@ impl Peer {
     #[cfg(test)]
     pub fn for_test(address: &str, local: &str) -> Self {
         let local: SocketAddr = local.parse().unwrap();
-        let listener = ListenerIdentity::new(local, local, api::gateway::ListenerKind::Public);
-        Self::new(Arc::new(Shared::for_test()), Arc::new(listener), address.parse().unwrap(), local)
+        let listener = ListenerIdentity::new(local, local, ListenerKind::Public);
+        let ends = Ends { address: address.parse().unwrap(), local, secure: false };
+        Self::new(Arc::new(Shared::for_test()), Arc::new(listener), ends)
     }
 }
 
@@ -97,10 +124,30 @@ fn canonical(address: SocketAddr) -> SocketAddr {
 /// Serves a connection until it ends.
 pub async fn serve(stream: TcpStream, address: SocketAddr, listener: Arc<ListenerIdentity>, shared: Arc<Shared>) {
     let Ok(local) = stream.local_addr() else { return };
-    let limits = shared.limits.clone();
-    let first = tokio::time::timeout(limits.header_time, speaks_http2(&stream)).await;
+    if matches!(**listener.kind.load(), ListenerKind::PublicTls) {
+        let ends = Ends { address, local, secure: true };
+        // In a box, so that a connection without TLS does not carry the room for it.
+        return Box::pin(tls::serve(stream, ends, listener, shared)).await;
+    }
+    let first = tokio::time::timeout(shared.limits.header_time, speaks_http2(&stream)).await;
     let Ok(Some(http2)) = first else { return };
-    let peer = Arc::new(Peer::new(shared, listener, address, local));
+    let protocol = if http2 { Protocol::Http2 } else { Protocol::Http1 };
+    serve_stream(stream, protocol, Ends { address, local, secure: false }, listener, shared).await;
+}
+
+/// Serves what is spoken on a stream until it ends.
+pub async fn serve_stream<S>(
+    stream: S,
+    protocol: Protocol,
+    ends: Ends,
+    listener: Arc<ListenerIdentity>,
+    shared: Arc<Shared>,
+) where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let http2 = protocol == Protocol::Http2;
+    let limits = shared.limits.clone();
+    let peer = Arc::new(Peer::new(shared, listener, ends));
     let io = TokioIo::new(ObservedStream::new(stream, peer.clone(), !http2));
     let service = {
         let peer = peer.clone();
@@ -126,7 +173,7 @@ pub async fn serve(stream: TcpStream, address: SocketAddr, listener: Arc<Listene
         attend(pin!(connection), &peer, false).await
     };
     if let Err(error) = ended {
-        tracing::trace!(peer = %address, %error, "a connection ended");
+        tracing::trace!(peer = %peer.address, %error, "a connection ended");
     }
 }
 
@@ -148,8 +195,9 @@ trait Graceful: Future<Output = hyper::Result<()>> {
     fn finish(self: Pin<&mut Self>);
 }
 
-impl<S> Graceful for http1::UpgradeableConnection<TokioIo<ObservedStream>, S>
+impl<T, S> Graceful for http1::UpgradeableConnection<TokioIo<ObservedStream<T>>, S>
 where
+    T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     S: Service<Request<Incoming>, Response = Response<ResponseBody>, Error = Infallible>,
 {
     fn finish(self: Pin<&mut Self>) {
@@ -157,8 +205,9 @@ where
     }
 }
 
-impl<S> Graceful for http2::Connection<TokioIo<ObservedStream>, S, TokioExecutor>
+impl<T, S> Graceful for http2::Connection<TokioIo<ObservedStream<T>>, S, TokioExecutor>
 where
+    T: AsyncRead + AsyncWrite + Unpin,
     S: Service<Request<Incoming>, Response = Response<ResponseBody>, Error = Infallible>,
     S::Future: Send + 'static,
 {

@@ -3,6 +3,7 @@
 use crate::access_log::AccessLog;
 use crate::limits::Limits;
 use crate::routes::RouteTable;
+use crate::tls::Tls;
 use arc_swap::ArcSwap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,6 +24,7 @@ pub enum Phase {
 #[derive(Debug)]
 pub struct Shared {
     pub table: ArcSwap<RouteTable>,
+    pub tls: Tls,
     pub limits: Arc<Limits>,
     pub access_log: AccessLog,
     pub phase: watch::Sender<Phase>,
@@ -39,6 +41,7 @@ impl Shared {
     pub fn new(limits: Limits, access_log: AccessLog) -> Self {
         Self {
             table: ArcSwap::default(),
+            tls: Tls::default(),
             permits: Arc::new(Semaphore::new(limits.connections)),
             limits: Arc::new(limits),
             access_log,

@@ -169,6 +169,18 @@ pub struct RouteTable {
     pub path: Option<String>,
     /// Remove the prefix before the request reaches the service. Default: `false`.
     pub strip_prefix: Option<bool>,
+    /// HTTPS for this host. `"auto"`: a certificate by itself, and plain HTTP leads to HTTPS once there is one.
+    /// `"optional"`: a certificate by itself, and plain HTTP is served as well. `"off"`: neither. Default: `"auto"`.
+    pub tls: Option<Tls>,
+}
+
+/// What a route wants of HTTPS.
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Tls {
+    Auto,
+    Optional,
+    Off,
 }
 
 #[derive(Debug, Clone, Deserialize, JsonSchema)]

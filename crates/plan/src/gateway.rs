@@ -11,8 +11,10 @@ use api::gateway::{
     DnsResponder, GatewayConfig, GatewayRoute, GatewayService, InternalName, Listener, ListenerKind, Upstream,
 };
 use api::ids::{InstanceId, ServiceId};
+use api::name::HostName;
 use api::observed::{InstanceObserved, InstanceState, PreparationObserved, PreparationState};
-use std::collections::BTreeMap;
+use api::tls::{CertificateReference, ChallengeKind, GatewayTls, TlsMode, is_public_host};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 /// What the machine adds to the desired state.
@@ -39,10 +41,11 @@ pub fn render(
         desired.services().map(|(_, service)| service).filter(|service| listens(service)).collect();
     services.sort_by(|a, b| (&a.name, &a.service_id).cmp(&(&b.name, &b.service_id)));
     let settings = &desired.gateway;
+    let tls = tls(desired, &services);
     GatewayConfig {
-        listeners: listeners(desired, &services, context),
+        listeners: listeners(desired, &services, context, tls.port),
         services: services.iter().map(|s| service(s, &observed, preparations)).collect(),
-        routes: routes(&services),
+        routes: routes(&services, &tls),
         internal: services
             .iter()
             .map(|s| InternalName { name: s.name.clone(), service_id: s.service_id.clone() })
@@ -58,6 +61,51 @@ pub fn render(
         connect_timeout_ms: settings.connect_timeout_ms,
         idle_timeout_ms: settings.idle_timeout_ms,
         access_log: context.access_log.clone(),
+        tls,
+    }
+}
+
+/// HTTPS is there where a route could have a certificate or somebody gave one: a laptop opens no port for it.
+fn tls(desired: &DesiredState, services: &[&ServiceDesired]) -> GatewayTls {
+    let mut routes = services.iter().flat_map(|service| &service.routes);
+    let wants = |host: &HostName| is_public_host(host.as_str());
+    let wanted = routes.any(|route| route.tls != TlsMode::Off && route.host.as_ref().is_some_and(wants));
+    let asked = desired.challenges.iter().any(|answer| answer.kind == ChallengeKind::TlsAlpn01);
+    let certificates = desired.certificates.iter();
+    GatewayTls {
+        port: desired.gateway.https_port.filter(|_| wanted || asked || !desired.certificates.is_empty()),
+        certificates: certificates
+            .map(|certificate| CertificateReference {
+                digest: certificate.digest.clone(),
+                names: certificate.names.clone(),
+            })
+            .collect(),
+        challenges: desired.challenges.clone(),
+    }
+}
+
+/// Which hosts a visitor can be sent to HTTPS for.
+struct Secured<'a> {
+    hosts: BTreeSet<&'a str>,
+    below: BTreeSet<&'a str>,
+}
+
+impl<'a> Secured<'a> {
+    fn of(tls: &'a GatewayTls) -> Self {
+        let mut secured = Self { hosts: BTreeSet::new(), below: BTreeSet::new() };
+        // Without a port for it nobody can be sent there.
+        for name in tls.port.iter().flat_map(|_| &tls.certificates).flat_map(|certificate| &certificate.names) {
+            match name.below() {
+                Some(below) => secured.below.insert(below),
+                None => secured.hosts.insert(name.as_str()),
+            };
+        }
+        secured
+    }
+
+    fn holds(&self, host: &HostName) -> bool {
+        let parent = host.as_str().split_once('.').map(|(_, parent)| parent);
+        self.hosts.contains(host.as_str()) || parent.is_some_and(|parent| self.below.contains(parent))
     }
 }
 
@@ -70,7 +118,12 @@ fn loopback(port: u16) -> SocketAddr {
     SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)
 }
 
-fn listeners(desired: &DesiredState, services: &[&ServiceDesired], context: &RenderContext) -> Vec<Listener> {
+fn listeners(
+    desired: &DesiredState,
+    services: &[&ServiceDesired],
+    context: &RenderContext,
+    https_port: Option<u16>,
+) -> Vec<Listener> {
     let address = match desired.security_mode {
         SecurityMode::Closed => Ipv4Addr::LOCALHOST,
         SecurityMode::Open | SecurityMode::GatewayOnly => Ipv4Addr::UNSPECIFIED,
@@ -85,6 +138,10 @@ fn listeners(desired: &DesiredState, services: &[&ServiceDesired], context: &Ren
             Listener { address: loopback(settings.internal_port), kind: ListenerKind::Internal },
         ]
     };
+    if let Some(port) = https_port {
+        let secure = SocketAddr::new(IpAddr::V4(address), port);
+        listeners.push(Listener { address: secure, kind: ListenerKind::PublicTls });
+    }
     listeners.extend(services.iter().filter_map(|service| {
         let port = *context.service_ports.get(&service.service_id)?;
         let kind = ListenerKind::Service { service_id: service.service_id.clone() };
@@ -93,7 +150,8 @@ fn listeners(desired: &DesiredState, services: &[&ServiceDesired], context: &Ren
     listeners
 }
 
-fn routes(services: &[&ServiceDesired]) -> Vec<GatewayRoute> {
+fn routes(services: &[&ServiceDesired], tls: &GatewayTls) -> Vec<GatewayRoute> {
+    let secured = Secured::of(tls);
     let mut routes: Vec<GatewayRoute> = services
         .iter()
         .flat_map(|service| {
@@ -102,6 +160,7 @@ fn routes(services: &[&ServiceDesired]) -> Vec<GatewayRoute> {
                 path: route.path.clone(),
                 strip_prefix: route.strip_prefix,
                 service_id: service.service_id.clone(),
+                https_only: route.tls == TlsMode::Auto && route.host.as_ref().is_some_and(|host| secured.holds(host)),
             })
         })
         .collect();

@@ -15,7 +15,12 @@ pub fn desired(services: Vec<ServiceDesired>) -> DesiredState {
 /// Service number `n` is called `service-n` and has the revision of the same number.
 pub fn service(number: u64, instances: Vec<InstanceDesired>) -> ServiceDesired {
     ServiceDesired {
-        routes: vec![RouteSpec { host: None, path: format!("/{number}").parse().unwrap(), strip_prefix: false }],
+        routes: vec![RouteSpec {
+            host: None,
+            path: format!("/{number}").parse().unwrap(),
+            strip_prefix: false,
+            tls: Default::default(),
+        }],
         revisions: vec![nouns::revision(number, PortSpec::Injected)],
         instances,
         ..nouns::service(number, &format!("service-{number}"))

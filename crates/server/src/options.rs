@@ -23,6 +23,9 @@ pub struct ServerOptions {
     pub security_mode: SecurityMode,
     /// Port of the gateways' public listener; `None`: 80 where the agent runs as root, else 8080.
     pub gateway_port: Option<u16>,
+    /// Port of the gateways' public listener for HTTPS; 0: none. `None`: 443 beside 80, 8443 beside 8080, and none
+    /// beside any other.
+    pub gateway_https_port: Option<u16>,
     /// Port of the gateways' internal listener; `None`: the same as the public one.
     pub gateway_internal_port: Option<u16>,
     /// Port, domain and use of the internal DNS responders.
@@ -46,6 +49,7 @@ impl ServerOptions {
             public_url: None,
             security_mode: SecurityMode::default(),
             gateway_port: None,
+            gateway_https_port: None,
             gateway_internal_port: None,
             dns: DnsSettings::default(),
             mainstay_binary: std::env::current_exe().unwrap_or_else(|_| PathBuf::from("mainstay")),
@@ -76,7 +80,16 @@ impl ServerOptions {
     pub fn gateway_settings(&self, agent_is_root: bool) -> GatewaySettings {
         let port = self.gateway_port.unwrap_or(if agent_is_root { 80 } else { 8080 });
         let internal_port = self.gateway_internal_port.unwrap_or(port);
-        GatewaySettings { port, internal_port, ..GatewaySettings::default() }
+        let https_port = match self.gateway_https_port {
+            Some(0) => None,
+            Some(https_port) => Some(https_port),
+            None => match port {
+                80 => Some(443),
+                8080 => Some(8443),
+                _ => None,
+            },
+        };
+        GatewaySettings { port, internal_port, https_port, ..GatewaySettings::default() }
     }
 }
 
@@ -95,8 +108,15 @@ mod tests {
         let mut options = ServerOptions::new("/x");
         assert_eq!(options.gateway_settings(true).port, 80);
         assert_eq!(options.gateway_settings(false).internal_port, 8080);
+        assert_eq!(options.gateway_settings(true).https_port, Some(443));
+        assert_eq!(options.gateway_settings(false).https_port, Some(8443));
         options.gateway_port = Some(9000);
         assert_eq!(options.gateway_settings(true).internal_port, 9000);
+        assert_eq!(options.gateway_settings(true).https_port, None);
+        options.gateway_https_port = Some(9443);
+        assert_eq!(options.gateway_settings(true).https_port, Some(9443));
+        options.gateway_https_port = Some(0);
+        assert_eq!(options.gateway_settings(true).https_port, None);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 /// A revision of `web` with a commit of its own and one route.
 pub fn revision(number: u64, path: &str) -> Revision {
-    let route = RouteSpec { host: None, path: path.parse().unwrap(), strip_prefix: false };
+    let route = RouteSpec { host: None, path: path.parse().unwrap(), strip_prefix: false, tls: Default::default() };
     Revision {
         id: RevisionId::from_uuid(uuid::Uuid::from_u128(u128::from(number))),
         service_id: ServiceId::from_uuid(uuid::Uuid::from_u128(2)),

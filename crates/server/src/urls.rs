@@ -25,7 +25,12 @@ mod tests {
     use super::*;
 
     fn route(host: Option<&str>, path: &str) -> RouteSpec {
-        RouteSpec { host: host.map(|h| h.parse().unwrap()), path: path.parse().unwrap(), strip_prefix: false }
+        RouteSpec {
+            host: host.map(|h| h.parse().unwrap()),
+            path: path.parse().unwrap(),
+            strip_prefix: false,
+            tls: Default::default(),
+        }
     }
 
     #[test]

@@ -16,6 +16,7 @@ use api::gateway::{GatewayConfig, GatewayObserved};
 use api::ids::InstanceId;
 use api::logs::{LogBatch, LogSource};
 use api::observed::{InstanceObserved, PreparationObserved, PreparationStep};
+use api::tls::CertificateDesired;
 use futures_util::future::BoxFuture;
 use std::io;
 use std::net::SocketAddr;
@@ -315,6 +316,10 @@ impl Gateway for Edge<FakeGateway> {
 
     async fn ensure_running(&self) -> Result<(), DriverError> {
         self.inner.ensure_running().await
+    }
+
+    async fn bring(&self, certificates: &[CertificateDesired]) -> Result<(), DriverError> {
+        self.inner.bring(certificates).await
     }
 
     fn is_current(&self, observed: &GatewayObserved) -> bool {

@@ -23,6 +23,12 @@ pub const CLOCK_WINDOW_MS: i64 = 60_000;
 /// itself is refused.
 pub const NONCE_LIFETIME_MS: i64 = 2 * CLOCK_WINDOW_MS;
 
+/// SHA-256 as it is.
+pub fn sha256(data: &[u8]) -> [u8; 32] {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, data);
+    digest.as_ref().try_into().expect("SHA-256 has 32 bytes")
+}
+
 /// SHA-256 in lowercase hexadecimal.
 pub fn sha256_hex(data: &[u8]) -> String {
     hex::encode(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, data))

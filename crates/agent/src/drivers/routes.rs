@@ -11,7 +11,9 @@ use super::{Config, DriverError};
 use crate::backoff::Backoff;
 use crate::spawn;
 use api::gateway::{GatewayConfig, GatewayObserved};
+use api::tls::CertificateDesired;
 use client::gateway::{GatewayClient, GatewayError};
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -121,6 +123,27 @@ impl GatewayDriver {
             Err(error) if error.is_not_running() => self.start(false, None).await,
             Err(error) => Err(DriverError::temporary(error.to_string())),
         }
+    }
+
+    /// Gives the gateway those of these certificates that it does not hold yet.
+    pub async fn bring(&self, certificates: &[CertificateDesired]) -> Result<(), DriverError> {
+        if certificates.is_empty() {
+            return Ok(());
+        }
+        self.ensure_running().await?;
+        let temporary = |error: GatewayError| DriverError::temporary(error.to_string());
+        let held: BTreeSet<String> = self.client.certificates().await.map_err(temporary)?.into_iter().collect();
+        for certificate in certificates.iter().filter(|certificate| !held.contains(&certificate.digest)) {
+            match self.client.put_certificate(certificate).await {
+                // The routes should not wait for it, and another attempt would not help.
+                Err(GatewayError::Refused { problem, .. }) => {
+                    let names: Vec<&str> = certificate.names.iter().map(|name| name.as_str()).collect();
+                    tracing::error!(names = names.join(", "), problem, "the gateway cannot use a certificate");
+                }
+                put => put.map_err(temporary)?,
+            }
+        }
+        Ok(())
     }
 
     async fn start(&self, take_over: bool, old_pid: Option<u32>) -> Result<(), DriverError> {
@@ -262,7 +285,7 @@ impl Config for GatewayDriver {
                 self.lock().problem = None;
                 Ok(digest)
             }
-            Err(GatewayError::Refused { problem }) => {
+            Err(GatewayError::Refused { problem, .. }) => {
                 self.lock().problem = Some(problem.clone());
                 Err(DriverError::temporary(problem))
             }

@@ -7,6 +7,7 @@ use crate::drivers::{Config, DriverError, PrepareRequest, StartRequest, Workload
 use crate::ledger::LOOPBACK_PORTS;
 use crate::observe;
 use api::desired::{DesiredState, ServiceDesired};
+use api::gateway::GatewayConfig;
 use api::ids::{InstanceId, RevisionId, ServerId, ServiceId};
 use api::services::StopSpec;
 use plan::host::{Change, ConfigKind, Subject};
@@ -33,7 +34,7 @@ impl<W: Workloads, G: Gateway> Reconciler<W, G> {
                 self.machine.dns.apply(&look.dns_desired).await.map(|_| ())
             }
             Change::ApplyConfig { kind: ConfigKind::Routes, .. } => match &look.gateway_config {
-                Some(config) => self.machine.gateway.apply(config).await.map(|_| ()),
+                Some(config) => self.apply_routes(&desired, config).await,
                 None => Ok(()),
             },
         };
@@ -47,6 +48,12 @@ impl<W: Workloads, G: Gateway> Reconciler<W, G> {
                 None
             }
         }
+    }
+
+    /// Certificates first, because the config names them.
+    async fn apply_routes(&self, desired: &DesiredState, config: &GatewayConfig) -> Result<(), DriverError> {
+        self.machine.gateway.bring(&desired.certificates).await?;
+        self.machine.gateway.apply(config).await.map(|_| ())
     }
 
     /// Loopback ports of services, where internal names do not resolve.

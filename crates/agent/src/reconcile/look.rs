@@ -16,6 +16,7 @@ use api::observed::{
     InstanceObserved, InstanceState, PreparationObserved, PreparationState, PreparationStep, Resources,
 };
 use api::services::HealthSpec;
+use api::tls::CertificateDesired;
 use plan::gateway::RenderContext;
 use plan::host::{ConfigKind, ConfigView, Subject};
 use std::collections::BTreeMap;
@@ -37,6 +38,8 @@ pub trait Gateway: Config<Desired = GatewayConfig> {
     fn changes(&self) -> watch::Receiver<u64>;
     /// Starts it, or replaces one of another version.
     fn ensure_running(&self) -> impl Future<Output = Result<(), DriverError>> + Send;
+    /// Gives it those of these certificates that it does not hold yet.
+    fn bring(&self, certificates: &[CertificateDesired]) -> impl Future<Output = Result<(), DriverError>> + Send;
     /// Whether what was observed is of the version that this agent brings.
     fn is_current(&self, observed: &GatewayObserved) -> bool;
     fn access_log(&self) -> Option<PathBuf>;
@@ -53,6 +56,9 @@ impl Gateway for GatewayDriver {
     }
     async fn ensure_running(&self) -> Result<(), DriverError> {
         Self::ensure_running(self).await
+    }
+    async fn bring(&self, certificates: &[CertificateDesired]) -> Result<(), DriverError> {
+        Self::bring(self, certificates).await
     }
     fn is_current(&self, observed: &GatewayObserved) -> bool {
         self.is_wanted(observed.version.as_deref())
@@ -133,7 +139,10 @@ impl<W: Workloads, G: Gateway> Reconciler<W, G> {
         };
         let config = plan::gateway::render(desired, &look.instances, &look.preparations, &context);
         // A gateway of another version is not what is desired, whatever it serves.
-        let live = look.gateway.digest.clone().filter(|_| self.machine.gateway.is_current(&look.gateway));
+        // So is one that has lost a certificate: bringing it again is part of applying the config.
+        let complete = look.gateway.certificates >= config.tls.certificates.len() as u64;
+        let current = self.machine.gateway.is_current(&look.gateway);
+        let live = look.gateway.digest.clone().filter(|_| current && complete);
         look.configs = vec![
             ConfigView {
                 kind: ConfigKind::Dns,

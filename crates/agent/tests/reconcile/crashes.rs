@@ -12,6 +12,7 @@ use api::gateway::{GatewayConfig, GatewayObserved};
 use api::ids::InstanceId;
 use api::logs::{LogBatch, LogSource};
 use api::observed::{InstanceObserved, InstanceState, PreparationObserved};
+use api::tls::CertificateDesired;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -138,6 +139,10 @@ impl Gateway for Fused<FakeGateway> {
     async fn ensure_running(&self) -> Result<(), DriverError> {
         self.inner.ensure_running().await
     }
+    async fn bring(&self, certificates: &[CertificateDesired]) -> Result<(), DriverError> {
+        self.inner.bring(certificates).await
+    }
+
     fn is_current(&self, observed: &GatewayObserved) -> bool {
         self.inner.is_current(observed)
     }

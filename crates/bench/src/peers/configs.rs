@@ -18,6 +18,7 @@ pub fn mainstay(listen: SocketAddr, origin: SocketAddr, routes: usize, access_lo
         host: Some(host(number).parse().expect("a well-formed host")),
         path: Default::default(),
         strip_prefix: false,
+        https_only: false,
         service_id: service_id.clone(),
     };
     GatewayConfig {

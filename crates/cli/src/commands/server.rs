@@ -25,6 +25,9 @@ pub struct Options {
     /// Port of the gateways [default: 80 where the agent is root, else 8080]
     #[arg(long, value_name = "PORT", env = "MAINSTAY_GATEWAY_PORT")]
     pub gateway_port: Option<u16>,
+    /// Port of the gateways for HTTPS; 0 for none [default: 443 beside 80, 8443 beside 8080, none beside others]
+    #[arg(long, value_name = "PORT", env = "MAINSTAY_GATEWAY_HTTPS_PORT")]
+    pub gateway_https_port: Option<u16>,
     /// How often agents report; one that missed three reports is shown as offline
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = poll_interval)]
     pub poll_interval: u64,
@@ -44,6 +47,7 @@ pub async fn run(context: &Context, options: Options) -> Outcome {
         database_url: options.database,
         public_url: options.public_url,
         gateway_port: options.gateway_port,
+        gateway_https_port: options.gateway_https_port,
         allow_local_sources: options.allow_local_sources,
         security_mode: system::security_mode(options.public),
         poll_interval_ms: options.poll_interval,

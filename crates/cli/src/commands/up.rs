@@ -56,6 +56,9 @@ pub struct Options {
     /// Port where services are reached [default: 80 for root, else 8080 or the next free one]
     #[arg(long, value_name = "PORT", env = "MAINSTAY_GATEWAY_PORT")]
     pub gateway_port: Option<u16>,
+    /// Port of the gateway for HTTPS; 0 for none [default: 443 beside 80, 8443 beside 8080, none beside others]
+    #[arg(long, value_name = "PORT", env = "MAINSTAY_GATEWAY_HTTPS_PORT")]
+    pub gateway_https_port: Option<u16>,
     /// postgres://… or sqlite://… [default: a SQLite file in the data directory]
     #[arg(long, value_name = "URL", env = "MAINSTAY_DATABASE", hide_env_values = true)]
     pub database: Option<String>,
@@ -114,6 +117,7 @@ fn wishes(options: &Options, data_dir: &Path) -> Wishes {
         database: options.database.clone(),
         public: options.public,
         gateway_port: options.gateway_port,
+        gateway_https_port: options.gateway_https_port,
         name: options.name.clone(),
         dns_hook: !options.no_dns,
         disk_reserve_bytes: options.disk_reserve,
@@ -289,6 +293,8 @@ async fn detached(context: &Context, options: &Options, data_dir: &Path, target:
         vec!["up".into(), "--background".into(), "--data-dir".into(), data_dir.to_string_lossy().into_owned()];
     arguments.extend(["--listen".into(), options.listen.to_string()]);
     arguments.extend(port.iter().flat_map(|port| ["--gateway-port".to_owned(), port.to_string()]));
+    let https_port = options.gateway_https_port.iter();
+    arguments.extend(https_port.flat_map(|port| ["--gateway-https-port".to_owned(), port.to_string()]));
     arguments.extend(options.name.iter().flat_map(|name| ["--name".to_owned(), name.to_string()]));
     arguments.extend(options.public.then(|| "--public".to_owned()));
     arguments.extend(options.no_dns.then(|| "--no-dns".to_owned()));

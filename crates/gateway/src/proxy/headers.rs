@@ -95,7 +95,7 @@ pub fn set_forwarding(headers: &mut HeaderMap, peer: &Peer, host: Option<&Header
     append(headers, X_FORWARDED_FOR, &peer.texts.ip);
     let element = forwarded_element(peer, host);
     append(headers, header::FORWARDED, &element);
-    keep_or_set(headers, X_FORWARDED_PROTO, || HeaderValue::from_static("http"));
+    keep_or_set(headers, X_FORWARDED_PROTO, || peer.texts.scheme.clone());
     keep_or_set(headers, X_FORWARDED_PORT, || peer.texts.local_port.clone());
     keep_or_set(headers, X_REAL_IP, || peer.texts.ip.clone());
     if let Some(host) = host {

@@ -17,6 +17,7 @@ pub mod exchange;
 pub mod failure;
 pub mod forward;
 pub mod headers;
+pub mod https;
 pub mod request_body;
 pub mod response_body;
 pub mod tunnel;
@@ -76,6 +77,8 @@ pub async fn handle(peer: Arc<Peer>, request: Request<Incoming>) -> Result<Respo
 #[expect(clippy::large_enum_variant, reason = "nearly every answer is the large one, and a box would be made for each")]
 pub enum Answer {
     Whole(Response<response_body::UpstreamBody>),
+    /// The gateway's own: nothing was passed on.
+    Own(Box<Response<Bytes>>),
     /// `101`: the connection is a tunnel from here on.
     Tunnel(Box<tunnel::Tunnel>),
 }
@@ -84,6 +87,7 @@ impl Answer {
     fn status(&self) -> StatusCode {
         match self {
             Self::Whole(response) => response.status(),
+            Self::Own(response) => response.status(),
             Self::Tunnel(_) => StatusCode::SWITCHING_PROTOCOLS,
         }
     }
@@ -95,6 +99,11 @@ impl Answer {
                 response.headers_mut().entry(headers::X_REQUEST_ID).or_insert_with(|| request_id.clone());
                 response.map(|body| ResponseBody::upstream(body, exchange))
             }
+            Self::Own(response) => {
+                let mut response = *response;
+                response.headers_mut().insert(headers::X_REQUEST_ID, exchange.request_id.clone());
+                response.map(|text| ResponseBody::text(text, Some(exchange)))
+            }
             Self::Tunnel(tunnel) => tunnel.begin(exchange).map(|()| ResponseBody::text(Bytes::new(), None)),
         }
     }
@@ -104,8 +113,16 @@ async fn pass_on(exchange: &mut Exchange, mut request: Request<Incoming>) -> Res
     let peer = exchange.peer.clone();
     let host = identify(&mut request, &peer)?;
     exchange.host = host.clone();
+    if let Some(answer) = https::challenge(&peer, host.as_ref(), request.uri()) {
+        return Ok(Answer::Own(Box::new(answer)));
+    }
     let mut target = find(&peer, host.as_ref(), &request)?;
     exchange.service = Some(target.service.clone());
+    if target.https_only
+        && let Some(answer) = https::redirect(&peer, host.as_ref(), &request)
+    {
+        return Ok(Answer::Own(Box::new(answer)));
+    }
 
     let upgrade = (request.version() == Version::HTTP_11)
         .then(|| headers::upgrade_wanted(request.headers()))

@@ -25,7 +25,7 @@ async fn a_port_in_use_is_refused_with_its_owner_named_and_the_old_config_stays(
     let refused = listen(Config::new(), &[free, taken.0]);
     let error = gateway.client.put_config(&refused.0).await.unwrap_err();
     let expected = format!("cannot listen on {}: address in use by pid {} (", taken.0, std::process::id());
-    assert!(matches!(&error, GatewayError::Refused { problem } if problem.starts_with(&expected)), "{error}");
+    assert!(matches!(&error, GatewayError::Refused { problem, .. } if problem.starts_with(&expected)), "{error}");
     assert_eq!(gateway.status().await.digest, before.digest);
     assert_eq!(get(address, "a", "/").await.text, "web");
     assert!(tokio::net::TcpStream::connect(free).await.is_err(), "a socket of the refused config stayed");

@@ -11,3 +11,4 @@ mod load;
 mod routing;
 mod streaming;
 mod support;
+mod tls;

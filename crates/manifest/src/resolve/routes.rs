@@ -1,9 +1,10 @@
 //! Where a service is reached from outside.
 
 use super::checker::Checker;
-use crate::raw::{Route, RouteTable, Routes};
+use crate::raw::{Route, RouteTable, Routes, Tls};
 use api::name::{HostName, Name, PathPrefix};
 use api::services::{RouteSpec, ServiceSpec};
+use api::tls::TlsMode;
 use std::collections::BTreeMap;
 
 const ROUTES_LIMIT: usize = 100;
@@ -58,7 +59,7 @@ fn from_text(check: &mut Checker<'_, '_>, field: &str, text: &str) -> Option<Rou
         "" | "*" => None,
         host => Some(self::host(check, field, host)?),
     };
-    Some(RouteSpec { host, path: self::path(check, field, path)?, strip_prefix: false })
+    Some(RouteSpec { host, path: self::path(check, field, path)?, strip_prefix: false, tls: TlsMode::Auto })
 }
 
 fn from_table(check: &mut Checker<'_, '_>, field: &str, table: &RouteTable) -> Option<RouteSpec> {
@@ -72,7 +73,12 @@ fn from_table(check: &mut Checker<'_, '_>, field: &str, table: &RouteTable) -> O
         Some(path) => path?,
         None => PathPrefix::default(),
     };
-    Some(RouteSpec { host, path, strip_prefix: table.strip_prefix.unwrap_or(false) })
+    let tls = match table.tls {
+        None | Some(Tls::Auto) => TlsMode::Auto,
+        Some(Tls::Optional) => TlsMode::Optional,
+        Some(Tls::Off) => TlsMode::Off,
+    };
+    Some(RouteSpec { host, path, strip_prefix: table.strip_prefix.unwrap_or(false), tls })
 }
 
 fn host(check: &mut Checker<'_, '_>, field: &str, text: &str) -> Option<HostName> {

@@ -43,7 +43,7 @@ build = { command = "npm ci", timeout = "20m", memory = "2G", cpu = 2, pids = 50
 run = "node server.js"
 port = 3000
 replicas = 1
-route = ["shop.example.com", { host = "Example.com", path = "/shop/", strip_prefix = true }]
+route = ["shop.example.com", { host = "Example.com", path = "/shop/", strip_prefix = true, tls = "optional" }]
 health = { http = "/ok", interval = "2s", timeout = "500ms", healthy_after = 2, unhealthy_after = 4, start_grace = "1m30s" }
 memory = "512M"
 cpu = 0.5
@@ -81,7 +81,7 @@ crash_loop_window = "2m"
         "replicas": 1,
         "routes": [
             {"host": "shop.example.com", "path": "/", "strip_prefix": false},
-            {"host": "example.com", "path": "/shop", "strip_prefix": true}
+            {"host": "example.com", "path": "/shop", "strip_prefix": true, "tls": "optional"}
         ],
         "health": {"check": {"kind": "http", "path": "/ok"}, "interval_ms": 2000, "timeout_ms": 500, "healthy_after": 2, "unhealthy_after": 4, "start_grace_ms": 90_000},
         "limits": {"memory_bytes": 536_870_912, "cpu_millis": 500, "pids": 200},

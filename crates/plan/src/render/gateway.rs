@@ -14,6 +14,7 @@ pub fn gateway_config(config: &GatewayConfig) -> Text {
     for Listener { address, kind } in &config.listeners {
         let whom = match kind {
             ListenerKind::Public => "routes".into(),
+            ListenerKind::PublicTls => "routes over TLS".into(),
             ListenerKind::Internal => "internal names".into(),
             ListenerKind::PublicAndInternal => "routes and internal names".into(),
             ListenerKind::Service { service_id } => format!("{} alone", name(service_id)),
@@ -23,7 +24,8 @@ pub fn gateway_config(config: &GatewayConfig) -> Text {
     for route in &config.routes {
         let host = route.host.as_ref().map_or("*", |host| host.as_str());
         let strip = if route.strip_prefix { ", without the prefix" } else { "" };
-        text.line(format!("route {host}{} → {}{strip}", route.path, name(&route.service_id)));
+        let https = if route.https_only { ", by HTTPS alone" } else { "" };
+        text.line(format!("route {host}{} → {}{strip}{https}", route.path, name(&route.service_id)));
     }
     for service in &config.services {
         service_lines(service, &mut text);
@@ -33,6 +35,17 @@ pub fn gateway_config(config: &GatewayConfig) -> Text {
     }
     if let Some(dns) = &config.dns {
         text.line(format!("answer names below {} on {} with {}", dns.domain, dns.address, dns.answer));
+    }
+    for certificate in &config.tls.certificates {
+        let names: Vec<&str> = certificate.names.iter().map(|name| name.as_str()).collect();
+        text.line(format!(
+            "certificate {} for {}",
+            &certificate.digest[..8.min(certificate.digest.len())],
+            names.join(", ")
+        ));
+    }
+    for answer in &config.tls.challenges {
+        text.line(format!("answer {} for {}: {}", answer.kind.label(), answer.host, answer.token));
     }
     text
 }

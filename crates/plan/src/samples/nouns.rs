@@ -32,6 +32,8 @@ pub fn desired(generation: u64, services: Vec<ServiceDesired>) -> DesiredState {
             hash: String::new(),
             services,
         }],
+        certificates: vec![],
+        challenges: vec![],
     }
 }
 

@@ -103,7 +103,7 @@ fn service(words: &mut Words) -> (ServiceSpec, CommitSha) {
                 let (host, path) = address.split_at(address.find('/').unwrap_or(address.len()));
                 let host = (host != "*").then(|| host.parse().unwrap_or_else(|error| words.fail(error)));
                 let path = path.parse().unwrap_or_else(|error| words.fail(error));
-                spec.routes.push(RouteSpec { host, path, strip_prefix: false });
+                spec.routes.push(RouteSpec { host, path, strip_prefix: false, tls: Default::default() });
             }
             other => words.fail(format!("a service of a stack has no `{other}`")),
         }

@@ -10,6 +10,7 @@ use api::desired::{DesiredState, InstanceIntent, SecurityMode, ServiceDesired, T
 use api::ids::{InstanceId, RevisionId, ServerId, ServiceId};
 use api::observed::*;
 use api::services::{PortSpec, RolloutSpec, RouteSpec, ServiceIntent};
+use api::tls::{CertificateDesired, CertificateMaterial, ChallengeAnswer, ChallengeKind, TlsMode};
 use plan::gateway::RenderContext;
 use plan::host::{ConfigKind, ConfigView, Failure, Subject};
 use plan::placement::Candidate;
@@ -35,6 +36,9 @@ pub struct World {
     pub failures: Vec<Failure>,
     security: SecurityMode,
     pub context: RenderContext,
+    https_port: Option<u16>,
+    certificates: Vec<CertificateDesired>,
+    challenges: Vec<ChallengeAnswer>,
 }
 
 struct Service {
@@ -114,6 +118,9 @@ impl World {
             failures: Vec::new(),
             security: SecurityMode::Closed,
             context: RenderContext::default(),
+            https_port: None,
+            certificates: Vec::new(),
+            challenges: Vec::new(),
         };
         for (index, line) in script.lines().enumerate() {
             if !line.trim().is_empty() && !line.starts_with('#') {
@@ -149,6 +156,9 @@ impl World {
                 let port = words.parse("a port");
                 self.context.service_ports.insert(service_id(service), port);
             }
+            "https" => self.https_port = Some(words.parse("a port")),
+            "certificate" => self.certificate(&mut words),
+            "challenge" => self.challenge(&mut words),
             "responder" => self.context.dns_responder = true,
             other => words.fail(format!("no statement begins with `{other}`")),
         }
@@ -190,7 +200,35 @@ impl World {
         let host = (host != "*").then(|| host.parse().unwrap_or_else(|error| words.fail(error)));
         let path = path.parse().unwrap_or_else(|error| words.fail(error));
         let strip_prefix = words.eat("strip");
-        self.services[service].routes.push(RouteSpec { host, path, strip_prefix });
+        let tls = match words.eat("tls").then(|| words.take("auto, optional or off")).as_deref() {
+            None | Some("auto") => TlsMode::Auto,
+            Some("optional") => TlsMode::Optional,
+            Some("off") => TlsMode::Off,
+            Some(other) => words.fail(format!("`{other}` is none of auto, optional, off")),
+        };
+        self.services[service].routes.push(RouteSpec { host, path, strip_prefix, tls });
+    }
+
+    fn certificate(&mut self, words: &mut Words) {
+        let names = words.take("names with commas");
+        let names = names.split(',').map(|name| name.parse().unwrap_or_else(|error| words.fail(error)));
+        self.certificates.push(CertificateDesired {
+            digest: format!("c{:0<63}", self.certificates.len() + 1),
+            names: names.collect(),
+            material: CertificateMaterial { chain: String::new(), private_key: Default::default() },
+        });
+    }
+
+    fn challenge(&mut self, words: &mut Words) {
+        let kind = match words.take("a kind").as_str() {
+            "http-01" => ChallengeKind::Http01,
+            "tls-alpn-01" => ChallengeKind::TlsAlpn01,
+            other => words.fail(format!("`{other}` is neither http-01 nor tls-alpn-01")),
+        };
+        let host = words.take("a host").parse().unwrap_or_else(|error| words.fail(error));
+        let token = words.take("a token");
+        let key_authorization = format!("{token}.thumbprint");
+        self.challenges.push(ChallengeAnswer { host, kind, token, key_authorization });
     }
 
     fn revision(&mut self, words: &mut Words) {
@@ -443,6 +481,9 @@ impl World {
         }
         let mut desired = samples::desired(7, services);
         desired.security_mode = self.security;
+        desired.gateway.https_port = self.https_port;
+        desired.certificates = self.certificates.clone();
+        desired.challenges = self.challenges.clone();
         desired
     }
 

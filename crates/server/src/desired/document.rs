@@ -58,6 +58,8 @@ pub fn assemble(
         gateway: options.gateway_settings(server.agent_is_root),
         dns: options.dns.clone(),
         stacks: stacks.into_iter().map(|stack| stack_desired(stack, credentials)).collect(),
+        certificates: Vec::new(),
+        challenges: Vec::new(),
     }
 }
 

@@ -153,6 +153,7 @@ pub fn service(name: &str, condition: ServiceCondition) -> ServiceView {
             host: Some("shop.example.com".parse().expect("a host")),
             path: Default::default(),
             strip_prefix: false,
+            tls: Default::default(),
         }],
         urls: vec!["http://shop.example.com:8080/".into(), format!("http://{name}.svc.internal:8080/")],
     }

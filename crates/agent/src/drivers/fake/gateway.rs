@@ -4,6 +4,7 @@
 use crate::drivers::{Config, DriverError};
 use crate::reconcile::Gateway;
 use api::gateway::{GatewayConfig, GatewayObserved};
+use api::tls::CertificateDesired;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
@@ -67,6 +68,8 @@ impl Gateway for FakeGateway {
             pid: Some(state.pid),
             version: Some(crate::VERSION.into()),
             digest: Some(state.digest.clone()),
+            challenges: config.tls.challenges.iter().map(|answer| answer.token.clone()).collect(),
+            certificates: config.tls.certificates.len() as u64,
             active: upstreams.filter(|u| !u.draining).map(|u| u.instance_id.clone()).collect(),
             ..GatewayObserved::default()
         }
@@ -77,6 +80,10 @@ impl Gateway for FakeGateway {
     }
 
     async fn ensure_running(&self) -> Result<(), DriverError> {
+        Ok(())
+    }
+
+    async fn bring(&self, _: &[CertificateDesired]) -> Result<(), DriverError> {
         Ok(())
     }
 
