@@ -196,6 +196,7 @@ pub fn absent_with_problem(desired: &DesiredState, id: &InstanceId, problem: Str
         state: InstanceState::Absent,
         pid: None,
         port: None,
+        address: None,
         started_at_ms: None,
         restarts: 0,
         crash_looping: false,

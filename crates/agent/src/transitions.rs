@@ -237,6 +237,7 @@ impl Collector<'_> {
         let (kind, what) = match now.step {
             PreparationStep::Sync => (EventKind::SyncFailed, "its source could not be fetched"),
             PreparationStep::Build => (EventKind::BuildFailed, "its build failed"),
+            PreparationStep::Pull => (EventKind::SyncFailed, "its image could not be pulled"),
         };
         let level = if now.retryable { EventLevel::Warning } else { EventLevel::Error };
         let again = if now.retryable { "; it is tried again" } else { "" };

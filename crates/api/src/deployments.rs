@@ -5,7 +5,7 @@ use crate::cause::Cause;
 use crate::ids::{DeploymentId, RevisionId, ServerId, ServiceId, StackId};
 use crate::name::Name;
 use crate::observed::ProbeResult;
-use crate::services::CommitSha;
+use crate::sources::SourceVersion;
 use serde::{Deserialize, Serialize};
 
 /// Where a deployment is. A stage that does not apply is passed through, so every deployment that
@@ -167,9 +167,10 @@ pub struct Deployment {
     pub kind: DeploymentKind,
     pub revision_id: RevisionId,
     pub revision_number: u64,
-    pub commit: CommitSha,
-    #[serde(default)]
-    pub commit_subject: String,
+    #[serde(alias = "commit")]
+    pub source_version: SourceVersion,
+    #[serde(default, alias = "commit_subject")]
+    pub source_subject: String,
     /// The revision that served before: where a failure leaves or returns the traffic.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous_revision_id: Option<RevisionId>,

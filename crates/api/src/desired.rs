@@ -9,6 +9,7 @@
 use crate::UnixMillis;
 use crate::gateway::{DnsSettings, GatewaySettings};
 use crate::ids::{DeploymentId, InstanceId, ProjectId, RevisionId, ServerId, ServiceId, StackId};
+use crate::images::{ImageDigest, ImageReference, PullPolicy, RegistryCredential};
 use crate::name::Name;
 use crate::secret::Secret;
 use crate::services::{
@@ -17,6 +18,7 @@ use crate::services::{
 use crate::tls::{CertificateDesired, ChallengeAnswer};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 
 /// How much of a server may be reached from outside.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -130,9 +132,57 @@ pub struct RevisionDesired {
     pub stop: StopSpec,
 }
 
+/// What a machine fetches: `git` or `image` tells which.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum ResolvedSource {
+    Git(ResolvedGit),
+    Image(ResolvedImage),
+}
+
+impl ResolvedSource {
+    pub fn git(&self) -> Option<&ResolvedGit> {
+        match self {
+            Self::Git(source) => Some(source),
+            Self::Image(_) => None,
+        }
+    }
+
+    pub fn image(&self) -> Option<&ResolvedImage> {
+        match self {
+            Self::Git(_) => None,
+            Self::Image(source) => Some(source),
+        }
+    }
+
+    /// `commit 1a2b3c4d5e`, `image 3f8a00f137a0`: for people.
+    pub fn label(&self) -> String {
+        match self {
+            Self::Git(source) => format!("commit {}", source.commit.short()),
+            Self::Image(ResolvedImage { digest: Some(digest), .. }) => format!("image {}", digest.short()),
+            Self::Image(source) => format!("image {}", source.image),
+        }
+    }
+}
+
+/// An image that an engine pulls.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct ResolvedSource {
+pub struct ResolvedImage {
+    pub image: ImageReference,
+    /// `None`: an image that is never pulled; the machine has it under its name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<ImageDigest>,
+    #[serde(default)]
+    pub pull: PullPolicy,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credential: Option<RegistryCredential>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ResolvedGit {
     pub git: GitUrl,
     pub commit: CommitSha,
     /// Branch or tag that led to the commit: a server that refuses fetches by SHA is asked for it.
@@ -145,14 +195,14 @@ pub struct ResolvedSource {
     pub credential: Option<GitCredential>,
 }
 
-/// How a private repository is opened.
+/// How a private repository or registry is opened.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum GitCredential {
     /// A private key in OpenSSH's text form, for ssh URLs.
     DeployKey { private_key: Secret },
-    /// User and token, for https URLs.
+    /// User and token, for https URLs and for registries of images.
     Token { user: String, token: Secret },
 }
 
@@ -208,4 +258,8 @@ pub struct InstanceDesired {
     pub ordinal: u32,
     pub intent: InstanceIntent,
     pub traffic: Traffic,
+    /// Of a container, in its server's network; no other instance has it at the same time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
+    pub address: Option<Ipv4Addr>,
 }

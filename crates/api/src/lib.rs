@@ -21,6 +21,7 @@ pub mod error;
 pub mod events;
 pub mod gateway;
 pub mod ids;
+pub mod images;
 pub mod latency;
 pub mod logs;
 pub mod mesh;

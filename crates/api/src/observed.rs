@@ -6,6 +6,7 @@ use crate::gateway::{DnsObserved, GatewayObserved};
 use crate::ids::{DeploymentId, InstanceId, RevisionId, ServerId, ServiceId, StackId};
 use crate::mesh::MeshObserved;
 use serde::{Deserialize, Serialize};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
@@ -148,6 +149,10 @@ pub struct InstanceObserved {
     pub pid: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
+    /// Where its port is; `None`: on loopback, as of every process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
+    pub address: Option<Ipv4Addr>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at_ms: Option<UnixMillis>,
     #[serde(default)]
@@ -175,6 +180,11 @@ pub struct InstanceObserved {
 }
 
 impl InstanceObserved {
+    /// Where it listens, as seen from its machine.
+    pub fn socket(&self) -> Option<SocketAddr> {
+        Some(SocketAddr::new(IpAddr::V4(self.address.unwrap_or(Ipv4Addr::LOCALHOST)), self.port?))
+    }
+
     /// Whether it ended because it was asked to, and not by itself: whatever ends otherwise is started again
     /// by its supervisor, or has a problem.
     pub fn was_put_down(&self) -> bool {
@@ -200,6 +210,8 @@ pub enum PreparationStep {
     /// Fetch the exact commit.
     Sync,
     Build,
+    /// Get the image from its registry.
+    Pull,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -1,11 +1,12 @@
 //! What would happen: the answer of `mainstay plan`, shown before anything does.
 //!
-//! A plan names the version of the stack and the commits it was made against. Applying it later is
+//! A plan names the version of the stack and the commits and image digests it was made against. Applying it later is
 //! refused if either has moved: what a person agreed to is what happens, or nothing.
 
 use crate::ids::StackId;
 use crate::name::Name;
-use crate::services::{CommitSha, GitRef, GitUrl, ServiceSpec};
+use crate::services::{GitRef, GitUrl, ServiceSpec};
+use crate::sources::SourceVersion;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -70,8 +71,9 @@ pub enum ServicePlanAction {
 pub struct ServicePlan {
     pub service: Name,
     pub action: ServicePlanAction,
-    /// Commit the reference resolves to now.
-    pub commit: Option<CommitSha>,
+    /// Commit or image digest that the reference leads to now.
+    #[serde(alias = "commit")]
+    pub source_version: Option<SourceVersion>,
     pub differences: Vec<Difference>,
     /// What a person should know before agreeing: downtime, no health check, a build that runs.
     pub notes: Vec<String>,

@@ -1,11 +1,12 @@
 //! A service as it should be: everything that a revision freezes, plus what may change without one.
 //!
 //! [`ServiceSpec`] is the manifest's service after defaults are filled in and every text is parsed.
-//! A revision is a spec plus the exact commit. What is *not* part of a revision is the number of
+//! A revision is a spec plus the exact commit or image. What is *not* part of a revision is the number of
 //! replicas and whether the service should run at all: scaling and stopping do not make a new one.
 
 use crate::desired::{InstanceIntent, Traffic};
 use crate::ids::{DeploymentId, ProjectId, RevisionId, ServiceId, StackId};
+use crate::images::ContainerSpec;
 use crate::name::{HostName, Name, PathPrefix};
 use crate::observed::{InstanceObserved, InstanceState};
 use crate::secret::Secret;
@@ -14,7 +15,7 @@ use crate::{UnixMillis, deployments::Deployment};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-pub use crate::sources::{CommitSha, GitRef, GitTextError, GitUrl, SourceSpec};
+pub use crate::sources::{CommitSha, GitRef, GitSource, GitTextError, GitUrl, SourceSpec, SourceVersion};
 
 /// Everything about a service that a revision freezes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -65,6 +66,8 @@ pub enum RunSpec {
     Command { command: String },
     /// A folder of files served by Mainstay's own static file server.
     Static { directory: String },
+    /// A container of the service's image.
+    Container(ContainerSpec),
 }
 
 /// Which port an instance listens on.
@@ -72,10 +75,10 @@ pub enum RunSpec {
 #[serde(tag = "kind", rename_all = "snake_case")]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum PortSpec {
-    /// The agent picks a free one and injects it as `PORT`.
+    /// The agent picks a free one and injects it as `PORT`; for a container the one that its image exposes, else 8080.
     Injected,
-    /// The command always listens on this one. Two instances cannot share it, so a rollout stops
-    /// the old one first.
+    /// The command always listens on this one. Two processes cannot share it, so a rollout stops
+    /// the old one first; containers have an address each.
     Fixed { port: u16 },
     /// A worker: nothing listens.
     None,
@@ -217,6 +220,16 @@ impl Default for RolloutSpec {
     }
 }
 
+impl ServiceSpec {
+    /// The port of the machine itself that only one instance can have. A container's port is its own.
+    pub fn machine_port(&self) -> Option<u16> {
+        match (&self.port, &self.run) {
+            (PortSpec::Fixed { port }, RunSpec::Command { .. } | RunSpec::Static { .. }) => Some(*port),
+            _ => None,
+        }
+    }
+}
+
 /// What the user last asked of a service as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -226,7 +239,7 @@ pub enum ServiceIntent {
     Stop,
 }
 
-/// An immutable snapshot: configuration plus exact commit.
+/// An immutable snapshot: configuration plus exact commit or image.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Revision {
@@ -234,12 +247,14 @@ pub struct Revision {
     pub service_id: ServiceId,
     /// 1, 2, 3, … per service: what people say aloud.
     pub number: u64,
-    pub commit: CommitSha,
-    /// First line of the commit message, if it could be read.
-    #[serde(default)]
-    pub commit_subject: String,
+    /// The exact code: a commit, or the digest of an image.
+    #[serde(alias = "commit")]
+    pub source_version: SourceVersion,
+    /// First line of the commit message, if it could be read, or the image as it was written.
+    #[serde(default, alias = "commit_subject")]
+    pub source_subject: String,
     pub spec: ServiceSpec,
-    /// SHA-256 over spec and commit, hexadecimal: equal hashes need no new revision.
+    /// SHA-256 over spec and source version, hexadecimal: equal hashes need no new revision.
     pub hash: String,
     pub created_at_ms: UnixMillis,
 }
@@ -309,9 +324,11 @@ impl ServiceView {
 pub struct RevisionSummary {
     pub id: RevisionId,
     pub number: u64,
-    pub commit: CommitSha,
-    #[serde(default)]
-    pub commit_subject: String,
+    /// The exact code: a commit, or the digest of an image.
+    #[serde(alias = "commit")]
+    pub source_version: SourceVersion,
+    #[serde(default, alias = "commit_subject")]
+    pub source_subject: String,
     pub created_at_ms: UnixMillis,
 }
 

@@ -1,18 +1,52 @@
-//! Where the code comes from: git URLs, references and commits, parsed once so that they are safe as
-//! arguments of `git`.
+//! Where the code comes from: a git repository or an image, and exactly which commit or digest of it.
+//!
+//! Git URLs, references and commits are parsed once so that they are safe as arguments of `git`.
 //!
 //! A URL or reference that git could read as an option, that names a remote helper (which runs
 //! commands), or that holds a control or shell character does not exist as a value of these types.
 //! Whoever runs git still passes `--` before them; two locks are better than one.
 
+use crate::images::{ImageDigest, ImageReference, ImageSource};
 use crate::name::Name;
 use crate::text::text_form;
 use serde::{Deserialize, Serialize};
 
-/// Where the code comes from.
+/// Where the code comes from: `git` or `image` tells which.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum SourceSpec {
+    Git(GitSource),
+    Image(ImageSource),
+}
+
+impl SourceSpec {
+    pub fn git(&self) -> Option<&GitSource> {
+        match self {
+            Self::Git(source) => Some(source),
+            Self::Image(_) => None,
+        }
+    }
+
+    pub fn git_mut(&mut self) -> Option<&mut GitSource> {
+        match self {
+            Self::Git(source) => Some(source),
+            Self::Image(_) => None,
+        }
+    }
+
+    pub fn image(&self) -> Option<&ImageSource> {
+        match self {
+            Self::Git(_) => None,
+            Self::Image(source) => Some(source),
+        }
+    }
+}
+
+/// A git repository.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct SourceSpec {
+pub struct GitSource {
     pub git: GitUrl,
     /// Branch, tag or full commit SHA. The control plane resolves it to a commit once per
     /// deployment, so that all servers run identical code.
@@ -221,6 +255,95 @@ impl std::str::FromStr for CommitSha {
 }
 text_form!(CommitSha, GitTextError);
 
+/// The exact code of a revision. As text: the commit, the digest of the image, or, for an image that no registry
+/// vouches for, `local:` and its name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(value_type = String))]
+pub struct SourceVersion(String);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum SourceVersionKind {
+    Commit,
+    Image,
+    /// Whatever the servers have under this name: two of them may have two things.
+    LocalImage,
+}
+
+/// Before the name of an image that is never pulled.
+const LOCAL: &str = "local:";
+
+impl SourceVersion {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    pub fn kind(&self) -> SourceVersionKind {
+        match self.0.as_bytes() {
+            [b's', ..] => SourceVersionKind::Image,
+            [b'l', ..] => SourceVersionKind::LocalImage,
+            _ => SourceVersionKind::Commit,
+        }
+    }
+
+    /// An image under a name that only the servers know.
+    pub fn local(image: &ImageReference) -> Self {
+        Self(format!("{LOCAL}{image}"))
+    }
+
+    pub fn commit(&self) -> Option<CommitSha> {
+        (self.kind() == SourceVersionKind::Commit).then(|| CommitSha(self.0.clone()))
+    }
+
+    pub fn digest(&self) -> Option<ImageDigest> {
+        if self.kind() == SourceVersionKind::Image { self.0.parse().ok() } else { None }
+    }
+
+    /// As much as tells it from others: ten digits of a commit, twelve of a digest, the name of a local image.
+    pub fn short(&self) -> &str {
+        match self.kind() {
+            SourceVersionKind::Commit => &self.0[..10],
+            SourceVersionKind::Image => &self.0["sha256:".len()..][..12],
+            SourceVersionKind::LocalImage => &self.0[LOCAL.len()..],
+        }
+    }
+
+    /// `commit` or `image`: what people call it.
+    pub fn noun(&self) -> &'static str {
+        match self.kind() {
+            SourceVersionKind::Commit => "commit",
+            SourceVersionKind::Image | SourceVersionKind::LocalImage => "image",
+        }
+    }
+}
+
+impl From<CommitSha> for SourceVersion {
+    fn from(commit: CommitSha) -> Self {
+        Self(commit.0)
+    }
+}
+
+impl From<ImageDigest> for SourceVersion {
+    fn from(digest: ImageDigest) -> Self {
+        Self(digest.into())
+    }
+}
+
+impl std::str::FromStr for SourceVersion {
+    type Err = GitTextError;
+    fn from_str(value: &str) -> Result<Self, GitTextError> {
+        if let Ok(digest) = value.parse::<ImageDigest>() {
+            return Ok(digest.into());
+        }
+        if let Some(name) = value.strip_prefix(LOCAL)
+            && let Ok(image) = name.parse::<ImageReference>()
+        {
+            return Ok(Self::local(&image));
+        }
+        value.parse::<CommitSha>().map(Self::from)
+    }
+}
+text_form!(SourceVersion, GitTextError);
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -253,6 +376,23 @@ mod tests {
             "https://token@h/a",
         ] {
             assert!(good.parse::<GitUrl>().is_ok(), "{good:?} was refused");
+        }
+    }
+
+    #[test]
+    fn a_source_version_is_told_from_its_text_and_comes_back_as_it_was() {
+        let commit = "c".repeat(40);
+        let digest = format!("sha256:{}", "d".repeat(64));
+        for (text, kind, short) in [
+            (commit.as_str(), SourceVersionKind::Commit, "cccccccccc"),
+            (digest.as_str(), SourceVersionKind::Image, "dddddddddddd"),
+            ("local:localhost/web:v1", SourceVersionKind::LocalImage, "localhost/web:v1"),
+        ] {
+            let version: SourceVersion = text.parse().unwrap();
+            assert_eq!((version.as_str(), version.kind(), version.short()), (text, kind, short));
+        }
+        for bad in ["", "local:", "local:Nginx", "sha256:12", "main"] {
+            assert!(bad.parse::<SourceVersion>().is_err(), "{bad:?} was accepted");
         }
     }
 

@@ -32,7 +32,7 @@ mod tests {
             services: vec![ServicePlan {
                 service: "web".parse().unwrap(),
                 action: ServicePlanAction::Create,
-                commit: None,
+                source_version: None,
                 differences: vec![],
                 notes: vec![],
             }],

@@ -39,7 +39,7 @@ pub fn sentence(deployment: &Deployment) -> String {
                 "{} is running revision {} ({}){copies}",
                 deployment.service,
                 deployment.revision_number,
-                deployment.commit.short()
+                deployment.source_version.short()
             )
         }
         Stage::Stopped => format!("{} is stopped", deployment.service),

@@ -70,6 +70,7 @@ pub struct RolloutInput {
 pub struct RolloutRevision {
     pub id: RevisionId,
     pub number: u64,
+    /// Of the machine: a container's fixed port is its own, and so counts as injected.
     pub port: PortSpec,
     pub rollout: RolloutSpec,
 }

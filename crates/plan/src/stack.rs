@@ -4,14 +4,14 @@
 //! compared without anybody thinking of it. Values of environment variables are secret: the
 //! difference says that one changes, never to what.
 //!
-//! The caller resolves commits first and computes the fingerprint afterwards: both need IO or
+//! The caller resolves versions first and computes the fingerprint afterwards: both need IO or
 //! hashing, and neither is a decision.
 
 use api::ids::StackId;
 use api::name::Name;
 use api::plans::{Difference, ServicePlan, ServicePlanAction, StackPlan, StackSpec};
 use api::secret::Secret;
-use api::services::{CommitSha, HealthCheck, PortSpec, ServiceSpec};
+use api::services::{HealthCheck, PortSpec, RunSpec, ServiceSpec, SourceVersion};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -27,28 +27,32 @@ pub struct CurrentStack {
 #[derive(Debug, Clone, PartialEq)]
 pub struct CurrentService {
     pub spec: ServiceSpec,
-    pub commit: CommitSha,
+    pub source_version: SourceVersion,
     pub replicas: u32,
 }
 
 /// What would change. The fingerprint is left empty for the caller.
-pub fn diff(current: Option<&CurrentStack>, next: &StackSpec, commits: &BTreeMap<Name, CommitSha>) -> StackPlan {
+pub fn diff(current: Option<&CurrentStack>, next: &StackSpec, versions: &BTreeMap<Name, SourceVersion>) -> StackPlan {
     StackPlan {
         stack_id: current.map(|stack| stack.stack_id.clone()),
         stack: next.name.clone(),
         base_version: current.map_or(0, |stack| stack.version),
         fingerprint: String::new(),
-        services: services(current, next, commits),
+        services: services(current, next, versions),
     }
 }
 
 /// Goes through the three maps side by side: all are in the order of names, and looking each name up costs more
 /// than all else where nothing has changed.
-fn services(current: Option<&CurrentStack>, next: &StackSpec, commits: &BTreeMap<Name, CommitSha>) -> Vec<ServicePlan> {
+fn services(
+    current: Option<&CurrentStack>,
+    next: &StackSpec,
+    versions: &BTreeMap<Name, SourceVersion>,
+) -> Vec<ServicePlan> {
     let empty = BTreeMap::new();
     let mut deployed = current.map_or(&empty, |stack| &stack.services).iter().peekable();
     let mut wanted = next.services.iter().peekable();
-    let mut commits = commits.iter().peekable();
+    let mut versions = versions.iter().peekable();
     let mut plans = Vec::with_capacity(next.services.len());
     loop {
         let name = match (deployed.peek(), wanted.peek()) {
@@ -56,11 +60,11 @@ fn services(current: Option<&CurrentStack>, next: &StackSpec, commits: &BTreeMap
             (Some((name, _)), None) | (None, Some((name, _))) => *name,
             (None, None) => return plans,
         };
-        while commits.next_if(|(other, _)| *other < name).is_some() {}
-        let commit = commits.next_if(|(other, _)| *other == name).map(|(_, commit)| commit);
+        while versions.next_if(|(other, _)| *other < name).is_some() {}
+        let version = versions.next_if(|(other, _)| *other == name).map(|(_, version)| version);
         let current = deployed.next_if(|(other, _)| *other == name).map(|(_, current)| current);
         let spec = wanted.next_if(|(other, _)| *other == name).map(|(_, spec)| spec);
-        plans.push(service(name, current, spec, commit));
+        plans.push(service(name, current, spec, version));
     }
 }
 
@@ -68,13 +72,13 @@ fn service(
     name: &Name,
     current: Option<&CurrentService>,
     next: Option<&ServiceSpec>,
-    commit: Option<&CommitSha>,
+    version: Option<&SourceVersion>,
 ) -> ServicePlan {
     let (action, differences) = match (current, next) {
-        (None, Some(spec)) => (ServicePlanAction::Create, differences(None, Some((spec, commit)))),
+        (None, Some(spec)) => (ServicePlanAction::Create, differences(None, Some((spec, version)))),
         (Some(_), None) => (ServicePlanAction::Remove, Vec::new()),
         (Some(current), Some(spec)) => {
-            let found = differences(Some(current), Some((spec, commit)));
+            let found = differences(Some(current), Some((spec, version)));
             (if found.is_empty() { ServicePlanAction::Keep } else { ServicePlanAction::Update }, found)
         }
         (None, None) => (ServicePlanAction::Keep, Vec::new()),
@@ -83,28 +87,31 @@ fn service(
         Some(spec) => notes(spec, current, action),
         None => vec!["its instances are drained and stopped; its history is kept".into()],
     };
-    ServicePlan { service: name.clone(), action, commit: commit.cloned(), differences, notes }
+    ServicePlan { service: name.clone(), action, source_version: version.cloned(), differences, notes }
 }
 
 /// What differs between two revisions of a service. How many replicas it has is not part of a revision.
-pub fn between(from: (&ServiceSpec, &CommitSha), to: (&ServiceSpec, &CommitSha)) -> Vec<Difference> {
-    let current = CurrentService { spec: from.0.clone(), commit: from.1.clone(), replicas: 1 };
+pub fn between(from: (&ServiceSpec, &SourceVersion), to: (&ServiceSpec, &SourceVersion)) -> Vec<Difference> {
+    let current = CurrentService { spec: from.0.clone(), source_version: from.1.clone(), replicas: 1 };
     let next = ServiceSpec { replicas: None, ..to.0.clone() };
     differences(Some(&current), Some((&next, Some(to.1))))
 }
 
-fn differences(current: Option<&CurrentService>, next: Option<(&ServiceSpec, Option<&CommitSha>)>) -> Vec<Difference> {
-    if let (Some(current), Some((spec, commit))) = (current, next)
-        && is_unchanged(current, spec, commit)
+fn differences(
+    current: Option<&CurrentService>,
+    next: Option<(&ServiceSpec, Option<&SourceVersion>)>,
+) -> Vec<Difference> {
+    if let (Some(current), Some((spec, version))) = (current, next)
+        && is_unchanged(current, spec, version)
     {
         return Vec::new();
     }
-    let before = current.map(|c| fields(&c.spec, Some(&c.commit), Some(c.replicas))).unwrap_or_default();
+    let before = current.map(|c| fields(&c.spec, Some(&c.source_version), Some(c.replicas))).unwrap_or_default();
     // A manifest that names no number keeps what `mainstay scale` asked for.
     let after = next
-        .map(|(spec, commit)| {
+        .map(|(spec, version)| {
             let replicas = spec.replicas.or(current.map(|c| c.replicas)).unwrap_or(1);
-            fields(spec, commit, Some(replicas))
+            fields(spec, version, Some(replicas))
         })
         .unwrap_or_default();
     let keys: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
@@ -113,21 +120,29 @@ fn differences(current: Option<&CurrentService>, next: Option<(&ServiceSpec, Opt
         .filter(|key| before.get(*key) != after.get(*key))
         .map(|key| Difference { field: key.clone(), from: before.get(key).cloned(), to: after.get(key).cloned() })
         .collect();
-    let env_before = current.map(|c| &c.spec.env);
-    let env_after = next.map(|(spec, _)| &spec.env);
-    found.extend(env_differences(env_before, env_after));
+    let (before, after) = (current.map(|c| &c.spec), next.map(|(spec, _)| spec));
+    found.extend(secret_differences("env", before.map(|spec| &spec.env), after.map(|spec| &spec.env)));
+    found.extend(secret_differences("files", before.and_then(files), after.and_then(files)));
     found
+}
+
+fn files(spec: &ServiceSpec) -> Option<&BTreeMap<String, Secret>> {
+    match &spec.run {
+        RunSpec::Container(container) => Some(&container.files),
+        RunSpec::Command { .. } | RunSpec::Static { .. } => None,
+    }
 }
 
 /// Whether nothing differs, for certain: to find that out field by field costs a hundred times as much, and
 /// of a large stack nearly every service is as it was. What is not equal here may still not differ.
-fn is_unchanged(current: &CurrentService, spec: &ServiceSpec, commit: Option<&CommitSha>) -> bool {
-    commit == Some(&current.commit)
+fn is_unchanged(current: &CurrentService, spec: &ServiceSpec, version: Option<&SourceVersion>) -> bool {
+    version == Some(&current.source_version)
         && spec.replicas.is_none_or(|replicas| replicas == current.replicas)
         && current.spec == *spec
 }
 
-fn env_differences(
+fn secret_differences(
+    group: &str,
     before: Option<&BTreeMap<String, Secret>>,
     after: Option<&BTreeMap<String, Secret>>,
 ) -> Vec<Difference> {
@@ -141,7 +156,7 @@ fn env_differences(
         .map(|name| {
             let (had, has) = (before.contains_key(name), after.contains_key(name));
             Difference {
-                field: format!("env.{name}"),
+                field: format!("{group}.{name}"),
                 from: shown(had, if has { "(old value)" } else { "(set)" }),
                 to: shown(has, if had { "(new value)" } else { "(set)" }),
             }
@@ -150,7 +165,7 @@ fn env_differences(
 }
 
 /// Every field of a spec as text, apart from the name and the environment.
-fn fields(spec: &ServiceSpec, commit: Option<&CommitSha>, replicas: Option<u32>) -> BTreeMap<String, String> {
+fn fields(spec: &ServiceSpec, version: Option<&SourceVersion>, replicas: Option<u32>) -> BTreeMap<String, String> {
     let bare = ServiceSpec { env: BTreeMap::new(), replicas, ..spec.clone() };
     let mut value = serde_json::to_value(&bare).unwrap_or_default();
     if let Some(object) = value.as_object_mut() {
@@ -160,11 +175,15 @@ fn fields(spec: &ServiceSpec, commit: Option<&CommitSha>, replicas: Option<u32>)
         if let Some(source) = object.get_mut("source").and_then(Value::as_object_mut) {
             source.remove("reference");
         }
+        // Secret, as the environment: compared apart, and never shown.
+        if let Some(run) = object.get_mut("run").and_then(Value::as_object_mut) {
+            run.remove("files");
+        }
     }
     let mut out = BTreeMap::new();
     flatten("", &value, &mut out);
-    if let Some(commit) = commit {
-        out.insert("commit".into(), commit.as_str().to_owned());
+    if let Some(version) = version {
+        out.insert(version.noun().into(), version.as_str().to_owned());
     }
     out
 }
@@ -234,7 +253,7 @@ fn notes(spec: &ServiceSpec, current: Option<&CurrentService>, action: ServicePl
     if action == ServicePlanAction::Keep {
         return notes;
     }
-    if let (PortSpec::Fixed { port }, Some(_)) = (&spec.port, current) {
+    if let (Some(port), Some(_)) = (spec.machine_port(), current) {
         notes.push(format!(
             "it listens on the fixed port {port}, so the running release is stopped before the new one starts: \
              expect a short gap (let it read PORT to avoid that)"
@@ -252,18 +271,18 @@ fn notes(spec: &ServiceSpec, current: Option<&CurrentService>, action: ServicePl
 #[cfg(test)]
 mod tests {
     use super::*;
-    use api::services::{HealthSpec, RunSpec, SourceSpec};
+    use api::services::{GitSource, HealthSpec, SourceSpec};
 
     fn spec(command: &str) -> ServiceSpec {
         ServiceSpec {
             name: "web".parse().unwrap(),
-            source: SourceSpec {
+            source: SourceSpec::Git(GitSource {
                 git: "https://example.com/shop.git".parse().unwrap(),
                 reference: Some("main".parse().unwrap()),
                 directory: String::new(),
                 credential: None,
                 submodules: false,
-            },
+            }),
             build: None,
             run: RunSpec::Command { command: command.into() },
             env: BTreeMap::from([("KEY".to_string(), Secret::new("hunter2"))]),
@@ -278,7 +297,7 @@ mod tests {
         }
     }
 
-    fn commit(digit: char) -> CommitSha {
+    fn commit(digit: char) -> SourceVersion {
         digit.to_string().repeat(40).parse().unwrap()
     }
 
@@ -303,7 +322,7 @@ mod tests {
 
     #[test]
     fn a_spec_that_is_equal_may_still_differ_by_commit_and_by_replicas() {
-        let deployed = |replicas| CurrentService { spec: spec("serve"), commit: commit('a'), replicas };
+        let deployed = |replicas| CurrentService { spec: spec("serve"), source_version: commit('a'), replicas };
         let found = |current: &CurrentService, spec: &ServiceSpec, digit| {
             let found = differences(Some(current), Some((spec, Some(&commit(digit)))));
             found.into_iter().map(|difference| difference.field).collect::<Vec<_>>()
@@ -318,7 +337,7 @@ mod tests {
     }
 
     fn current(spec: ServiceSpec) -> CurrentStack {
-        let service = CurrentService { commit: commit('a'), replicas: 3, spec: spec.clone() };
+        let service = CurrentService { source_version: commit('a'), replicas: 3, spec: spec.clone() };
         CurrentStack {
             stack_id: "stk_00000000000000000000000000000001".parse().unwrap(),
             version: 4,
@@ -326,13 +345,13 @@ mod tests {
         }
     }
 
-    fn commits(digit: char) -> BTreeMap<Name, CommitSha> {
+    fn versions(digit: char) -> BTreeMap<Name, SourceVersion> {
         BTreeMap::from([("web".parse().unwrap(), commit(digit))])
     }
 
     #[test]
     fn the_same_spec_and_commit_change_nothing_even_after_scaling() {
-        let plan = diff(Some(&current(spec("run"))), &stack(&[spec("run")]), &commits('a'));
+        let plan = diff(Some(&current(spec("run"))), &stack(&[spec("run")]), &versions('a'));
         assert!(plan.is_empty(), "{plan:?}");
         assert_eq!(plan.base_version, 4);
     }
@@ -340,8 +359,8 @@ mod tests {
     #[test]
     fn another_branch_at_the_same_commit_changes_nothing() {
         let mut next = spec("run");
-        next.source.reference = Some("release".parse().unwrap());
-        assert!(diff(Some(&current(spec("run"))), &stack(&[next]), &commits('a')).is_empty());
+        next.source.git_mut().unwrap().reference = Some("release".parse().unwrap());
+        assert!(diff(Some(&current(spec("run"))), &stack(&[next]), &versions('a')).is_empty());
     }
 
     #[test]
@@ -350,7 +369,7 @@ mod tests {
         next.rollout.drain_ms = 5_000;
         next.limits.memory_bytes = Some(512 << 20);
         next.replicas = Some(2);
-        let plan = diff(Some(&current(spec("run"))), &stack(&[next]), &commits('b'));
+        let plan = diff(Some(&current(spec("run"))), &stack(&[next]), &versions('b'));
         let text: Vec<String> = plan.services[0]
             .differences
             .iter()
@@ -374,7 +393,7 @@ mod tests {
     fn a_changed_environment_value_is_named_but_never_shown() {
         let mut next = spec("run");
         next.env.insert("KEY".into(), Secret::new("swordfish"));
-        let plan = diff(Some(&current(spec("run"))), &stack(&[next]), &commits('a'));
+        let plan = diff(Some(&current(spec("run"))), &stack(&[next]), &versions('a'));
         assert_eq!(plan.services[0].differences[0].field, "env.KEY");
         let text = format!("{plan:?}{}", serde_json::to_string(&plan).unwrap());
         assert!(!text.contains("hunter2") && !text.contains("swordfish"), "{text}");
@@ -393,7 +412,7 @@ mod tests {
     fn a_fixed_port_is_announced_as_a_gap() {
         let mut next = spec("serve");
         next.port = PortSpec::Fixed { port: 3000 };
-        let plan = diff(Some(&current(spec("run"))), &stack(&[next]), &commits('a'));
+        let plan = diff(Some(&current(spec("run"))), &stack(&[next]), &versions('a'));
         assert!(plan.services[0].notes[0].contains("short gap"), "{:?}", plan.services[0].notes);
     }
 }

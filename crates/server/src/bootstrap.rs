@@ -9,6 +9,7 @@ use crate::auth::{hash_of, password};
 use crate::options::ServerOptions;
 use crate::presence::Heard;
 use crate::recovery::Recoveries;
+use crate::registry::{HttpRegistries, Registries};
 use crate::state::{AppState, Shared, fresh};
 use crate::{clock, files};
 use anyhow::{Context, Result};
@@ -37,9 +38,11 @@ pub struct Begun {
 }
 
 /// What a control plane meets outside of itself, where it is not the real thing: the simulation
-/// (`crates/sim`) answers for repositories, lets writes fail, and does its waiting in virtual time.
+/// (`crates/sim`) answers for repositories and registries, lets writes fail, and does its waiting in virtual time.
 pub struct Edges {
     pub repositories: Arc<dyn Repositories>,
+    /// `None`: the registries themselves.
+    pub registries: Option<Arc<dyn Registries>>,
     pub gate: Option<Arc<dyn store::Gate>>,
     /// The longest that one poll of an agent may wait.
     pub poll_limit: Duration,
@@ -47,7 +50,12 @@ pub struct Edges {
 
 impl Default for Edges {
     fn default() -> Self {
-        Self { repositories: Arc::new(GitRepositories::default()), gate: None, poll_limit: Duration::from_secs(60) }
+        Self {
+            repositories: Arc::new(GitRepositories::default()),
+            registries: None,
+            gate: None,
+            poll_limit: Duration::from_secs(60),
+        }
     }
 }
 
@@ -72,6 +80,8 @@ pub async fn begin(options: ServerOptions, address: SocketAddr, edges: Edges) ->
     let initial_password = ensure_user(&store, &scope, &directory).await?;
     ensure_cli_token(&store, &scope, &directory).await?;
     let heard = last_reports(&store, &scope).await?;
+    let registries =
+        edges.registries.unwrap_or_else(|| Arc::new(HttpRegistries::new(options.insecure_registries.clone())));
     let recoveries = Recoveries::load(&store, &scope).await.context("read what is left of a restore")?;
     let state = AppState::new(Shared {
         recoveries,
@@ -94,6 +104,7 @@ pub async fn begin(options: ServerOptions, address: SocketAddr, edges: Edges) ->
         refreshing: Default::default(),
         heard: Mutex::new(heard),
         repositories: edges.repositories,
+        registries,
         poll_limit: edges.poll_limit,
     });
     Ok(Begun { state, initial_password })

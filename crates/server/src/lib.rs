@@ -37,6 +37,7 @@ pub mod metrics;
 mod options;
 pub mod presence;
 pub mod recovery;
+pub mod registry;
 pub mod reports;
 pub mod requests;
 pub mod rollouts;

@@ -17,6 +17,8 @@ pub struct ServerOptions {
     /// Whether repositories on this machine (`file://`) may be deployed. Only sensible where the
     /// control plane and the agent share one machine and one person, as under `mainstay up`.
     pub allow_local_sources: bool,
+    /// `HOST:PORT` of registries of images that are asked without TLS; those on loopback always are.
+    pub insecure_registries: Vec<String>,
     /// Address under which people and agents reach this control plane, if a proxy is in front.
     pub public_url: Option<String>,
     /// Security mode of servers that join.
@@ -46,6 +48,7 @@ impl ServerOptions {
             data_dir: data_dir.into(),
             database_url: None,
             allow_local_sources: false,
+            insecure_registries: Vec::new(),
             public_url: None,
             security_mode: SecurityMode::default(),
             gateway_port: None,

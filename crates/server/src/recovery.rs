@@ -501,6 +501,6 @@ fn what_runs(service: &ServiceDesired) -> String {
         .revisions
         .iter()
         .filter(|r| ids.contains(&r.revision_id))
-        .map(|revision| format!("revision {} (commit {})", revision.number, revision.source.commit.short()));
+        .map(|revision| format!("revision {} ({})", revision.number, revision.source.label()));
     words.collect::<Vec<_>>().join(" and ")
 }

@@ -10,7 +10,7 @@ use api::deployments::{Deployment, Stage, StageEntry};
 use api::events::{Event, EventKind, EventLevel};
 use api::ids::{InstanceId, RevisionId, ServerId, ServiceId};
 use api::observed::ObservedState;
-use api::services::Revision;
+use api::services::{PortSpec, Revision};
 use plan::placement::Candidate;
 use plan::rollout::{RolloutChange, RolloutInput, RolloutInstance, RolloutPlan, RolloutRevision};
 use std::collections::{BTreeMap, BTreeSet};
@@ -98,7 +98,10 @@ async fn read(state: &AppState, scope: &Scope, service: &Service) -> Result<(Rol
     let revision = |revision: Revision| RolloutRevision {
         id: revision.id,
         number: revision.number,
-        port: revision.spec.port,
+        port: match (&revision.spec.port, revision.spec.machine_port()) {
+            (PortSpec::Fixed { .. }, None) => PortSpec::Injected,
+            (port, _) => port.clone(),
+        },
         rollout: revision.spec.rollout,
     };
     let revisions = revisions.into_iter().map(revision).collect();

@@ -3,8 +3,8 @@
 use api::ids::{InstanceId, RevisionId, ServerId, ServiceId};
 use api::observed::{InstanceObserved, InstanceState, ObservedState};
 use api::services::{
-    HealthCheck, HealthSpec, PortSpec, RestartSpec, Revision, RolloutSpec, RouteSpec, RunSpec, ServiceSpec, SourceSpec,
-    StopSpec,
+    GitSource, HealthCheck, HealthSpec, PortSpec, RestartSpec, Revision, RolloutSpec, RouteSpec, RunSpec, ServiceSpec,
+    SourceSpec, StopSpec,
 };
 use std::collections::BTreeMap;
 
@@ -15,17 +15,17 @@ pub fn revision(number: u64, path: &str) -> Revision {
         id: RevisionId::from_uuid(uuid::Uuid::from_u128(u128::from(number))),
         service_id: ServiceId::from_uuid(uuid::Uuid::from_u128(2)),
         number,
-        commit: format!("{number:040x}").parse().unwrap(),
-        commit_subject: String::new(),
+        source_version: format!("{number:040x}").parse().unwrap(),
+        source_subject: String::new(),
         spec: ServiceSpec {
             name: "web".parse().unwrap(),
-            source: SourceSpec {
+            source: SourceSpec::Git(GitSource {
                 git: "https://example.com/shop.git".parse().unwrap(),
                 reference: None,
                 directory: String::new(),
                 credential: None,
                 submodules: false,
-            },
+            }),
             build: None,
             run: RunSpec::Command { command: "serve".into() },
             env: BTreeMap::new(),
@@ -70,6 +70,7 @@ pub fn observed_instance(number: u128) -> InstanceObserved {
         state: InstanceState::Healthy,
         pid: Some(1),
         port: Some(20_000),
+        address: None,
         started_at_ms: Some(0),
         restarts: 0,
         crash_looping: false,

@@ -46,6 +46,7 @@ pub struct Shared {
     /// Servers that are refused because of their clock.
     pub(crate) wrong_clocks: crate::wrong_clocks::WrongClocks,
     pub(crate) repositories: Arc<dyn crate::actions::sources::Repositories>,
+    pub(crate) registries: Arc<dyn crate::registry::Registries>,
     /// The longest that one poll of an agent may wait.
     pub(crate) poll_limit: std::time::Duration,
 }

@@ -152,6 +152,7 @@ impl World {
         self.around_plane.set(self.time.true_ms());
         let edges = Edges {
             repositories: self.repositories.clone(),
+            registries: None,
             gate: Some(self.door.clone()),
             // The waiting of a long-poll is done by the network, in virtual time.
             poll_limit: Duration::ZERO,

@@ -10,14 +10,14 @@ use api::cause::Cause;
 use api::deployments::{Deployment, DeploymentKind, Stage, StageEntry};
 use api::events::Event;
 use api::ids::{DeploymentId, RevisionId, ServiceId};
-use api::services::{CommitSha, ServiceIntent, ServiceSpec};
+use api::services::{ServiceIntent, ServiceSpec, SourceVersion};
 
 /// A revision to be written.
 #[derive(Debug, Clone)]
 pub struct RevisionCreate {
     pub id: RevisionId,
-    pub commit: CommitSha,
-    pub commit_subject: String,
+    pub source_version: SourceVersion,
+    pub source_subject: String,
     pub spec: ServiceSpec,
     pub hash: String,
 }
@@ -250,8 +250,8 @@ async fn insert(
         kind: create.kind,
         revision_id: revision.id,
         revision_number: revision.number,
-        commit: revision.commit,
-        commit_subject: revision.commit_subject,
+        source_version: revision.source_version,
+        source_subject: revision.source_subject,
         previous_revision_id: service.current_revision_id.clone(),
         replicas: if create.kind == DeploymentKind::Stop { 0 } else { replicas },
         stage: Stage::Pending,

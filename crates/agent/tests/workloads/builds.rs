@@ -33,7 +33,7 @@ async fn a_build_runs_in_its_source_with_its_own_environment_and_nothing_of_the_
     for line in ["OWN=mine", "SERVICE_API_URL=http://api", "CI=true", "MAINSTAY_SERVICE=web"] {
         assert!(environment.lines().any(|l| l == line), "{line} is missing in {environment}");
     }
-    assert!(environment.contains(&format!("MAINSTAY_COMMIT={}", service.revision.source.commit)));
+    assert!(environment.contains(&format!("MAINSTAY_COMMIT={}", service.revision.source.git().unwrap().commit)));
     assert!(!environment.contains("CARGO_MANIFEST_DIR"), "what this test runs with leaks in: {environment}");
     assert_eq!(
         std::fs::read_to_string(source.join("place")).unwrap().trim(),

@@ -3,7 +3,7 @@
 use agent::drivers::fake::{FakeDriver, FakeMachine};
 use agent::drivers::process::{LogLimits, ProcessDriver, ProcessOptions};
 use agent::drivers::{PrepareRequest, StartRequest, StartedInstance, Workloads};
-use api::desired::{InstanceDesired, InstanceIntent, ResolvedSource, RevisionDesired, Traffic};
+use api::desired::{InstanceDesired, InstanceIntent, ResolvedGit, ResolvedSource, RevisionDesired, Traffic};
 use api::ids::{DeploymentId, InstanceId, RevisionId, ServiceId};
 use api::observed::InstanceObserved;
 use api::services::{BuildSpec, CommitSha, HealthCheck, HealthSpec, Limits, PortSpec, RestartSpec, RunSpec, StopSpec};
@@ -227,13 +227,21 @@ impl Repository {
 }
 
 pub fn source(url: &str, commit: &str) -> ResolvedSource {
-    ResolvedSource {
+    ResolvedSource::Git(ResolvedGit {
         git: url.parse().unwrap(),
         commit: commit.parse::<CommitSha>().unwrap(),
         reference: Some("main".parse().unwrap()),
         directory: String::new(),
         submodules: false,
         credential: None,
+    })
+}
+
+/// Where it comes from, to be changed.
+pub fn git(revision: &mut RevisionDesired) -> &mut ResolvedGit {
+    match &mut revision.source {
+        ResolvedSource::Git(source) => source,
+        ResolvedSource::Image(_) => panic!("it comes from an image"),
     }
 }
 
@@ -301,6 +309,7 @@ impl Service {
                 ordinal: 0,
                 intent: InstanceIntent::Run,
                 traffic: Traffic::Candidate,
+                address: None,
             },
             revision: self.revision.clone(),
             env: BTreeMap::new(),

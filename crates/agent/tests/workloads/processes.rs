@@ -21,7 +21,7 @@ async fn a_service_gets_its_port_and_its_surroundings_and_answers() {
     let (request, started) = run(&driver, host.head(None, &format!("env; {HELPER} serve"))).await;
     let port = started.port.unwrap();
     assert!((20_000..30_000).contains(&port));
-    let commit = request.revision.source.commit.to_string();
+    let commit = request.revision.source.git().unwrap().commit.to_string();
     eventually("it answers", async || get(port, "/").await == Some(commit.clone())).await;
     let source = LogSource::Run { instance_id: request.instance.instance_id.clone() };
     let log = driver.log_tail(&source, 100).await;

@@ -1,6 +1,6 @@
 //! Fetching: where from, what exactly, and what is said when it does not work.
 
-use crate::machine::{Machine, ProcessHost, Repository, Service, revision, source};
+use crate::machine::{Machine, ProcessHost, Repository, Service, git, revision, source};
 use agent::drivers::{PrepareError, Workloads};
 use api::logs::LogSource;
 use api::observed::PreparationStep;
@@ -47,13 +47,13 @@ async fn commands_run_in_the_folder_that_the_service_names() {
     std::os::unix::fs::symlink("/etc", host.repository.path.join("out")).unwrap();
     host.repository.commit("folder");
     let mut service = Service::of(host.head(Some("cat file"), "true"));
-    service.revision.source.directory = "apps/web".into();
+    git(&mut service.revision).directory = "apps/web".into();
     prepare(&host, &service).await.unwrap();
     for (directory, reason) in
         [("missing", "does not exist"), ("out", "symbolic link"), ("../..", "leads out"), ("index.html", "is a file")]
     {
         let mut service = Service::of(host.head(Some("true"), "true"));
-        service.revision.source.directory = directory.into();
+        git(&mut service.revision).directory = directory.into();
         let error = prepare(&host, &service).await.unwrap_err();
         assert!(error.message.contains(reason) && !error.retryable, "{directory}: {error:?}");
     }
@@ -121,7 +121,7 @@ async fn submodules_are_fetched_when_asked_for_and_warned_of_otherwise() {
     assert!(log.iter().any(|line| line.contains("`submodules = true`")), "{log:?}");
     assert_eq!(file(&host, &without, "vendor/lib/lib.txt"), None);
     let mut with = Service::of(host.head(None, "true"));
-    with.revision.source.submodules = true;
+    git(&mut with.revision).submodules = true;
     prepare(&host, &with).await.unwrap();
     assert_eq!(file(&host, &with, "vendor/lib/lib.txt").as_deref(), Some("library"));
 }
@@ -262,7 +262,7 @@ async fn a_token_reaches_git_through_the_helper_and_only_for_its_host() {
     });
     let mut service =
         Service::of(revision(source(&format!("http://127.0.0.1:{port}/a.git"), &host.repository.head()), None, "true"));
-    service.revision.source.credential =
+    git(&mut service.revision).credential =
         Some(api::desired::GitCredential::Token { user: "deploy".into(), token: api::secret::Secret::new("t0ken") });
     let error = prepare(&host, &service).await.unwrap_err();
     assert!(error.message.contains("refused access") && error.message.contains("stored credential"), "{error:?}");
@@ -272,7 +272,7 @@ async fn a_token_reaches_git_through_the_helper_and_only_for_its_host() {
     assert!(told.contains("ZGVwbG95OnQwa2Vu"), "{told}");
     server.abort();
     let mut anonymous = service.prepare_request();
-    anonymous.revision.source.credential = None;
+    git(&mut anonymous.revision).credential = None;
     let calls = std::fs::read_dir(host.data().join("git/calls")).unwrap().count();
     assert_eq!(calls, 0, "a credential stays on disk after the call");
 }

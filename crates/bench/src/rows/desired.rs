@@ -229,8 +229,8 @@ fn to_deploy(number: usize) -> Result<ServiceDeploy> {
     let spec = ServiceSpec { name: name.clone(), ..usual_service()? };
     let revision = RevisionCreate {
         id: fresh(RevisionId::from_uuid),
-        commit: commit()?,
-        commit_subject: "As it is".into(),
+        source_version: commit()?.into(),
+        source_subject: "As it is".into(),
         spec,
         hash: format!("{number}"),
     };

@@ -13,7 +13,7 @@ use api::desired::{InstanceIntent, ServiceDesired, Traffic};
 use api::name::Name;
 use api::observed::InstanceState;
 use api::plans::{DefaultSource, ServicePlanAction, StackSpec};
-use api::services::{CommitSha, PortSpec, ServiceSpec};
+use api::services::{CommitSha, PortSpec, ServiceSpec, SourceVersion};
 use plan::host::HostInput;
 use plan::stack::{CurrentService, CurrentStack};
 use std::collections::BTreeMap;
@@ -39,11 +39,11 @@ rollout = { drain = "20s", warm = "10m" }
 
 pub fn stack(context: &Context) -> Result<Vec<Figure>> {
     each_size(context, "plan-stack", "plan of a stack", |services| {
-        let (current, next, commits) = unchanged_stack(services)?;
-        let kept = plan::stack::diff(Some(&current), &next, &commits);
+        let (current, next, versions) = unchanged_stack(services)?;
+        let kept = plan::stack::diff(Some(&current), &next, &versions);
         let keeps = kept.services.iter().all(|service| service.action == ServicePlanAction::Keep);
         anyhow::ensure!(keeps && kept.services.len() as u64 == services, "the plan is not to keep everything");
-        Ok(Box::new(move || drop(black_box(plan::stack::diff(Some(&current), black_box(&next), &commits)))))
+        Ok(Box::new(move || drop(black_box(plan::stack::diff(Some(&current), black_box(&next), &versions)))))
     })
 }
 
@@ -94,20 +94,20 @@ fn each_size(context: &Context, row: &str, what: &str, prepare: Prepare) -> Resu
     Ok(figures)
 }
 
-fn unchanged_stack(services: u64) -> Result<(CurrentStack, StackSpec, BTreeMap<Name, CommitSha>)> {
+fn unchanged_stack(services: u64) -> Result<(CurrentStack, StackSpec, BTreeMap<Name, SourceVersion>)> {
     let spec = usual_service()?;
-    let commit = commit()?;
+    let version = SourceVersion::from(commit()?);
     let mut next = StackSpec { name: "shop".parse().context("a name")?, project: None, services: BTreeMap::new() };
-    let (mut current, mut commits) = (BTreeMap::new(), BTreeMap::new());
+    let (mut current, mut versions) = (BTreeMap::new(), BTreeMap::new());
     for number in 0..services {
         let name: Name = format!("web-{number}").parse().context("a name")?;
         let spec = ServiceSpec { name: name.clone(), ..spec.clone() };
-        let deployed = CurrentService { spec: spec.clone(), commit: commit.clone(), replicas: 2 };
+        let deployed = CurrentService { spec: spec.clone(), source_version: version.clone(), replicas: 2 };
         current.insert(name.clone(), deployed);
-        commits.insert(name.clone(), commit.clone());
+        versions.insert(name.clone(), version.clone());
         next.services.insert(name, spec);
     }
-    Ok((CurrentStack { stack_id: nouns::id("stk", 1), version: 1, services: current }, next, commits))
+    Ok((CurrentStack { stack_id: nouns::id("stk", 1), version: 1, services: current }, next, versions))
 }
 
 /// A service as a manifest says it, defaults filled in.

@@ -27,7 +27,7 @@ pub async fn run(context: &Context, options: Options) -> Outcome {
         let revisions = client.revisions(stack, id, 50).await?;
         if !revisions.iter().any(|revision| revision.number == number) {
             let known: Vec<String> =
-                revisions.iter().take(10).map(|r| format!("{} ({})", r.number, r.commit.short())).collect();
+                revisions.iter().take(10).map(|r| format!("{} ({})", r.number, r.source_version.short())).collect();
             return Err(Failure::general(format!("{} has no revision {number}", service.name))
                 .help(format!("newest first: {}", known.join(", "))));
         }

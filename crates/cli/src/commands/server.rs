@@ -37,6 +37,9 @@ pub struct Options {
     /// Allow file:// repositories of this machine as source
     #[arg(long)]
     pub allow_local_sources: bool,
+    /// Ask this registry of images without TLS; may be repeated
+    #[arg(long, value_name = "HOST:PORT")]
+    pub insecure_registry: Vec<String>,
 }
 
 pub async fn run(context: &Context, options: Options) -> Outcome {
@@ -49,6 +52,7 @@ pub async fn run(context: &Context, options: Options) -> Outcome {
         gateway_port: options.gateway_port,
         gateway_https_port: options.gateway_https_port,
         allow_local_sources: options.allow_local_sources,
+        insecure_registries: options.insecure_registry,
         security_mode: system::security_mode(options.public),
         poll_interval_ms: options.poll_interval,
         disk_reserve_bytes: options.disk_reserve,

@@ -105,7 +105,7 @@ fn service_row(service: &ServiceView) -> Vec<Text> {
     let revision = service
         .current
         .as_ref()
-        .map_or(NONE.to_owned(), |revision| format!("{} ({})", revision.number, revision.commit.short()));
+        .map_or(NONE.to_owned(), |revision| format!("{} ({})", revision.number, revision.source_version.short()));
     let changed =
         service.deployment.as_ref().map_or(NONE.to_owned(), |deployment| ago(deployment.created_at_ms, now_ms()));
     let address = service.urls.first().cloned().unwrap_or_else(|| NONE.into());
@@ -133,7 +133,12 @@ async fn show_service(context: &Context, client: &Client, what: &str) -> Result<
     let Text(word, tone) = words::service_condition(&service);
     printer.data(&format!("{} {}", paint.bold(&address::full_name(&service)), paint.tone(tone, &word)));
     if let Some(current) = &service.current {
-        printer.data(&format!("  revision {} ({}) {}", current.number, current.commit.short(), current.commit_subject));
+        printer.data(&format!(
+            "  revision {} ({}) {}",
+            current.number,
+            current.source_version.short(),
+            current.source_subject
+        ));
     }
     for url in &service.urls {
         printer.data(&format!("  {url}"));
@@ -185,7 +190,7 @@ fn deployment_row(deployment: &Deployment) -> Vec<Text> {
         deployment.id.short().into(),
         deployment.kind.as_str().into(),
         words::stage(deployment),
-        format!("{} ({})", deployment.revision_number, deployment.commit.short()).into(),
+        format!("{} ({})", deployment.revision_number, deployment.source_version.short()).into(),
         took.into(),
         ago(deployment.created_at_ms, now_ms()).into(),
         deployment.cause.actor.label().into(),

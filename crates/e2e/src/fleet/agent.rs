@@ -251,6 +251,7 @@ fn observe(
                 state: if is_healthy { InstanceState::Healthy } else { InstanceState::Running },
                 pid: Some(1000),
                 port: Some(20_000),
+                address: None,
                 started_at_ms: started.get(id).copied(),
                 restarts: 0,
                 crash_looping: false,

@@ -3,7 +3,7 @@
 use super::checker::Checker;
 use crate::raw::Service;
 use api::plans::DefaultSource;
-use api::services::{CommitSha, GitRef, SourceSpec};
+use api::services::{CommitSha, GitRef, GitSource, SourceSpec};
 
 pub fn resolve(
     check: &mut Checker<'_, '_>,
@@ -26,7 +26,8 @@ pub fn resolve(
             return check.missing(&format!("{field}.git"), message, "write `git = \"https://…\"`");
         }
     };
-    Some(SourceSpec { git, reference, directory: directory?, credential, submodules: raw.submodules.unwrap_or(false) })
+    let submodules = raw.submodules.unwrap_or(false);
+    Some(SourceSpec::Git(GitSource { git, reference, directory: directory?, credential, submodules }))
 }
 
 fn reference(check: &mut Checker<'_, '_>, field: &str, raw: &Service) -> Option<GitRef> {

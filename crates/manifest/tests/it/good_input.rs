@@ -19,8 +19,8 @@ fn five_lines_describe_a_service_and_everything_else_has_a_default() {
         parse("name = \"shop\"\n[services.web]\nrun = \"node server.js\"\nroute = \"/\"\nhealth = \"/healthz\"\n");
     assert_eq!(stack.name.as_str(), "shop");
     let web = &stack.services[&"web".parse().unwrap()];
-    assert_eq!(web.source.git.as_str(), "https://example.com/shop.git");
-    assert_eq!(web.source.reference.as_ref().unwrap().as_str(), "main");
+    assert_eq!(web.source.git().unwrap().git.as_str(), "https://example.com/shop.git");
+    assert_eq!(web.source.git().unwrap().reference.as_ref().unwrap().as_str(), "main");
     assert_eq!(web.port, PortSpec::Injected);
     assert_eq!(web.health.check, HealthCheck::Http { path: "/healthz".into() });
     assert_eq!(web.routes[0].label(), "*/");
@@ -110,16 +110,16 @@ fn a_folder_is_relative_to_the_manifest_without_git_and_to_the_repository_with_i
     let below = DefaultSource { directory: "deploy".into(), ..source() };
     let text = "name = \"a\"\n[services.own]\nrun = \"x\"\n[services.up]\nrun = \"x\"\ndirectory = \"../web\"\n[services.other]\nrun = \"x\"\ngit = \"https://h/o.git\"\ndirectory = \"web\"";
     let stack = manifest::parse(text, Some(&below)).unwrap();
-    let folder = |name: &str| stack.services[&name.parse().unwrap()].source.directory.clone();
+    let folder = |name: &str| stack.services[&name.parse().unwrap()].source.git().unwrap().directory.clone();
     assert_eq!((folder("own"), folder("up"), folder("other")), ("deploy".into(), "web".into(), "web".into()));
-    let other = &stack.services[&"other".parse().unwrap()].source;
+    let other = &stack.services[&"other".parse().unwrap()].source.git().unwrap();
     assert_eq!(other.reference, None, "the branch of this repository means nothing in another one");
 }
 
 #[test]
 fn a_branch_without_git_chooses_another_branch_of_the_same_repository() {
     let stack = parse("name = \"a\"\n[services.web]\nrun = \"x\"\nbranch = \"release/2\"");
-    let source = &stack.services[&"web".parse().unwrap()].source;
+    let source = stack.services[&"web".parse().unwrap()].source.git().unwrap();
     assert_eq!(
         (source.git.as_str(), source.reference.as_ref().unwrap().as_str()),
         ("https://example.com/shop.git", "release/2")

@@ -48,7 +48,7 @@ fn service_plan(service: &ServicePlan, text: &mut Text) {
         ServicePlanAction::Keep => (Mark::Keep, "stays as it is"),
     };
     let (sign, tone) = mark.sign();
-    let commit = service.commit.as_ref().map(|commit| format!(" at {}", commit.short())).unwrap_or_default();
+    let commit = service.source_version.as_ref().map(|commit| format!(" at {}", commit.short())).unwrap_or_default();
     let commit = if service.action == ServicePlanAction::Remove { String::new() } else { commit };
     text.pieces(vec![
         (Tone::Plain, "  ".into()),
@@ -82,11 +82,12 @@ fn is_worth_showing(difference: &Difference) -> bool {
 
 /// A commit as it is written everywhere else.
 fn short(commit: &str) -> String {
-    commit.parse::<api::sources::CommitSha>().map_or_else(|_| shown(commit), |commit| commit.short().to_owned())
+    commit.parse::<api::sources::SourceVersion>().map_or_else(|_| shown(commit), |version| version.short().to_owned())
 }
 
 fn difference_line(difference: &Difference, width: usize, text: &mut Text) {
-    let shown = |value: &str| if difference.field == "commit" { short(value) } else { shown(value) };
+    let shown =
+        |value: &str| if matches!(difference.field.as_str(), "commit" | "image") { short(value) } else { shown(value) };
     let (mark, value) = match (&difference.from, &difference.to) {
         (None, Some(to)) => (Mark::Create, shown(to)),
         (Some(from), None) => (Mark::Remove, shown(from)),
@@ -116,7 +117,7 @@ mod tests {
         let service = |name: &str, action, differences, notes: &[&str]| ServicePlan {
             service: name.parse().unwrap(),
             action,
-            commit: Some("0123456789abcdef0123456789abcdef01234567".parse().unwrap()),
+            source_version: Some("0123456789abcdef0123456789abcdef01234567".parse().unwrap()),
             differences,
             notes: notes.iter().map(|note| note.to_string()).collect(),
         };

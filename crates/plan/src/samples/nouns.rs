@@ -52,14 +52,14 @@ pub fn revision(number: u64, port: PortSpec) -> RevisionDesired {
         revision_id: id("rev", number),
         number,
         deployment_id: id("dep", number),
-        source: ResolvedSource {
+        source: ResolvedSource::Git(ResolvedGit {
             git: "https://example.com/shop.git".parse().unwrap(),
             commit: "0".repeat(40).parse().unwrap(),
             reference: None,
             directory: String::new(),
             submodules: false,
             credential: None,
-        },
+        }),
         build: None,
         build_key: String::new(),
         run: RunSpec::Command { command: "run".into() },
@@ -80,6 +80,7 @@ pub fn wanted(number: u64, revision: u64, intent: InstanceIntent, traffic: Traff
         ordinal: (number % 100) as u32,
         intent,
         traffic,
+        address: None,
     }
 }
 
@@ -91,6 +92,7 @@ pub fn seen(number: u64, service: u64, revision: u64, state: InstanceState) -> I
         state,
         pid: Some(100),
         port: Some(20_000 + (number % 10_000) as u16),
+        address: None,
         started_at_ms: None,
         restarts: 0,
         crash_looping: false,

@@ -86,7 +86,7 @@ fn golden_configurations_of_gateways() {
 fn golden_plans_of_stacks() {
     check("stack", 5, |file, script| {
         let stack = stack_script::parse(file, script);
-        let plan = plan::stack::diff(stack.deployed.as_ref(), &stack.manifest, &stack.commits);
+        let plan = plan::stack::diff(stack.deployed.as_ref(), &stack.manifest, &stack.versions);
         render::stack_plan(&plan).plain()
     });
 }

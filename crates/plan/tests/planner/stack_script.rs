@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 pub struct StackScript {
     pub deployed: Option<CurrentStack>,
     pub manifest: StackSpec,
-    pub commits: BTreeMap<Name, CommitSha>,
+    pub versions: BTreeMap<Name, SourceVersion>,
 }
 
 pub fn parse(file: &str, script: &str) -> StackScript {
@@ -20,7 +20,7 @@ pub fn parse(file: &str, script: &str) -> StackScript {
     let mut stack = StackScript {
         deployed: None,
         manifest: StackSpec { name, project: None, services: BTreeMap::new() },
-        commits: BTreeMap::new(),
+        versions: BTreeMap::new(),
     };
     for (index, line) in script.lines().enumerate() {
         if line.trim().is_empty() || line.starts_with('#') {
@@ -34,14 +34,14 @@ pub fn parse(file: &str, script: &str) -> StackScript {
             words.end();
             continue;
         }
-        let (spec, commit) = service(&mut words);
+        let (spec, source_version) = service(&mut words);
         match (part.as_str(), &mut stack.deployed) {
             ("deployed", Some(deployed)) => {
                 let replicas = spec.replicas.unwrap_or(1);
-                deployed.services.insert(spec.name.clone(), CurrentService { spec, commit, replicas });
+                deployed.services.insert(spec.name.clone(), CurrentService { spec, source_version, replicas });
             }
             ("manifest", _) => {
-                stack.commits.insert(spec.name.clone(), commit);
+                stack.versions.insert(spec.name.clone(), source_version);
                 stack.manifest.services.insert(spec.name.clone(), spec);
             }
             _ => words.fail("a line begins with `manifest`, or with `deployed` after `deployed version N`"),
@@ -51,16 +51,16 @@ pub fn parse(file: &str, script: &str) -> StackScript {
     stack
 }
 
-fn service(words: &mut Words) -> (ServiceSpec, CommitSha) {
+fn service(words: &mut Words) -> (ServiceSpec, SourceVersion) {
     let mut spec = ServiceSpec {
         name: words.parse("a name"),
-        source: SourceSpec {
+        source: SourceSpec::Git(GitSource {
             git: "https://example.com/shop.git".parse().unwrap(),
             reference: Some("main".parse().unwrap()),
             directory: String::new(),
             credential: None,
             submodules: false,
-        },
+        }),
         build: None,
         run: RunSpec::Command { command: "run".into() },
         env: BTreeMap::new(),
@@ -83,7 +83,7 @@ fn service(words: &mut Words) -> (ServiceSpec, CommitSha) {
                 let command = words.take("a command");
                 spec.build = Some(BuildSpec { command, timeout_ms: 600_000, limits: Limits::default(), cache: vec![] });
             }
-            "branch" => spec.source.reference = Some(words.parse("a branch")),
+            "branch" => spec.source.git_mut().unwrap().reference = Some(words.parse("a branch")),
             "replicas" => spec.replicas = Some(words.parse("a number")),
             "port" => spec.port = PortSpec::Fixed { port: words.parse("a port") },
             "worker" => {

@@ -241,7 +241,7 @@ fn service_deploy(prepared: &Prepared, compared: &Compared, step: &ServicePlan, 
     let name = &step.service;
     let (spec, found) = (compared.specs.get(name)?, prepared.resolved.get(name)?);
     let existing = compared.services.get(name);
-    let hash = revision_hash(spec, &found.commit);
+    let hash = revision_hash(spec, &found.version);
     let newest = compared.newest.get(name);
     let known = newest.is_some_and(|revision| revision.hash == hash);
     // The same revision again, by force, means new instances of it.
@@ -255,8 +255,8 @@ fn service_deploy(prepared: &Prepared, compared: &Compared, step: &ServicePlan, 
     };
     let revision = (!known).then(|| RevisionCreate {
         id: fresh(RevisionId::from_uuid),
-        commit: found.commit.clone(),
-        commit_subject: found.subject.clone(),
+        source_version: found.version.clone(),
+        source_subject: found.subject.clone(),
         spec: spec.clone(),
         hash,
     });

@@ -133,14 +133,14 @@ async fn deploy(
     let mut env = manifest_env(stack, service);
     env.extend(set);
     let spec = ServiceSpec { env, ..base.spec.clone() };
-    let hash = revision_hash(&spec, &base.commit);
-    if hash == revision_hash(&base.spec, &base.commit) {
+    let hash = revision_hash(&spec, &base.source_version);
+    if hash == revision_hash(&base.spec, &base.source_version) {
         return Ok(None);
     }
     let revision = RevisionCreate {
         id: fresh(RevisionId::from_uuid),
-        commit: base.commit,
-        commit_subject: base.commit_subject,
+        source_version: base.source_version,
+        source_subject: base.source_subject,
         spec,
         hash,
     };

@@ -9,16 +9,16 @@
 
 use api::name::Name;
 use api::plans::StackPlan;
-use api::services::{CommitSha, ServiceSpec};
+use api::services::{ServiceSpec, SourceVersion};
 use std::collections::BTreeMap;
 
 /// Of a plan against the specs (environment of `env set` included) and commits it was made from.
-pub fn of(plan: &StackPlan, specs: &BTreeMap<Name, ServiceSpec>, commits: &BTreeMap<Name, CommitSha>) -> String {
+pub fn of(plan: &StackPlan, specs: &BTreeMap<Name, ServiceSpec>, versions: &BTreeMap<Name, SourceVersion>) -> String {
     let specs = wire::digest_of(specs);
-    let commits = wire::digest_of(commits);
+    let versions = wire::digest_of(versions);
     let bare = StackPlan { fingerprint: String::new(), ..plan.clone() };
-    let whole = wire::digest_of(&(&specs, &commits, &bare));
-    format!("{}-{}-{}-{whole}", plan.base_version, &specs[..8], &commits[..8])
+    let whole = wire::digest_of(&(&specs, &versions, &bare));
+    format!("{}-{}-{}-{whole}", plan.base_version, &specs[..8], &versions[..8])
 }
 
 /// What moved between the plan that was agreed to and the one that holds now, in words.
@@ -36,7 +36,7 @@ pub fn what_moved(agreed: &str, now: &str) -> String {
         moved.push("the manifest or a variable set with `mainstay env` is another one".into());
     }
     if agreed[2] != now[2] {
-        moved.push("a branch or tag leads to another commit".into());
+        moved.push("a branch or tag leads to another commit or image".into());
     }
     if moved.is_empty() {
         moved.push("what is deployed is not what it was".into());

@@ -11,7 +11,7 @@ use api::error::ApiError;
 use api::ids::{RevisionId, ServiceId, StackId};
 use api::name::Name;
 use api::plans::{PlanRequest, StackPlan, StackSpec};
-use api::services::{Revision, ServiceIntent, ServiceSpec};
+use api::services::{Revision, ServiceIntent, ServiceSpec, SourceVersion};
 use plan::stack::{CurrentService, CurrentStack};
 use std::collections::{BTreeMap, BTreeSet};
 use store::{Scope, Service, Stack};
@@ -47,7 +47,9 @@ pub async fn prepare(state: &AppState, scope: &Scope, request: &PlanRequest) -> 
     for (name, service) in &mut spec.services {
         if let Some(found) = resolved.get(name) {
             // A manifest that names no branch gets the default one: where a machine may find the commit.
-            service.source.reference = service.source.reference.take().or_else(|| found.reference.clone());
+            if let Some(source) = service.source.git_mut() {
+                source.reference = source.reference.take().or_else(|| found.reference.clone());
+            }
         }
     }
     Ok(Prepared { spec, resolved })
@@ -73,20 +75,24 @@ pub async fn compare(state: &AppState, scope: &Scope, prepared: &Prepared) -> Re
         if let Some(revision) = wanted_revision(state, scope, service).await?
             && !service.removing
         {
-            let own = CurrentService { spec: revision.spec, commit: revision.commit, replicas: service.replicas };
+            let own = CurrentService {
+                spec: revision.spec,
+                source_version: revision.source_version,
+                replicas: service.replicas,
+            };
             current.insert(name.clone(), own);
         }
     }
     refuse_conflicts(&wanted_routes(&specs), &taken_routes(state, scope, stack.as_ref()).await?)?;
-    let commits = prepared.resolved.iter().map(|(name, found)| (name.clone(), found.commit.clone())).collect();
+    let versions = prepared.resolved.iter().map(|(name, found)| (name.clone(), found.version.clone())).collect();
     let next = StackSpec { services: specs.clone(), ..prepared.spec.clone() };
     let deployed = stack.as_ref().map(|stack| CurrentStack {
         stack_id: stack.id.clone(),
         version: stack.version,
         services: current,
     });
-    let mut plan = plan::stack::diff(deployed.as_ref(), &next, &commits);
-    plan.fingerprint = fingerprint::of(&plan, &specs, &commits);
+    let mut plan = plan::stack::diff(deployed.as_ref(), &next, &versions);
+    plan.fingerprint = fingerprint::of(&plan, &specs, &versions);
     Ok(Compared { stack, services, specs, newest, plan })
 }
 
@@ -149,12 +155,14 @@ pub async fn taken_routes(state: &AppState, scope: &Scope, own: Option<&Stack>) 
     Ok(taken)
 }
 
-/// Of a spec at a commit: equal hashes need no new revision. The number of replicas is not part of
+/// Of a spec at a source version: equal hashes need no new revision. The number of replicas is not part of
 /// a revision, and neither is the branch that led to the commit.
-pub fn revision_hash(spec: &ServiceSpec, commit: &api::services::CommitSha) -> String {
+pub fn revision_hash(spec: &ServiceSpec, version: &SourceVersion) -> String {
     let mut bare = ServiceSpec { replicas: None, ..spec.clone() };
-    bare.source.reference = None;
-    wire::digest_of(&(bare, commit))
+    if let Some(source) = bare.source.git_mut() {
+        source.reference = None;
+    }
+    wire::digest_of(&(bare, version))
 }
 
 #[cfg(test)]
@@ -169,12 +177,12 @@ mod tests {
         let hash = |change: fn(&mut ServiceSpec)| {
             let mut spec = base.spec.clone();
             change(&mut spec);
-            revision_hash(&spec, &base.commit)
+            revision_hash(&spec, &base.source_version)
         };
         let same = hash(|_| {});
         assert_eq!(same, hash(|spec| spec.replicas = Some(3)));
-        assert_eq!(same, hash(|spec| spec.source.reference = Some("main".parse().unwrap())));
+        assert_eq!(same, hash(|spec| spec.source.git_mut().unwrap().reference = Some("main".parse().unwrap())));
         assert_ne!(same, hash(|spec| drop(spec.env.insert("A".into(), Secret::new("1")))));
-        assert_ne!(same, revision_hash(&base.spec, &samples::revision(2, "/").commit));
+        assert_ne!(same, revision_hash(&base.spec, &samples::revision(2, "/").source_version));
     }
 }

@@ -11,7 +11,7 @@ use crate::views::{self, find_service, parse};
 use api::deployments::{Deployment, DeploymentKind, RollbackRequest, Stage, StageEntry};
 use api::events::{EventKind, EventLevel};
 use api::ids::{DeploymentId, RevisionId};
-use api::services::{PortSpec, REPLICAS_LIMIT, Revision, ServiceIntent};
+use api::services::{REPLICAS_LIMIT, Revision, ServiceIntent};
 use std::collections::BTreeMap;
 use store::{DeploymentCreate, Error, RevisionCreate, Service};
 
@@ -206,8 +206,8 @@ pub async fn scale(state: &AppState, caller: &Caller, stack: &str, name: &str, r
     }
     refuse_while_deploying(state, caller, &service).await?;
     let revision_id = current(&service)?;
-    let port = state.store().revision_get(caller.scope(), &revision_id).await?.spec.port;
-    if let (PortSpec::Fixed { port }, true) = (port, replicas > 1) {
+    let spec = state.store().revision_get(caller.scope(), &revision_id).await?.spec;
+    if let (Some(port), true) = (spec.machine_port(), replicas > 1) {
         let message = format!("{} always listens on port {port}, which two instances cannot share", service.name);
         return Err(HttpError::invalid("replicas", message)
             .help("remove `port` from its manifest and let it listen on the port in the variable PORT"));

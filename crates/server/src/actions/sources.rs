@@ -1,16 +1,18 @@
-//! From branches and tags to exact commits, once per plan, so that all servers run identical code.
+//! From branches and tags to exact commits and image digests, once per plan, so that all servers run identical code.
 //!
-//! Services that share a repository and reference are asked for once. All repositories are asked at
+//! Services that share a repository and reference, or an image, are asked for once. All are asked at
 //! the same time, a few at most, each with a limit of time: one that hangs delays nobody for longer
 //! than that, and every service whose source is not usable is named in one error.
 
 use crate::error::HttpError;
+use crate::registry::RegistryError;
 use crate::state::AppState;
 use api::desired::GitCredential;
 use api::error::{ErrorCode, ErrorDetail};
+use api::images::{ImageReference, PullPolicy, RegistryCredential};
 use api::name::Name;
 use api::plans::StackSpec;
-use api::services::{CommitSha, GitRef, GitUrl, ServiceSpec};
+use api::services::{GitRef, GitUrl, ServiceSpec, SourceSpec, SourceVersion};
 use futures_util::future::BoxFuture;
 use futures_util::{StreamExt, stream};
 use std::collections::BTreeMap;
@@ -27,7 +29,8 @@ const AT_ONCE: usize = 6;
 /// What a service's source is at this moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Resolved {
-    pub commit: CommitSha,
+    pub version: SourceVersion,
+    /// First line of the commit's message, or the image as it is written.
     pub subject: String,
     /// The branch or tag that led there, also where the manifest names none.
     pub reference: Option<GitRef>,
@@ -63,16 +66,29 @@ impl Repositories for GitRepositories {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct Question {
-    git: GitUrl,
-    reference: Option<GitRef>,
-    credential: Option<Name>,
+enum Question {
+    Git { git: GitUrl, reference: Option<GitRef>, credential: Option<Name> },
+    Image { image: ImageReference, pull: PullPolicy, credential: Option<Name> },
 }
 
 impl Question {
     fn of(spec: &ServiceSpec) -> Self {
-        let source = &spec.source;
-        Self { git: source.git.clone(), reference: source.reference.clone(), credential: source.credential.clone() }
+        match spec.source.clone() {
+            SourceSpec::Git(source) => {
+                Self::Git { git: source.git, reference: source.reference, credential: source.credential }
+            }
+            SourceSpec::Image(source) => {
+                Self::Image { image: source.image, pull: source.pull, credential: source.credential }
+            }
+        }
+    }
+
+    /// What is told with a problem of a part of the manifest.
+    fn value(&self, field: &str) -> Option<String> {
+        match self {
+            Self::Git { reference, .. } if field == "branch" => reference.as_ref().map(ToString::to_string),
+            Self::Git { .. } | Self::Image { .. } => None,
+        }
     }
 }
 
@@ -136,11 +152,7 @@ struct Problem {
 
 impl Problem {
     fn detail(&self, name: &Name, question: &Question) -> ErrorDetail {
-        let value = match self.field {
-            "branch" => question.reference.as_ref().map(ToString::to_string),
-            _ => None,
-        };
-        let about = value.map(|v| format!(" (`{v}`)")).unwrap_or_default();
+        let about = question.value(self.field).map(|v| format!(" (`{v}`)")).unwrap_or_default();
         ErrorDetail {
             field: Some(format!("services.{name}.{}", self.field)),
             line: None,
@@ -156,25 +168,77 @@ async fn ask(
     question: &Question,
     credentials: &BTreeMap<Name, GitCredential>,
 ) -> Result<Resolved, Problem> {
-    if question.git.local_path().is_some() && !state.options().allow_local_sources {
+    let stored = |name: &Option<Name>| match name {
+        None => Ok(None),
+        Some(name) => credentials.get(name).map(Some).ok_or_else(|| Problem {
+            field: "credential",
+            message: format!("there is no credential `{name}`"),
+            help: Some(format!("store it with `mainstay credentials add {name}`")),
+        }),
+    };
+    match question {
+        Question::Git { git, reference, credential } => {
+            ask_repository(state, git, reference.as_ref(), stored(credential)?).await
+        }
+        Question::Image { image, pull, credential } => ask_registry(state, image, *pull, stored(credential)?).await,
+    }
+}
+
+async fn ask_registry(
+    state: &AppState,
+    image: &ImageReference,
+    pull: PullPolicy,
+    credential: Option<&GitCredential>,
+) -> Result<Resolved, Problem> {
+    let found = |version| Resolved { version, subject: image.to_string(), reference: None };
+    if pull == PullPolicy::Never {
+        return Ok(found(SourceVersion::local(image)));
+    }
+    if let Some(digest) = image.digest() {
+        return Ok(found(digest.into()));
+    }
+    let credential = match credential {
+        None => None,
+        Some(GitCredential::Token { user, token }) => {
+            Some(RegistryCredential { user: user.clone(), password: token.clone() })
+        }
+        Some(GitCredential::DeployKey { .. }) => {
+            return Err(Problem {
+                field: "credential",
+                message: "a deploy key opens no registry".into(),
+                help: Some(
+                    "store user and token: `mainstay credentials add NAME --user USER --token-file FILE`".into(),
+                ),
+            });
+        }
+    };
+    let asked = tokio::time::timeout(SOURCE_TIMEOUT, state.registries.resolve(image, credential.as_ref()));
+    let answered = asked.await.unwrap_or_else(|_| {
+        let reason = format!("no answer within {} s", SOURCE_TIMEOUT.as_secs());
+        Err(RegistryError::Unreachable { registry: image.registry().to_owned(), reason })
+    });
+    let digest =
+        answered.map_err(|error| Problem { field: "image", message: error.to_string(), help: error.help() })?;
+    Ok(found(digest.into()))
+}
+
+async fn ask_repository(
+    state: &AppState,
+    url: &GitUrl,
+    reference: Option<&GitRef>,
+    credential: Option<&GitCredential>,
+) -> Result<Resolved, Problem> {
+    if url.local_path().is_some() && !state.options().allow_local_sources {
         return Err(Problem {
             field: "git",
-            message: format!("{} is a folder on the control plane's machine, which this control plane does not deploy from", question.git),
+            message: format!("{} is a folder on the control plane's machine, which this control plane does not deploy from", url),
             help: Some("push the repository somewhere and name that address, or start the control plane with --allow-local-sources".into()),
         });
     }
-    let credential = match &question.credential {
-        None => None,
-        Some(name) => Some(credentials.get(name).ok_or_else(|| Problem {
-            field: "credential",
-            message: format!("there is no git credential `{name}`"),
-            help: Some(format!("store it with `mainstay credentials add {name}`")),
-        })?),
-    };
-    let call = state.repositories.resolve(state.git(), &question.git, question.reference.as_ref(), credential);
+    let call = state.repositories.resolve(state.git(), url, reference, credential);
     let answered = tokio::time::timeout(SOURCE_TIMEOUT, call).await.map_err(|_| Problem {
         field: "git",
-        message: format!("{} did not answer within {} s", question.git, SOURCE_TIMEOUT.as_secs()),
+        message: format!("{} did not answer within {} s", url, SOURCE_TIMEOUT.as_secs()),
         help: Some("check whether the repository can be reached from the control plane's machine".into()),
     })?;
     let found = answered.map_err(|error| {
@@ -190,5 +254,9 @@ async fn ask(
         };
         Problem { field, message, help }
     })?;
-    Ok(Resolved { commit: found.commit, subject: found.subject.unwrap_or_default(), reference: found.reference })
+    Ok(Resolved {
+        version: found.commit.into(),
+        subject: found.subject.unwrap_or_default(),
+        reference: found.reference,
+    })
 }

@@ -3,12 +3,13 @@
 
 use crate::options::ServerOptions;
 use api::desired::{
-    DesiredState, GitCredential, InstanceDesired, ResolvedSource, RevisionDesired, SecurityMode, ServiceDesired,
-    StackDesired,
+    DesiredState, GitCredential, InstanceDesired, ResolvedGit, ResolvedImage, ResolvedSource, RevisionDesired,
+    SecurityMode, ServiceDesired, StackDesired,
 };
 use api::ids::{DeploymentId, ProjectId, RevisionId, ServerId, ServiceId, StackId};
+use api::images::RegistryCredential;
 use api::name::Name;
-use api::services::Revision;
+use api::services::{Revision, ServiceSpec, SourceSpec, SourceVersion};
 use std::collections::BTreeMap;
 
 /// The server itself.
@@ -92,7 +93,7 @@ fn service_desired(mut service: ServicePart, credentials: &BTreeMap<Name, GitCre
     let revisions = service
         .revisions
         .into_iter()
-        .map(|revision| {
+        .filter_map(|revision| {
             let instances = service.instances.iter().filter(|i| i.revision_id == revision.id);
             // The newest deployment that wants it: ids are made in the order of time.
             let deployment = instances.map(|i| i.deployment_id.clone()).max();
@@ -106,23 +107,14 @@ fn revision_desired(
     revision: Revision,
     deployment_id: Option<DeploymentId>,
     credentials: &BTreeMap<Name, GitCredential>,
-) -> RevisionDesired {
+) -> Option<RevisionDesired> {
     let spec = revision.spec;
-    let source = spec.source;
-    let build_key =
-        wire::digest_of(&(&source.git, &revision.commit, &source.directory, source.submodules, &spec.build, &spec.env));
-    RevisionDesired {
+    let build_key = build_key(&spec, &revision.source_version);
+    Some(RevisionDesired {
         revision_id: revision.id,
         number: revision.number,
         deployment_id: deployment_id.unwrap_or_else(|| DeploymentId::from_uuid(uuid::Uuid::nil())),
-        source: ResolvedSource {
-            credential: source.credential.as_ref().and_then(|name| credentials.get(name).cloned()),
-            git: source.git,
-            commit: revision.commit,
-            reference: source.reference,
-            directory: source.directory,
-            submodules: source.submodules,
-        },
+        source: source_desired(spec.source, &revision.source_version, credentials)?,
         build: spec.build,
         build_key,
         run: spec.run,
@@ -132,7 +124,45 @@ fn revision_desired(
         limits: spec.limits,
         restart: spec.restart,
         stop: spec.stop,
+    })
+}
+
+/// Revisions that share it share one build, or one image.
+fn build_key(spec: &ServiceSpec, version: &SourceVersion) -> String {
+    match &spec.source {
+        SourceSpec::Git(git) => {
+            wire::digest_of(&(&git.git, version, &git.directory, git.submodules, &spec.build, &spec.env))
+        }
+        SourceSpec::Image(image) => wire::digest_of(&(&image.image, version, image.pull)),
     }
+}
+
+/// `None` for a revision whose version is not one of its source: no row is like that.
+fn source_desired(
+    source: SourceSpec,
+    version: &SourceVersion,
+    credentials: &BTreeMap<Name, GitCredential>,
+) -> Option<ResolvedSource> {
+    let credential = |name: &Option<Name>| name.as_ref().and_then(|name| credentials.get(name).cloned());
+    Some(match source {
+        SourceSpec::Git(git) => ResolvedSource::Git(ResolvedGit {
+            credential: credential(&git.credential),
+            git: git.git,
+            commit: version.commit()?,
+            reference: git.reference,
+            directory: git.directory,
+            submodules: git.submodules,
+        }),
+        SourceSpec::Image(image) => ResolvedSource::Image(ResolvedImage {
+            credential: credential(&image.credential).and_then(|credential| match credential {
+                GitCredential::Token { user, token } => Some(RegistryCredential { user, password: token }),
+                GitCredential::DeployKey { .. } => None,
+            }),
+            image: image.image,
+            digest: version.digest(),
+            pull: image.pull,
+        }),
+    })
 }
 
 #[cfg(test)]
@@ -149,6 +179,7 @@ mod tests {
             ordinal: number as u32,
             intent: InstanceIntent::Run,
             traffic: Traffic::Active,
+            address: None,
         }
     }
 
@@ -205,7 +236,7 @@ mod tests {
             document(None, &[revision], vec![]).stacks[0].services[0].revisions[0].build_key.clone()
         };
         let mut routed = samples::revision(2, "/other");
-        routed.commit = base.commit.clone();
+        routed.source_version = base.source_version.clone();
         assert_eq!(key(&base), key(&routed));
         let mut changed = base.clone();
         changed.spec.env.insert("A".into(), api::secret::Secret::new("1"));

@@ -141,6 +141,7 @@ impl Rows {
             ordinal: i.ordinal,
             intent: i.intent,
             traffic: i.traffic,
+            address: None,
         };
         ServicePart {
             id: service.id.clone(),

@@ -125,7 +125,7 @@ pub async fn revision_differences(
         revision.ok_or_else(|| HttpError::not_found("revision", &number.to_string()))
     };
     let (from, to) = (read(from).await?, read(to).await?);
-    Ok(plan::stack::between((&from.spec, &from.commit), (&to.spec, &to.commit)))
+    Ok(plan::stack::between((&from.spec, &from.source_version), (&to.spec, &to.source_version)))
 }
 
 pub async fn deployment(state: &AppState, scope: &Scope, id: &str) -> Result<Deployment> {

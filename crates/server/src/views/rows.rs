@@ -87,8 +87,8 @@ impl Rows {
         Some(RevisionSummary {
             id: revision.id.clone(),
             number: revision.number,
-            commit: revision.commit.clone(),
-            commit_subject: revision.commit_subject.clone(),
+            source_version: revision.source_version.clone(),
+            source_subject: revision.source_subject.clone(),
             created_at_ms: revision.created_at_ms,
         })
     }

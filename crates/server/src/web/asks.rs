@@ -9,7 +9,7 @@ use crate::extract::{Path, Query};
 use crate::state::AppState;
 use crate::views;
 use api::desired::Traffic;
-use api::services::{PortSpec, ServiceView};
+use api::services::ServiceView;
 use axum::extract::State;
 use maud::{Markup, html};
 use serde::Deserialize;
@@ -47,7 +47,7 @@ pub async fn restart(
         Some(current) => Some(state.store().revision_get(scope, &current.id).await?),
         None => None,
     };
-    if serving.is_some_and(|revision| matches!(revision.spec.port, PortSpec::Fixed { .. })) {
+    if serving.is_some_and(|revision| revision.spec.machine_port().is_some()) {
         what.push("It listens on a fixed port, so the old one has to stop first: there is a short gap.".into());
     } else {
         what.push("Requests go to them once they are healthy; then the old ones stop. Visitors notice nothing.".into());

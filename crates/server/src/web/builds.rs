@@ -112,7 +112,7 @@ impl BuildsPage {
             tr {
                 th scope="row" data-label="Service" { @match service { Some((label, path)) => a.name href=(path) { (label) }, None => (deployment.service) } p.soft { "revision " (deployment.revision_number) } }
                 td data-label="Build" { (words::badge(tone, word)) }
-                td data-label="Commit" { code title=(deployment.commit) { (deployment.commit.short()) } " " (deployment.commit_subject) }
+                td data-label="Commit" { code title=(deployment.source_version) { (deployment.source_version.short()) } " " (deployment.source_subject) }
                 td data-label="Took" { @match build {
                     Build::Running { since_ms } => (times::since(since_ms, frame.now_ms)),
                     Build::Done { took_ms } | Build::Failed { took_ms } => (times::duration_text(took_ms)),
@@ -156,7 +156,7 @@ mod tests {
     #[test]
     fn each_build_leads_to_its_log_and_the_fullest_page_is_small() {
         let builds =
-            vec![Deployment { commit_subject: "<b>".repeat(30), ..samples::deployment(Stage::Failed) }; PAGE_SIZE];
+            vec![Deployment { source_subject: "<b>".repeat(30), ..samples::deployment(Stage::Failed) }; PAGE_SIZE];
         let page = BuildsPage {
             filter: BuildFilter::default(),
             builds,

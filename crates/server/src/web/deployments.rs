@@ -107,8 +107,8 @@ impl DeploymentPage {
 /// Which revision, of which commit, how long it took.
 pub fn summary(deployment: &Deployment, frame: &Frame) -> Markup {
     html! {
-        "Revision " (deployment.revision_number) ", commit " code title=(deployment.commit) { (deployment.commit.short()) }
-        @if !deployment.commit_subject.is_empty() { " “" (deployment.commit_subject) "”" }
+        "Revision " (deployment.revision_number) ", commit " code title=(deployment.source_version) { (deployment.source_version.short()) }
+        @if !deployment.source_subject.is_empty() { " “" (deployment.source_subject) "”" }
         ", by " (deployment.cause.actor.label()) " " (times::relative(deployment.created_at_ms, frame.now_ms))
         @match deployment.ended_at_ms {
             Some(ended) => { ", took " (times::duration_text(ended - deployment.created_at_ms)) }

@@ -186,9 +186,9 @@ fn chain(cause: &Cause, deployment: &Deployment) -> Markup {
         span.chain {
             span.arrow aria-hidden="true" { " ← " } span.hidden-label { ", part of: " }
             a href={ "/deployments/" (deployment.id) } { (words::deployment_kind(deployment.kind)) " of " (deployment.service) ", revision " (deployment.revision_number) }
-            @if !deployment.commit_subject.is_empty() {
+            @if !deployment.source_subject.is_empty() {
                 span.arrow aria-hidden="true" { " ← " } span.hidden-label { ", which is commit: " }
-                code title=(deployment.commit) { (deployment.commit.short()) } " “" (deployment.commit_subject) "”"
+                code title=(deployment.source_version) { (deployment.source_version.short()) } " “" (deployment.source_subject) "”"
             }
             @if (&asked.actor, &asked.action) != (&cause.actor, &cause.action) {
                 span.arrow aria-hidden="true" { " ← " } span.hidden-label { ", asked for by: " }

@@ -21,7 +21,7 @@ use api::error::ErrorCode;
 use api::name::Name;
 use api::plans::{DefaultSource, DeployRequest, PlanRequest};
 use api::secret::Secret;
-use api::services::EnvPatch;
+use api::services::{EnvPatch, SourceSpec};
 use api::tokens::{PasswordChange, SignInRequest, TokenPurpose, TokenRequest};
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderValue, Method, StatusCode, header};
@@ -390,14 +390,18 @@ async fn default_source(state: &AppState, caller: &Caller, stack: &str, text: &s
     let here = DefaultSource { git, reference: None, directory: String::new() };
     // A manifest that cannot be read is refused with its reasons when it is planned.
     let Ok(spec) = manifest::parse(text, Some(&here)) else { return Ok(None) };
-    let mut own: Vec<_> = spec.services.values().filter(|service| service.source.git == here.git).collect();
+    let mut own: Vec<_> =
+        spec.services.values().filter_map(|service| Some((&service.name, service.source.git()?))).collect();
+    own.retain(|(_, source)| source.git == here.git);
     // One that names a branch of its own tells less.
-    own.sort_by_key(|service| service.source.reference.is_some());
-    for service in own {
-        let newest = views::revisions(state, caller.scope(), stack, service.name.as_str(), 1).await.unwrap_or_default();
-        let Some(source) = newest.into_iter().next().map(|revision| revision.spec.source) else { continue };
-        let reference = source.reference.filter(|_| service.source.reference.is_none());
-        let directory = directory_of_manifest(&source.directory, &service.source.directory);
+    own.sort_by_key(|(_, source)| source.reference.is_some());
+    for (name, written) in own {
+        let newest = views::revisions(state, caller.scope(), stack, name.as_str(), 1).await.unwrap_or_default();
+        let Some(SourceSpec::Git(source)) = newest.into_iter().next().map(|revision| revision.spec.source) else {
+            continue;
+        };
+        let reference = source.reference.filter(|_| written.reference.is_none());
+        let directory = directory_of_manifest(&source.directory, &written.directory);
         return Ok(Some(DefaultSource { git: source.git, reference, directory }));
     }
     Ok(None)

@@ -65,7 +65,7 @@ impl HistoryPage {
                                 td data-label="From" { (choice("from", number, from == Some(number))) }
                                 td data-label="To" { (choice("to", number, to == Some(number))) }
                                 th scope="row" data-label="Revision" { strong { (number) } }
-                                td data-label="Commit" { code title=(revision.commit) { (revision.commit.short()) } " " (revision.commit_subject) }
+                                td data-label="Commit" { code title=(revision.source_version) { (revision.source_version.short()) } " " (revision.source_subject) }
                                 td data-label="Made" { (times::relative(revision.created_at_ms, frame.now_ms)) }
                                 td.end { (way_back(&self.service, &self.ran, number, path)) }
                             } } }

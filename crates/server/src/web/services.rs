@@ -14,6 +14,7 @@ use api::logs::LogRecord;
 use api::metrics::ServiceMetrics;
 use api::services::{
     EnvOrigin, EnvVariable, HealthCheck, PortSpec, REPLICAS_LIMIT, Revision, RunSpec, ServiceIntent, ServiceView,
+    SourceSpec,
 };
 use maud::{Markup, html};
 use std::collections::BTreeSet;
@@ -132,7 +133,7 @@ impl ServicePage {
                 @if let Some(previous) = &self.service.previous {
                     form method="get" action={ (path) "/rollback" } {
                         input type="hidden" name="revision" value=(previous.number);
-                        button.quiet type="submit" title=(previous.commit_subject) { "Roll back to " (previous.number) }
+                        button.quiet type="submit" title=(previous.source_subject) { "Roll back to " (previous.number) }
                     }
                 }
                 form.scale method="post" action={ (path) "/scale" } {
@@ -177,7 +178,7 @@ impl ServicePage {
                     @for revision in &self.revisions {
                         li {
                             div {
-                                p { strong { (revision.number) } " " code title=(revision.commit) { (revision.commit.short()) } " " (revision.commit_subject) }
+                                p { strong { (revision.number) } " " code title=(revision.source_version) { (revision.source_version.short()) } " " (revision.source_subject) }
                                 p.soft { (times::relative(revision.created_at_ms, frame.now_ms)) }
                             }
                             div.end {
@@ -224,9 +225,9 @@ impl ServicePage {
                 div.card-head { h2 #facts-title { "Configuration" } a.button.quiet href={ (stack_path(&self.service.stack)) "/edit" } { "Change" } }
                 dl.facts {
                     @if let Some(spec) = spec {
-                        dt { "Source" } dd { (spec.source.git) @if let Some(reference) = &spec.source.reference { " at " code title=(reference.as_str()) { @match reference.as_commit() { Some(commit) => (commit.short()), None => (reference.as_str()) } } } @if !spec.source.directory.is_empty() { ", folder " code { (spec.source.directory) } } }
+                        dt { "Source" } dd { (source(&spec.source)) }
                         @if let Some(build) = &spec.build { dt { "Build" } dd { code { (build.command) } } }
-                        dt { "Run" } dd { @match &spec.run { RunSpec::Command { command } => code { (command) }, RunSpec::Static { directory } => { "files in " code { (directory) } } } }
+                        dt { "Run" } dd { (run(&spec.run)) }
                         dt { "Port" } dd { @match spec.port { PortSpec::Injected => { "chosen and given as " code { "PORT" } }, PortSpec::Fixed { port } => (port), PortSpec::None => "none: a worker" } }
                         dt { "Health" } dd { (health_text(&spec.health.check)) ", every " (times::duration_text(i64::try_from(spec.health.interval_ms).unwrap_or(i64::MAX))) }
                         @if let Some(memory) = spec.limits.memory_bytes { dt { "Memory" } dd { "at most " (times::bytes_text(memory)) } }
@@ -280,6 +281,32 @@ impl ServicePage {
                     }
                 }
             }
+        }
+    }
+}
+
+fn source(source: &SourceSpec) -> Markup {
+    html! {
+        @match source {
+            SourceSpec::Git(source) => {
+                (source.git)
+                @if let Some(reference) = &source.reference { " at " code title=(reference.as_str()) { @match reference.as_commit() { Some(commit) => (commit.short()), None => (reference.as_str()) } } }
+                @if !source.directory.is_empty() { ", folder " code { (source.directory) } }
+            },
+            SourceSpec::Image(source) => { "image " code { (source.image) } },
+        }
+    }
+}
+
+fn run(run: &RunSpec) -> Markup {
+    html! {
+        @match run {
+            RunSpec::Command { command } => code { (command) },
+            RunSpec::Static { directory } => { "files in " code { (directory) } },
+            RunSpec::Container(container) => {
+                "a container"
+                @if let Some(words) = container.entrypoint.iter().chain(&container.command).next() { ": " code { (words.join(" ")) } }
+            },
         }
     }
 }

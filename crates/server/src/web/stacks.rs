@@ -130,7 +130,7 @@ fn service_row(service: &ServiceView, whole: bool, frame: &Frame) -> Markup {
         tr {
             th scope="row" data-label="Service" { @if whole { a.soft href=(stack_path(&service.stack)) { (service.stack) } " / " } a.name href=(service_path(&service.stack, &service.name)) { (service.name) } }
             td data-label="Condition" { (words::badge(tone, word)) }
-            td data-label="Revision" { @if let Some(current) = &service.current { (current.number) " " code title=(current.commit_subject) { (current.commit.short()) } } @else { "–" } }
+            td data-label="Revision" { @if let Some(current) = &service.current { (current.number) " " code title=(current.source_subject) { (current.source_version.short()) } } @else { "–" } }
             td data-label="Instances" { (healthy) " healthy of " (service.replicas) }
             td data-label="Deployed" {
                 @if let Some(deployment) = &service.deployment {
@@ -171,7 +171,7 @@ impl PlanPage {
                     @let (tone, word) = words::plan_action(service.action);
                     section.card aria-label={ "Service " (service.service) } {
                         div.card-head { h2 { (service.service) } (words::badge(tone, word)) }
-                        @if let Some(commit) = &service.commit { p.soft { "At commit " code title=(commit) { (commit.short()) } } }
+                        @if let Some(commit) = &service.source_version { p.soft { "At commit " code title=(commit) { (commit.short()) } } }
                         @if !service.differences.is_empty() { (differences_as(&service.differences, "Now", "Then")) }
                         @if !service.notes.is_empty() { ul.notes { @for note in &service.notes { li { (words::prose(note)) } } } }
                     }
@@ -237,7 +237,7 @@ mod tests {
             services: vec![ServicePlan {
                 service: "web".parse().unwrap(),
                 action: ServicePlanAction::Update,
-                commit: None,
+                source_version: None,
                 differences: vec![Difference { field: "run.command".into(), from: Some("<a>".into()), to: None }],
                 notes: vec!["a build runs".into()],
             }],

@@ -13,7 +13,7 @@ async fn planning_says_what_would_happen_and_changes_nothing() {
     let plan = world.plan_ok(&repository.manifest("")).await;
     assert_eq!((plan.base_version, plan.stack.as_str()), (0, "shop"));
     assert_eq!(plan.services[0].action, ServicePlanAction::Create);
-    assert_eq!(plan.services[0].commit.as_ref().unwrap().as_str(), repository.git(&["rev-parse", "HEAD"]));
+    assert_eq!(plan.services[0].source_version.as_ref().unwrap().as_str(), repository.git(&["rev-parse", "HEAD"]));
     assert_eq!(plan, world.plan_ok(&repository.manifest("")).await, "the same plan twice");
     assert_eq!(world.get("/api/v1/stacks").await.text, "[]");
 }

@@ -268,6 +268,7 @@ pub fn pretend(state: &DesiredState, script: &Script) -> ObservedState {
                 state,
                 pid: Some(1000 + instance.ordinal),
                 port: Some(20_000),
+                address: None,
                 started_at_ms: Some(now_ms() - 100),
                 restarts: u32::from(crashed),
                 crash_looping: false,

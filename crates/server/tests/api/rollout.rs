@@ -20,7 +20,7 @@ async fn a_deployment_passes_every_stage_and_ends_running_with_an_address() {
     println!("from deploy to running on a machine that does nothing: {:?}", began.elapsed());
     let stages: Vec<Stage> = done[0].stages.iter().map(|s| s.stage).collect();
     assert_eq!(stages, Stage::PATH);
-    assert_eq!(done[0].commit_subject, "first");
+    assert_eq!(done[0].source_subject, "first");
     let view = world.service_until("shop", "web", |v| v.condition == ServiceCondition::Running).await;
     assert_eq!(view.urls, ["http://127.0.0.1:8080/"]);
     assert_eq!(view.current.unwrap().number, 1);

@@ -86,13 +86,13 @@ pub async fn joined(store: &Store, scope: &Scope, called: &str) -> Server {
 pub fn spec(called: &str) -> ServiceSpec {
     ServiceSpec {
         name: name(called),
-        source: SourceSpec {
+        source: SourceSpec::Git(GitSource {
             git: "https://example.com/shop.git".parse().unwrap(),
             reference: None,
             directory: String::new(),
             credential: None,
             submodules: false,
-        },
+        }),
         build: None,
         run: RunSpec::Command { command: "serve".into() },
         env: BTreeMap::from([("KEY".into(), Secret::new("value"))]),
@@ -110,8 +110,8 @@ pub fn spec(called: &str) -> ServiceSpec {
 pub fn revision(called: &str) -> RevisionCreate {
     RevisionCreate {
         id: revision_id(),
-        commit: "a".repeat(40).parse().unwrap(),
-        commit_subject: "Sell more".into(),
+        source_version: "a".repeat(40).parse().unwrap(),
+        source_subject: "Sell more".into(),
         spec: spec(called),
         hash: "hash".into(),
     }

@@ -197,7 +197,7 @@ pub(super) fn width(line: &LogLine) -> u64 {
 pub(super) fn word(revision: &RevisionDesired) -> &str {
     match &revision.run {
         RunSpec::Command { command } => command,
-        RunSpec::Static { .. } => "serve",
+        RunSpec::Static { .. } | RunSpec::Container(_) => "serve",
     }
 }
 
@@ -246,6 +246,7 @@ impl Instance {
             stopping: matches!(self.run, Run::Stopping(_)),
             pid: (state == InstanceState::Running).then_some(self.pid),
             port: self.port,
+            address: None,
             started_at_ms: Some(self.started_at_ms),
             restarts: self.restarts,
             crash_looping: matches!(self.run, Run::Waiting(_)) && self.crash_looping(),

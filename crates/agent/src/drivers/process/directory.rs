@@ -2,14 +2,23 @@
 
 use super::layout::{Layout, build_key};
 use super::prepare::SOURCE;
-use super::problem::describe;
-use api::desired::RevisionDesired;
+use super::problem::{Problem, describe};
+use api::desired::{ResolvedGit, RevisionDesired};
 use std::path::{Component, Path, PathBuf};
+
+/// Where a process comes from. What is an image is the container driver's, and never gets here.
+pub fn git_source(revision: &RevisionDesired) -> Result<&ResolvedGit, Problem> {
+    revision
+        .source
+        .git()
+        .ok_or_else(|| Problem::Refused(format!("{} is not run as a process", revision.source.label())))
+}
 
 /// The folder in the source in which commands run: inside it, whatever links the repository holds.
 pub fn source_directory(layout: &Layout, revision: &RevisionDesired) -> Result<PathBuf, String> {
     let key = build_key(&revision.build_key).map_err(|error| error.to_string())?;
-    inside(&layout.build(&key).join(SOURCE), &revision.source.directory).map_err(|problem| describe(&problem))
+    let source = git_source(revision).map_err(|problem| describe(&problem))?;
+    inside(&layout.build(&key).join(SOURCE), &source.directory).map_err(|problem| describe(&problem))
 }
 
 pub fn inside(source: &Path, directory: &str) -> Result<PathBuf, ProblemInside> {

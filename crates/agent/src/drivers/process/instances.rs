@@ -135,6 +135,9 @@ impl Instances {
                 let binary = self.options.mainstay_binary.to_string_lossy().into_owned();
                 vec![binary, "static".into(), "--directory".into(), served.to_string_lossy().into_owned()]
             }
+            RunSpec::Container(_) => {
+                return Err(DriverError::refused(format!("{} is not run as a process", revision.source.label())));
+            }
         };
         let home = self.layout.instance(&instance.instance_id).join(HOME_DIRECTORY);
         let mut env = surroundings::base(&home);
@@ -143,7 +146,9 @@ impl Instances {
             env.insert("HOST".into(), "127.0.0.1".into());
         }
         env.insert("MAINSTAY_SERVICE".into(), request.service.to_string());
-        env.insert("MAINSTAY_COMMIT".into(), revision.source.commit.to_string());
+        if let Some(source) = revision.source.git() {
+            env.insert("MAINSTAY_COMMIT".into(), source.commit.to_string());
+        }
         surroundings::overlay(&mut env, &request.env, &revision.env).map_err(DriverError::refused)?;
         // The static file server takes its port from nowhere else, whatever the user set.
         if let (RunSpec::Static { .. }, Some(port)) = (&revision.run, port) {
@@ -404,6 +409,7 @@ fn observe(seen: &Seen) -> InstanceObserved {
         state,
         pid: status.as_ref().filter(|_| running).and_then(|status| status.process.as_ref()).map(|process| process.pid),
         port: spec.port,
+        address: None,
         started_at_ms: status.as_ref().and_then(|status| status.started_at_ms),
         restarts: status.as_ref().map_or(0, |status| status.restarts),
         stopping: *alive && phase == Some(Phase::Stopping),

@@ -11,7 +11,7 @@
 use super::build::{Build, BuildError, lock, sweep_leftovers};
 use super::cache::Cache;
 use super::cgroup::Cgroups;
-use super::directory::inside;
+use super::directory::{git_source, inside};
 use super::layout::{
     BuildKey, Durability, Layout, build_key, now_ms, private_directory, read_json, remove_tree, sync_directory,
     write_json,
@@ -312,7 +312,7 @@ impl<'a> Work<'a> {
     async fn run(&mut self) -> Result<(), Problem> {
         let revision = self.revision();
         if self.owner.is_ready(&self.key) {
-            self.say(&format!("commit {} is built already", revision.source.commit.short()));
+            self.say(&format!("{} is built already", revision.source.label()));
             self.observed.step = PreparationStep::Build;
             return Ok(());
         }
@@ -329,7 +329,7 @@ impl<'a> Work<'a> {
     async fn fetch_and_build(&mut self, place: &Path) -> Result<(), Problem> {
         let source = place.join(SOURCE);
         self.sync(&source).await?;
-        let directory = inside(&source, &self.revision().source.directory)?;
+        let directory = inside(&source, &git_source(self.revision())?.directory)?;
         self.observed.step = PreparationStep::Build;
         self.owner.note(self.request, self.observed.clone());
         if let Some(spec) = &self.revision().build {
@@ -360,7 +360,7 @@ impl<'a> Work<'a> {
     }
 
     async fn sync(&self, target: &Path) -> Result<(), Problem> {
-        let source = &self.revision().source;
+        let source = git_source(self.revision())?;
         self.say(&format!("fetching {} at {}", source.git, source.commit));
         let git = Git {
             environment: &self.owner.git,
@@ -427,7 +427,7 @@ impl<'a> Work<'a> {
         let mut env = surroundings::base(home);
         env.insert("CI".into(), "true".into());
         env.insert("MAINSTAY_SERVICE".into(), self.request.service.to_string());
-        env.insert("MAINSTAY_COMMIT".into(), self.revision().source.commit.to_string());
+        env.insert("MAINSTAY_COMMIT".into(), git_source(self.revision())?.commit.to_string());
         surroundings::overlay(&mut env, &self.request.env, &self.revision().env).map_err(Problem::Refused)?;
         Ok(env)
     }
