@@ -11,6 +11,9 @@
 //!                              └──► dns (names of services on loopback)
 //! ```
 //!
+//! A request of HTTP/1.1 is passed on by our own code (`http1`), one of HTTP/2 by hyper (`proxy`); what
+//! both are counted, logged, routed and refused by is the same.
+//!
 //! Absent on purpose: health checks (the agent probes and says who is active), any decision about which
 //! instance should be live, and every conversation with a certificate authority: certificates come with
 //! the config, and so do the answers to an authority's questions.
@@ -22,6 +25,7 @@ mod control;
 mod core;
 mod dns;
 mod handover;
+mod http1;
 mod limits;
 mod listeners;
 mod process;

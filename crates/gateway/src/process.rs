@@ -207,14 +207,11 @@ async fn finish(gateway: &Arc<Gateway>, end: Phase, directory: &Path, lock: File
         shared.limits.stop_time
     };
     shared.connections.close();
-    shared.tunnels.close();
-    let all = async { tokio::join!(shared.connections.wait(), shared.tunnels.wait()) };
-    if tokio::time::timeout(time, all).await.is_err() {
-        let open = shared.connections.len() + shared.tunnels.len();
+    if tokio::time::timeout(time, shared.connections.wait()).await.is_err() {
+        let open = shared.connections.len();
         tracing::warn!(open, seconds = time.as_secs(), "connections were still open and are closed now");
         shared.abort.cancel();
-        let all = async { tokio::join!(shared.connections.wait(), shared.tunnels.wait()) };
-        let _ = tokio::time::timeout(Duration::from_secs(1), all).await;
+        let _ = tokio::time::timeout(Duration::from_secs(1), shared.connections.wait()).await;
     }
     tracing::info!("gateway has ended");
 }

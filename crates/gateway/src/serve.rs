@@ -1,26 +1,25 @@
 //! One connection of a client, from accept to close.
 //!
 //! HTTP/1.1 and HTTP/2 (with prior knowledge) share the port; the first bytes say which. Over TLS the
-//! handshake has said it (see `tls`), and from there on both are the same. Both run in hyper; what is added here is patience with an end. hyper's own timer for slow headers costs an
-//! allocation per request, so the stream notes instead when bytes move, requests note when they begin
-//! and end, and the connection's task looks at the notes every few seconds. So these are closed:
-//! headers that do not become complete, kept-alive connections on which nothing happens, and clients
+//! handshake may have said it (see `tls`), and from there on both are the same. HTTP/1.1 is our own (see `http1`); HTTP/2 runs in hyper, and what is added here is patience with an end: the stream
+//! notes when bytes move, requests note when they begin and end, and the connection's task looks at the
+//! notes every few seconds. So connections on which nothing happens are closed, and those of clients
 //! that stop reading in the middle of an answer.
 
 use crate::activity::{Activity, ObservedStream, Verdict};
+use crate::http1::{self, ClientStream};
 use crate::listeners::ListenerIdentity;
 use crate::proxy;
 use crate::proxy::response_body::ResponseBody;
-use crate::shared::{Phase, Shared};
+use crate::shared::Shared;
 use crate::tls;
 use api::gateway::ListenerKind;
 use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
-use hyper::server::conn::{http1, http2};
+use hyper::server::conn::http2;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use std::convert::Infallible;
-use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -29,8 +28,6 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-/// Begins every HTTP/2 connection, and no request in HTTP/1.
-const HTTP2_BEGINNING: &[u8] = b"PRI ";
 const HTTP2_STREAMS: u32 = 256;
 /// Per stream, on its way to the client.
 const HTTP2_BUFFER_BYTES: usize = 128 * 1024;
@@ -38,7 +35,8 @@ const HTTP2_BUFFER_BYTES: usize = 128 * 1024;
 /// What is spoken on a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protocol {
-    Http1,
+    /// What the first bytes say.
+    Http,
     Http2,
 }
 
@@ -102,11 +100,6 @@ impl Peer {
         self.address.ip().is_loopback()
     }
 
-    /// Whether the client should not bring another request on this connection.
-    pub fn says_close(&self) -> bool {
-        self.shared.is_closing()
-    }
-
     #[cfg(test)]
     pub fn for_test(address: &str, local: &str) -> Self {
         let local: SocketAddr = local.parse().unwrap();
@@ -129,10 +122,7 @@ pub async fn serve(stream: TcpStream, address: SocketAddr, listener: Arc<Listene
         // In a box, so that a connection without TLS does not carry the room for it.
         return Box::pin(tls::serve(stream, ends, listener, shared)).await;
     }
-    let first = tokio::time::timeout(shared.limits.header_time, speaks_http2(&stream)).await;
-    let Ok(Some(http2)) = first else { return };
-    let protocol = if http2 { Protocol::Http2 } else { Protocol::Http1 };
-    serve_stream(stream, protocol, Ends { address, local, secure: false }, listener, shared).await;
+    serve_stream(stream, Protocol::Http, Ends { address, local, secure: false }, listener, shared).await;
 }
 
 /// Serves what is spoken on a stream until it ends.
@@ -143,118 +133,76 @@ pub async fn serve_stream<S>(
     listener: Arc<ListenerIdentity>,
     shared: Arc<Shared>,
 ) where
+    S: ClientStream + Send + 'static,
+{
+    let peer = Arc::new(Peer::new(shared, listener, ends));
+    let http2 = match protocol {
+        Protocol::Http => http1::serve(stream, peer.clone()).await,
+        Protocol::Http2 => Some((stream, http1::Buffer::default())),
+    };
+    if let Some((stream, read)) = http2 {
+        // In a box, so that a connection that speaks HTTP/1.1 does not carry the room for it.
+        Box::pin(serve_http2(stream, read, peer)).await;
+    }
+}
+
+/// Serves HTTP/2 on a stream of which some bytes were read already.
+async fn serve_http2<S>(stream: S, read: http1::Buffer, peer: Arc<Peer>)
+where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let http2 = protocol == Protocol::Http2;
-    let limits = shared.limits.clone();
-    let peer = Arc::new(Peer::new(shared, listener, ends));
-    let io = TokioIo::new(ObservedStream::new(stream, peer.clone(), !http2));
+    let limits = peer.shared.limits.clone();
+    let io = TokioIo::new(ObservedStream::new(stream, read, peer.clone()));
     let service = {
         let peer = peer.clone();
         service_fn(move |request| proxy::handle(peer.clone(), request))
     };
-    let ended = if http2 {
-        let connection = http2::Builder::new(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .max_concurrent_streams(HTTP2_STREAMS)
-            .max_send_buf_size(HTTP2_BUFFER_BYTES)
-            .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
-            .keep_alive_interval(Duration::from_secs(30))
-            .keep_alive_timeout(Duration::from_secs(20))
-            .serve_connection(io, service);
-        attend(pin!(connection), &peer, true).await
-    } else {
-        let connection = http1::Builder::new()
-            .header_read_timeout(None)
-            .max_header_size(limits.header_bytes)
-            .max_buf_size((limits.header_bytes * 2).max(16 * 1024))
-            .serve_connection(io, service)
-            .with_upgrades();
-        attend(pin!(connection), &peer, false).await
-    };
-    if let Err(error) = ended {
+    let connection = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(HTTP2_STREAMS)
+        .max_send_buf_size(HTTP2_BUFFER_BYTES)
+        .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
+        .keep_alive_interval(Duration::from_secs(30))
+        .keep_alive_timeout(Duration::from_secs(20))
+        .serve_connection(io, service);
+    if let Err(error) = attend(pin!(connection), &peer).await {
         tracing::trace!(peer = %peer.address, %error, "a connection ended");
     }
 }
 
-/// Looks at the first bytes without taking them. `None` when there are none to come.
-async fn speaks_http2(stream: &TcpStream) -> Option<bool> {
-    let mut bytes = [0; HTTP2_BEGINNING.len()];
-    loop {
-        let length = stream.peek(&mut bytes).await.ok().filter(|length| *length > 0)?;
-        if length == bytes.len() || !HTTP2_BEGINNING.starts_with(&bytes[..length]) {
-            return Some(bytes == HTTP2_BEGINNING);
-        }
-        // One to three bytes that could be either; peeking cannot wait for more than there is.
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
-
-/// A connection that can be asked to finish what is open and end.
-trait Graceful: Future<Output = hyper::Result<()>> {
-    fn finish(self: Pin<&mut Self>);
-}
-
-impl<T, S> Graceful for http1::UpgradeableConnection<TokioIo<ObservedStream<T>>, S>
+/// Runs the connection and ends it when the process ends or the client makes no progress.
+async fn attend<T, S>(
+    mut connection: Pin<&mut http2::Connection<TokioIo<ObservedStream<T>>, S, TokioExecutor>>,
+    peer: &Peer,
+) -> hyper::Result<()>
 where
     T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     S: Service<Request<Incoming>, Response = Response<ResponseBody>, Error = Infallible>,
-{
-    fn finish(self: Pin<&mut Self>) {
-        self.graceful_shutdown();
-    }
-}
-
-impl<T, S> Graceful for http2::Connection<TokioIo<ObservedStream<T>>, S, TokioExecutor>
-where
-    T: AsyncRead + AsyncWrite + Unpin,
-    S: Service<Request<Incoming>, Response = Response<ResponseBody>, Error = Infallible>,
     S::Future: Send + 'static,
 {
-    fn finish(self: Pin<&mut Self>) {
-        self.graceful_shutdown();
-    }
-}
-
-/// Runs the connection and ends it when the process ends or the client makes no progress.
-async fn attend<C: Graceful>(mut connection: Pin<&mut C>, peer: &Peer, http2: bool) -> hyper::Result<()> {
     let shared = &peer.shared;
-    let mut phase = shared.phase.subscribe();
-    let mut phase_changed = pin!(async move {
-        let later = phase.wait_for(|phase| *phase != Phase::Serving).await;
-        // The sender lives as long as the process; were it gone, that would be the end, too.
-        later.map_or(Phase::Stopping, |phase| *phase)
-    });
+    let mut left = pin!(shared.leaving.cancelled());
     let mut aborted = pin!(shared.abort.cancelled());
     let pause = (shared.limits.header_time / 2).max(Duration::from_millis(10));
     let mut look = pin!(tokio::time::sleep(pause));
     let mut leaving = false;
-    let mut idle_override = None;
     loop {
         tokio::select! {
             biased;
             ended = connection.as_mut() => return ended,
-            phase = &mut phase_changed, if !leaving => {
+            () = &mut left, if !leaving => {
                 leaving = true;
-                if phase == Phase::HandingOver && !http2 {
-                    // The next answer says `Connection: close`; a client that just now sends its next
-                    // request would lose it if the connection were closed under it.
-                    idle_override = Some(shared.limits.handover_idle_time);
-                    look.as_mut().reset(Instant::now() + shared.limits.handover_idle_time / 4);
-                } else {
-                    connection.as_mut().finish();
-                }
+                connection.as_mut().graceful_shutdown();
             }
             () = &mut aborted => return Ok(()),
             () = &mut look => {
                 let idle_limit = shared.table.load().idle_timeout;
-                let rest_limit = idle_override.unwrap_or(idle_limit);
-                match peer.activity.verdict(shared.limits.header_time, rest_limit, idle_limit, http2) {
+                match peer.activity.verdict(idle_limit) {
                     Verdict::Fine => {}
-                    Verdict::Finish => connection.as_mut().finish(),
+                    Verdict::Finish => connection.as_mut().graceful_shutdown(),
                     Verdict::Abort => return Ok(()),
                 }
-                let pause = pause.min(rest_limit / 4).max(Duration::from_millis(10));
+                let pause = pause.min(idle_limit / 4).max(Duration::from_millis(10));
                 look.as_mut().reset(Instant::now() + pause);
             }
         }

@@ -29,10 +29,11 @@ pub struct Shared {
     pub access_log: AccessLog,
     pub phase: watch::Sender<Phase>,
     closing: AtomicBool,
+    /// Woken when the process leaves its first phase.
+    pub leaving: CancellationToken,
     /// Ends whatever is still open.
     pub abort: CancellationToken,
     pub connections: TaskTracker,
-    pub tunnels: TaskTracker,
     /// One permit per connection of a client.
     pub permits: Arc<Semaphore>,
 }
@@ -47,16 +48,17 @@ impl Shared {
             access_log,
             phase: watch::Sender::new(Phase::Serving),
             closing: AtomicBool::new(false),
+            leaving: CancellationToken::new(),
             abort: CancellationToken::new(),
             connections: TaskTracker::new(),
-            tunnels: TaskTracker::new(),
         }
     }
 
     /// Enters a later phase.
     pub fn enter(&self, phase: Phase) {
-        self.closing.store(true, Ordering::Relaxed);
         self.phase.send_replace(phase);
+        self.closing.store(true, Ordering::SeqCst);
+        self.leaving.cancel();
     }
 
     pub fn is_closing(&self) -> bool {

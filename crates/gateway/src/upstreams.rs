@@ -8,6 +8,7 @@
 //! any; a config marks the instance *before* it is acknowledged. Whoever reads "not active, none
 //! open" after that can stop the instance and loses nothing.
 
+use crate::http1::wire::Resting;
 use crate::limits::Limits;
 use crate::proxy::connection::UpstreamConnection;
 use api::gateway::{GatewayService, ServiceTraffic};
@@ -19,6 +20,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use tokio::net::TcpStream;
 
 /// One service in one route table.
 #[derive(Debug)]
@@ -146,6 +148,7 @@ pub struct Upstream {
     retired: AtomicBool,
     #[expect(clippy::vec_box, reason = "a connection is large and moves between here and requests all the time")]
     resting: Mutex<Vec<Box<UpstreamConnection>>>,
+    wires: Mutex<Resting>,
     refusals: AtomicU32,
     refused_until: Mutex<Option<Instant>>,
     refused: AtomicBool,
@@ -159,6 +162,7 @@ impl Upstream {
             open: AtomicU64::new(0),
             retired: AtomicBool::new(false),
             resting: Mutex::default(),
+            wires: Mutex::default(),
             refusals: AtomicU32::new(0),
             refused_until: Mutex::default(),
             refused: AtomicBool::new(false),
@@ -221,8 +225,21 @@ impl Upstream {
         }
     }
 
+    /// The same for a request in HTTP/1.1.
+    pub fn wire_take(&self, rest: Duration) -> Option<TcpStream> {
+        lock(&self.wires).take(rest)
+    }
+
+    pub fn wire_put(&self, stream: TcpStream, limits: &Limits) {
+        if !self.is_retired() {
+            lock(&self.wires).put(stream, limits);
+        }
+    }
+
     /// Closes connections that rested too long or that the instance has closed.
     pub fn connections_sweep(&self, rest: Duration) {
+        let ended = lock(&self.wires).sweep(rest);
+        drop(ended);
         let mut closing = Vec::new();
         let mut resting = lock(&self.resting);
         let all = std::mem::take(&mut *resting);
@@ -239,7 +256,8 @@ impl Upstream {
         self.retired.store(retired, Ordering::SeqCst);
         if retired {
             let closing = std::mem::take(&mut *lock(&self.resting));
-            drop(closing);
+            let wires = std::mem::take(&mut *lock(&self.wires));
+            drop((closing, wires));
         }
     }
 }

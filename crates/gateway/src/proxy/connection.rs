@@ -105,25 +105,7 @@ fn drive(driver: &mut Option<Driver>, cx: &mut Context<'_>) {
     }
 }
 
-/// For requests that ask for an upgrade: a connection of its own in a task of its own, which hands
-/// the raw stream over after a `101`.
-pub async fn open_for_upgrade(
-    upstream: &Upstream,
-    timeout: Duration,
-    limits: &Limits,
-) -> Result<SendRequest<RequestBody>, ConnectError> {
-    let stream = connect(upstream, timeout).await?;
-    let handshake = builder(limits).handshake(TokioIo::new(stream)).await;
-    let (sender, driver) = handshake.map_err(|error| ConnectError::Failed(io::Error::other(error)))?;
-    tokio::spawn(async move {
-        if let Err(error) = driver.with_upgrades().await {
-            tracing::trace!(%error, "a connection to an instance ended");
-        }
-    });
-    Ok(sender)
-}
-
-async fn connect(upstream: &Upstream, timeout: Duration) -> Result<TcpStream, ConnectError> {
+pub async fn connect(upstream: &Upstream, timeout: Duration) -> Result<TcpStream, ConnectError> {
     let stream = tokio::time::timeout(timeout, TcpStream::connect(upstream.address)).await;
     let stream = stream.map_err(|_| ConnectError::TimedOut)?.map_err(ConnectError::Failed)?;
     stream.set_nodelay(true).map_err(ConnectError::Failed)?;

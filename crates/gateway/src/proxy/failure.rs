@@ -7,7 +7,7 @@
 
 use api::name::Name;
 use bytes::Bytes;
-use http::header::{self, HeaderMap, HeaderValue};
+use http::header::{self, HeaderValue};
 use http::{Response, StatusCode};
 use std::time::Duration;
 
@@ -17,6 +17,8 @@ pub enum Failure {
     BadRequest {
         what: &'static str,
     },
+    /// Too many header lines, or too long ones.
+    HeadTooLarge,
     MethodRefused {
         method: String,
     },
@@ -54,6 +56,7 @@ impl Failure {
     pub fn status(&self) -> StatusCode {
         match self {
             Self::BadRequest { .. } | Self::BodyBroken => StatusCode::BAD_REQUEST,
+            Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::MethodRefused { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::NoRoute | Self::NoSuchInternalName { .. } => StatusCode::NOT_FOUND,
             Self::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
@@ -78,6 +81,7 @@ impl Failure {
     fn reason(&self) -> String {
         match self {
             Self::BadRequest { what } => format!("This request cannot be understood: {what}."),
+            Self::HeadTooLarge => "This request has more or longer headers than are passed on.".into(),
             Self::MethodRefused { method } => format!("The method {method} is not passed on."),
             Self::NoRoute => "Nothing is served at this address.".into(),
             Self::NoSuchInternalName { host } => format!("No service on this machine is called {host}."),
@@ -97,7 +101,9 @@ impl Failure {
     /// What to do next.
     fn advice(&self) -> String {
         match self {
-            Self::BadRequest { .. } | Self::MethodRefused { .. } => "Check the client that sent it.".into(),
+            Self::BadRequest { .. } | Self::HeadTooLarge | Self::MethodRefused { .. } => {
+                "Check the client that sent it.".into()
+            }
             Self::NoRoute => "Check the address. If it is yours, see its routes with `mainstay status`.".into(),
             Self::NoSuchInternalName { .. } => "See the names with `mainstay status`.".into(),
             Self::Unavailable { service, .. } => {
@@ -113,10 +119,14 @@ impl Failure {
         }
     }
 
+    /// Whether what follows the request can be read as the next one.
+    fn leaves_readable(&self) -> bool {
+        !matches!(self, Self::BadRequest { .. } | Self::HeadTooLarge | Self::BodyTimeout | Self::BodyBroken)
+    }
+
     /// The answer without its body's owner; the caller wraps the text.
-    pub fn render(&self, accept: &HeaderMap, request_id: &HeaderValue) -> Response<Bytes> {
-        let request_id = request_id.to_str().unwrap_or_default();
-        let (content_type, text) = match form(accept) {
+    pub fn page(&self, form: Form, request_id: &str) -> Response<Bytes> {
+        let (content_type, text) = match form {
             Form::Html => ("text/html; charset=utf-8", self.html(request_id)),
             Form::Json => ("application/json", self.json(request_id)),
             Form::Plain => ("text/plain; charset=utf-8", self.plain(request_id)),
@@ -127,15 +137,8 @@ impl Failure {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         headers.insert(header::VARY, HeaderValue::from_static("accept"));
-        match self {
-            Self::Unavailable { .. } => {
-                headers.insert(header::RETRY_AFTER, HeaderValue::from_static("2"));
-            }
-            // What is left of a message that made no sense must not be read as the next one.
-            Self::BadRequest { .. } | Self::BodyTimeout | Self::BodyBroken => {
-                headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-            }
-            _ => {}
+        if matches!(self, Self::Unavailable { .. }) {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("2"));
         }
         response
     }
@@ -182,28 +185,66 @@ font:16px/1.5 system-ui,sans-serif}main{max-width:34rem;padding:2rem}h1{font-siz
 p{margin:0 0 1rem}.code,.id{color:var(--soft);font-size:.875rem}.id{border-top:1px solid var(--line);padding-top:1rem}\
 code{font-family:ui-monospace,monospace;overflow-wrap:anywhere}";
 
-enum Form {
+/// What is answered in place of a service.
+#[derive(Debug)]
+pub enum Instead {
+    Failure(Failure),
+    /// Nothing is wrong: it is for the gateway to answer.
+    Own(Box<Response<Bytes>>),
+}
+
+impl From<Failure> for Instead {
+    fn from(failure: Failure) -> Self {
+        Self::Failure(failure)
+    }
+}
+
+impl From<Response<Bytes>> for Instead {
+    fn from(response: Response<Bytes>) -> Self {
+        Self::Own(Box::new(response))
+    }
+}
+
+impl Instead {
+    pub fn page(self, form: Form, request_id: &str) -> Response<Bytes> {
+        match self {
+            Self::Failure(failure) => failure.page(form, request_id),
+            Self::Own(response) => *response,
+        }
+    }
+
+    /// Whether what follows the request can be read as the next one.
+    pub fn leaves_readable(&self) -> bool {
+        match self {
+            Self::Failure(failure) => failure.leaves_readable(),
+            Self::Own(_) => true,
+        }
+    }
+}
+
+/// What the client would like to read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
     Html,
     Json,
     Plain,
 }
 
-/// What the client would like to read. Quality values are not weighed: whoever names HTML is a
-/// browser, and whoever names JSON and not HTML is a program.
-fn form(headers: &HeaderMap) -> Form {
-    let accepts = |wanted: &str| {
-        let lines = headers.get_all(header::ACCEPT).iter().filter_map(|line| line.to_str().ok());
-        lines.flat_map(|line| line.split(',')).any(|range| {
-            let kind = range.split(';').next().unwrap_or_default();
-            kind.trim().eq_ignore_ascii_case(wanted)
-        })
-    };
-    if accepts("text/html") {
-        Form::Html
-    } else if accepts("application/json") {
-        Form::Json
-    } else {
-        Form::Plain
+impl Form {
+    /// By an `Accept` header. Quality values are not weighed: whoever names HTML is a browser, and
+    /// whoever names JSON and not HTML is a program.
+    pub fn of(accept: &[u8]) -> Self {
+        let mut form = Self::Plain;
+        for range in accept.split(|byte| *byte == b',') {
+            let kind = range.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+            if kind.eq_ignore_ascii_case(b"text/html") {
+                return Self::Html;
+            }
+            if kind.eq_ignore_ascii_case(b"application/json") {
+                form = Self::Json;
+            }
+        }
+        form
     }
 }
 
@@ -246,9 +287,7 @@ mod tests {
     use super::*;
 
     fn render(failure: &Failure, accept: &str) -> (Response<Bytes>, String) {
-        let mut headers = HeaderMap::new();
-        headers.insert("accept", accept.parse().unwrap());
-        let response = failure.render(&headers, &HeaderValue::from_static("r-1"));
+        let response = failure.page(Form::of(accept.as_bytes()), "r-1");
         let text = String::from_utf8(response.body().to_vec()).unwrap();
         (response, text)
     }

@@ -1,18 +1,16 @@
 //! From a picked instance to the head of its answer, with the retries in between.
 
-use super::connection::{ConnectError, UpstreamConnection, open_for_upgrade};
+use super::Target;
+use super::connection::{ConnectError, UpstreamConnection};
 use super::exchange::Exchange;
 use super::failure::Failure;
 use super::headers;
 use super::request_body::{Progress, RequestBody};
 use super::response_body::UpstreamBody;
-use super::tunnel::Tunnel;
-use super::{Answer, Target};
 use crate::upstreams::{NotPicked, OpenRequest, Upstream};
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
-use hyper::upgrade::OnUpgrade;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,7 +19,6 @@ pub struct Outgoing {
     /// `None` while it is being sent.
     request: Option<Request<RequestBody>>,
     progress: Option<Arc<Progress>>,
-    upgrade: Option<(HeaderValue, OnUpgrade)>,
     expects_continue: bool,
     /// May run twice: the method promises it and there is no body.
     repeatable: bool,
@@ -36,30 +33,20 @@ pub enum Stop {
 
 /// How one attempt at one instance ended.
 enum Attempt {
-    Answered(Response<Incoming>, Option<Box<UpstreamConnection>>),
+    Answered(Response<Incoming>, Box<UpstreamConnection>),
     /// Nothing reached a service; another instance may be tried.
     NotSent(Failure),
     Failed(Failure),
 }
 
 impl Outgoing {
-    pub fn new(
-        head: Request<()>,
-        body: RequestBody,
-        progress: Option<Arc<Progress>>,
-        upgrade: Option<(HeaderValue, OnUpgrade)>,
-    ) -> Self {
+    pub fn new(head: Request<()>, body: RequestBody, progress: Option<Arc<Progress>>) -> Self {
         let method = head.method();
         let idempotent = matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE);
-        let repeatable = idempotent && progress.is_none() && upgrade.is_none();
+        let repeatable = idempotent && progress.is_none();
         let expect = head.headers().get(header::EXPECT);
         let expects_continue = expect.is_some_and(|e| e.as_bytes().eq_ignore_ascii_case(b"100-continue"));
-        let mut request = head.map(|()| body);
-        if let Some((protocol, _)) = &upgrade {
-            request.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-            request.headers_mut().insert(header::UPGRADE, protocol.clone());
-        }
-        Self { request: Some(request), progress, upgrade, expects_continue, repeatable }
+        Self { request: Some(head.map(|()| body)), progress, expects_continue, repeatable }
     }
 
     pub fn set_uri(&mut self, uri: Uri) {
@@ -80,7 +67,11 @@ impl Outgoing {
 }
 
 /// Tries instances until one answers or nothing is left to try.
-pub async fn forward(exchange: &mut Exchange, target: &Target, outgoing: &mut Outgoing) -> Result<Answer, Stop> {
+pub async fn forward(
+    exchange: &mut Exchange,
+    target: &Target,
+    outgoing: &mut Outgoing,
+) -> Result<Response<UpstreamBody>, Stop> {
     let limits = exchange.peer.shared.limits.clone();
     let mut tried: Vec<Arc<Upstream>> = Vec::new();
     let mut last = None;
@@ -115,13 +106,6 @@ async fn attempt(exchange: &Exchange, target: &Target, open: &OpenRequest, outgo
     let upstream = open.upstream();
     let shared = &exchange.peer.shared;
     let connect_timeout = shared.table.load().connect_timeout;
-    if outgoing.upgrade.is_some() {
-        let opened = open_for_upgrade(upstream, connect_timeout, &shared.limits).await;
-        return match opened {
-            Ok(sender) => send_upgrade(sender, exchange, target, outgoing).await,
-            Err(error) => not_reached(error, exchange, target, upstream, connect_timeout),
-        };
-    }
     // A request that must not run twice goes only over a connection that is surely not being closed.
     let rest = if outgoing.repeatable { shared.limits.upstream_rest_time } else { shared.limits.upstream_fresh_time };
     while let Some(connection) = upstream.connection_take(rest) {
@@ -178,7 +162,7 @@ async fn send(
     let sent = within_answer_time(connection.send(request), exchange, target, outgoing.progress.as_deref()).await;
     match sent {
         Err(failure) => Attempt::Failed(failure),
-        Ok(Ok(response)) => Attempt::Answered(response, Some(connection)),
+        Ok(Ok(response)) => Attempt::Answered(response, connection),
         Ok(Err(mut error)) => {
             tracing::debug!(service = %target.service.name, error = %error.error(), "no answer from an instance");
             let too_early = ended_before_an_answer(error.error());
@@ -201,25 +185,6 @@ fn ended_before_an_answer(error: &hyper::Error) -> bool {
                 Some(inner) => source = inner.source(),
                 None => break false,
             }
-        }
-    }
-}
-
-async fn send_upgrade(
-    mut sender: hyper::client::conn::http1::SendRequest<RequestBody>,
-    exchange: &Exchange,
-    target: &Target,
-    outgoing: &mut Outgoing,
-) -> Attempt {
-    let broken = || Failure::Broken { service: target.service.name.clone() };
-    let Some(request) = outgoing.request.take() else { return Attempt::Failed(broken()) };
-    let sent = sender.try_send_request(request);
-    match within_answer_time(sent, exchange, target, outgoing.progress.as_deref()).await {
-        Err(failure) => Attempt::Failed(failure),
-        Ok(Ok(response)) => Attempt::Answered(response, None),
-        Ok(Err(mut error)) => {
-            outgoing.request = error.take_message();
-            Attempt::NotSent(broken())
         }
     }
 }
@@ -256,18 +221,12 @@ async fn within_answer_time<T>(
 fn answer(
     exchange: &mut Exchange,
     open: OpenRequest,
-    mut response: Response<Incoming>,
-    connection: Option<Box<UpstreamConnection>>,
-    outgoing: &mut Outgoing,
-) -> Answer {
+    response: Response<Incoming>,
+    connection: Box<UpstreamConnection>,
+    outgoing: &Outgoing,
+) -> Response<UpstreamBody> {
     let upstream = open.upstream().clone();
     exchange.open = Some(open);
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS
-        && let Some((_, client)) = outgoing.upgrade.take()
-    {
-        let service = hyper::upgrade::on(&mut response);
-        return Answer::Tunnel(Box::new(Tunnel::new(response.map(|_| ()), client, service)));
-    }
     let shared = &exchange.peer.shared;
     let idle_limit = if is_event_stream(response.headers()) {
         shared.limits.stream_idle_time
@@ -279,8 +238,8 @@ fn answer(
     parts.version = Version::HTTP_11;
     parts.extensions.clear();
     let progress = outgoing.progress.clone();
-    let body = UpstreamBody::new(incoming, connection, upstream, shared.limits.clone(), progress, idle_limit);
-    Answer::Whole(Response::from_parts(parts, body))
+    let body = UpstreamBody::new(incoming, Some(connection), upstream, shared.limits.clone(), progress, idle_limit);
+    Response::from_parts(parts, body)
 }
 
 /// An answer whose length was given by chunks must not also carry a length that nobody checked.

@@ -29,8 +29,6 @@ const FORWARDING: [HeaderName; 7] = [
     X_REAL_IP,
 ];
 
-const REQUEST_ID_LIMIT: usize = 128;
-
 /// Removes what is meant for this hop only. `te: trailers` is kept, since trailers are passed on.
 pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
     if headers.contains_key(header::CONNECTION) {
@@ -57,34 +55,6 @@ pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
 fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = String> + use<'a> {
     let lines = headers.get_all(name).iter().filter_map(|line| line.to_str().ok());
     lines.flat_map(|line| line.split(',')).map(|token| token.trim().to_ascii_lowercase())
-}
-
-/// The protocol that a request wants to change to, if it is one that we pass through.
-pub fn upgrade_wanted(headers: &HeaderMap) -> Option<HeaderValue> {
-    let upgrade = headers.get(header::UPGRADE)?;
-    let asks = tokens(headers, &header::CONNECTION).any(|token| token == "upgrade");
-    // HTTP/2 by upgrade is for this hop only, and only known without: answer in HTTP/1.1.
-    let passes = !tokens(headers, &header::UPGRADE).any(|token| token == "h2c" || token.starts_with("http/"));
-    (asks && passes).then(|| upgrade.clone())
-}
-
-/// The client's own id if it is sane, else a fresh one of 128 random bits.
-pub fn request_id(headers: &HeaderMap) -> HeaderValue {
-    let sane = |value: &&HeaderValue| {
-        let bytes = value.as_bytes();
-        (1..=REQUEST_ID_LIMIT).contains(&bytes.len()) && bytes.iter().all(|b| b.is_ascii_graphic() && *b != b'"')
-    };
-    if let Some(given) = headers.get(X_REQUEST_ID).filter(sane) {
-        return given.clone();
-    }
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let random = fastrand::u128(..).to_be_bytes();
-    let mut text = [0; 32];
-    for (pair, byte) in text.chunks_exact_mut(2).zip(random) {
-        pair[0] = DIGITS[usize::from(byte >> 4)];
-        pair[1] = DIGITS[usize::from(byte & 15)];
-    }
-    HeaderValue::from_bytes(&text).expect("hexadecimal digits are a header value")
 }
 
 /// Writes who asked, for what host, over what: `X-Forwarded-*`, `X-Real-Ip` and `Forwarded`.
@@ -202,13 +172,6 @@ mod tests {
     }
 
     #[test]
-    fn an_upgrade_is_passed_only_when_connection_names_it_and_it_is_not_http() {
-        assert!(upgrade_wanted(&headers(&[("connection", "Upgrade"), ("upgrade", "websocket")])).is_some());
-        assert!(upgrade_wanted(&headers(&[("upgrade", "websocket")])).is_none());
-        assert!(upgrade_wanted(&headers(&[("connection", "upgrade"), ("upgrade", "h2c")])).is_none());
-    }
-
-    #[test]
     fn what_an_untrusted_peer_says_of_itself_is_replaced_also_with_underscores() {
         let lines = [
             ("x-forwarded-for", "6.6.6.6"),
@@ -242,14 +205,5 @@ mod tests {
         set_forwarding(&mut map, &Peer::for_test("[2001:db8::1]:5", "[2001:db8::2]:80"), None);
         assert_eq!(map["forwarded"], "for=\"[2001:db8::1]\";proto=http");
         assert_eq!(map["x-forwarded-for"], "2001:db8::1");
-    }
-
-    #[test]
-    fn a_request_id_is_kept_if_sane_and_made_otherwise() {
-        assert_eq!(request_id(&headers(&[("x-request-id", "abc-1")])), "abc-1");
-        for bad in ["", "a b", &"x".repeat(129), "a\"b"] {
-            let made = request_id(&headers(&[("x-request-id", bad)]));
-            assert_eq!(made.len(), 32, "{bad:?} gave {made:?}");
-        }
     }
 }

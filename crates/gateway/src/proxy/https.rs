@@ -1,44 +1,56 @@
 //! What a plain connection is answered with because there is HTTPS: the way there, and what a
 //! certificate authority wants to hear.
 
-use super::headers::X_FORWARDED_PROTO;
 use crate::routes::normalize_host;
 use crate::serve::Peer;
 use api::gateway::ListenerKind;
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
-use http::{Request, Response, StatusCode, Uri};
+use http::{Response, StatusCode};
 
-const CHALLENGES: &str = "/.well-known/acme-challenge/";
+/// Where authorities ask.
+pub const CHALLENGES: &str = "/.well-known/acme-challenge/";
 const HTTP_PORT: u16 = 80;
 const HTTPS_PORT: u16 = 443;
 
+/// What is looked at to answer a request here.
+#[derive(Debug, Clone, Copy)]
+pub struct Visit<'a> {
+    /// As the visitor wrote it, with a port if there was one.
+    pub host: &'a str,
+    pub path: &'a str,
+    /// Path and query.
+    pub target: &'a str,
+    /// What the visitor says to have come by.
+    pub forwarded_proto: Option<&'a [u8]>,
+}
+
 /// The answer to a question of a certificate authority (RFC 8555, 8.3). A token that is not ours is a request like
 /// any other: the service may order certificates of its own.
-pub fn challenge(peer: &Peer, host: Option<&HeaderValue>, uri: &Uri) -> Option<Response<Bytes>> {
-    let token = uri.path().strip_prefix(CHALLENGES)?;
+pub fn challenge(peer: &Peer, visit: Visit<'_>) -> Option<Response<Bytes>> {
+    let token = visit.path.strip_prefix(CHALLENGES)?;
     if !is_public(peer) {
         return None;
     }
-    let host = normalize_host(host?.to_str().ok()?)?;
-    let answer = peer.shared.table.load().challenge(&host, token)?;
+    let answer = peer.shared.table.load().challenge(&normalize_host(visit.host)?, token)?;
     let mut response = Response::new(answer);
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
     Some(response)
 }
 
 /// The same address under HTTPS, with the method kept (308). `None` where the visitor is there already.
-pub fn redirect<B>(peer: &Peer, host: Option<&HeaderValue>, request: &Request<B>) -> Option<Response<Bytes>> {
+pub fn redirect(peer: &Peer, visit: Visit<'_>) -> Option<Response<Bytes>> {
+    // A proxy on this machine has ended TLS before us; sending its visitors there again would never end.
+    let came_by_https = peer.is_trusted() && visit.forwarded_proto == Some(b"https");
     // A service that orders certificates of its own answers under this path, and authorities begin at port 80.
-    let is_challenge = request.uri().path().starts_with(CHALLENGES);
-    if peer.secure || is_challenge || !is_public(peer) || came_by_https(peer, request) {
+    let is_challenge = visit.path.starts_with(CHALLENGES);
+    if peer.secure || is_challenge || !is_public(peer) || came_by_https {
         return None;
     }
     let port = peer.shared.table.load().https_port?;
-    let written = host?.to_str().ok()?;
-    let bare = normalize_host(written)?;
-    let port = port_to_name(written.len() > bare.len() + 1, peer.texts.local_port.as_bytes(), port);
-    let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
+    let bare = normalize_host(visit.host)?;
+    let port = port_to_name(visit.host.len() > bare.len() + 1, peer.texts.local_port.as_bytes(), port);
+    let path = visit.target;
     let location = match port {
         Some(port) => format!("https://{bare}:{port}{path}"),
         None => format!("https://{bare}{path}"),
@@ -51,11 +63,6 @@ pub fn redirect<B>(peer: &Peer, host: Option<&HeaderValue>, request: &Request<B>
 
 fn is_public(peer: &Peer) -> bool {
     matches!(**peer.listener.kind.load(), ListenerKind::Public | ListenerKind::PublicAndInternal)
-}
-
-/// A proxy on this machine has ended TLS before us; sending its visitors there again would never end.
-fn came_by_https<B>(peer: &Peer, request: &Request<B>) -> bool {
-    peer.is_trusted() && request.headers().get(X_FORWARDED_PROTO).is_some_and(|proto| proto.as_bytes() == b"https")
 }
 
 /// The port that has to be written behind the host. A visitor who wrote no port and still reached another than 80

@@ -1,4 +1,5 @@
-//! One request: find the service, pick an instance, pass on, answer.
+//! One request of HTTP/2: find the service, pick an instance, pass on in HTTP/1.1, answer. A request of
+//! HTTP/1.1 goes the same way in `http1`.
 //!
 //! ```text
 //! client ──► identify ──► route ──► rewrite head ──► pick ──► connect ──► send ──► answer
@@ -20,19 +21,20 @@ pub mod headers;
 pub mod https;
 pub mod request_body;
 pub mod response_body;
-pub mod tunnel;
 
+use crate::access_log;
 use crate::routes::{NoTarget, Target, normalize_host};
 use crate::serve::Peer;
-use exchange::Exchange;
-use failure::Failure;
+use exchange::{Exchange, RequestId};
+use failure::{Failure, Form, Instead};
 use forward::Outgoing;
-use http::header::{self, HeaderMap, HeaderValue};
+use http::header::{self, HeaderValue};
 use http::uri::PathAndQuery;
-use http::{Method, Request, Response, StatusCode, Uri, Version};
-use hyper::body::{Bytes, Incoming};
+use http::{Method, Request, Response, Uri, Version};
+use https::Visit;
+use hyper::body::Incoming;
 use request_body::RequestBody;
-use response_body::ResponseBody;
+use response_body::{ResponseBody, UpstreamBody};
 use std::borrow::Cow;
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -42,99 +44,63 @@ const LOOKUPS: usize = 16;
 
 /// Answers one request of a connection, whatever happens.
 pub async fn handle(peer: Arc<Peer>, request: Request<Incoming>) -> Result<Response<ResponseBody>, Infallible> {
-    let request_id = headers::request_id(request.headers());
-    let http2 = request.version() == Version::HTTP_2;
-    let mut exchange = Exchange::begin(&peer, &request, request_id);
+    let request_id = RequestId::of(request.headers().get(headers::X_REQUEST_ID).map(HeaderValue::as_bytes));
+    let describe = || {
+        let host = request.headers().get(header::HOST).map(HeaderValue::as_bytes);
+        let host = request.uri().authority().map(|authority| authority.as_str().as_bytes()).or(host);
+        access_log::describe(request.method().as_str(), host.unwrap_or_default(), request.uri().path(), "HTTP/2")
+    };
+    let mut exchange = Box::new(Exchange::begin(&peer, request_id, describe).counted());
     // Kept for the page, should there have to be one.
-    let accept = request.headers().get(header::ACCEPT).cloned();
-    let mut response = match pass_on(&mut exchange, request).await {
+    let form = request.headers().get(header::ACCEPT).map_or(Form::Plain, |accept| Form::of(accept.as_bytes()));
+    let request_id = HeaderValue::from_bytes(exchange.request_id.as_bytes());
+    let request_id = request_id.unwrap_or_else(|_| HeaderValue::from_static(""));
+    let mut response = match pass_on(&mut exchange, request, &request_id).await {
         Ok(answer) => {
             exchange.answered(answer.status().as_u16());
-            answer.into_response(exchange)
+            answer.map(|body| ResponseBody::upstream(body, exchange))
         }
-        Err(failure) => {
-            exchange.answered(failure.status().as_u16());
-            let mut wanted = HeaderMap::new();
-            if let Some(accept) = accept {
-                wanted.insert(header::ACCEPT, accept);
-            }
-            let page = failure.render(&wanted, &exchange.request_id);
-            let request_id = exchange.request_id.clone();
-            let mut page = page.map(|text| ResponseBody::text(text, Some(exchange)));
-            page.headers_mut().insert(headers::X_REQUEST_ID, request_id);
-            page
+        Err(instead) => {
+            let page = instead.page(form, exchange.request_id.as_str());
+            exchange.answered(page.status().as_u16());
+            page.map(|text| ResponseBody::text(text, Some(exchange)))
         }
     };
-    if http2 {
-        response.headers_mut().remove(header::CONNECTION);
-    } else if peer.says_close() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-    }
+    response.headers_mut().entry(headers::X_REQUEST_ID).or_insert(request_id);
     Ok(response)
 }
 
-/// What came back from the service.
-#[expect(clippy::large_enum_variant, reason = "nearly every answer is the large one, and a box would be made for each")]
-pub enum Answer {
-    Whole(Response<response_body::UpstreamBody>),
-    /// The gateway's own: nothing was passed on.
-    Own(Box<Response<Bytes>>),
-    /// `101`: the connection is a tunnel from here on.
-    Tunnel(Box<tunnel::Tunnel>),
-}
-
-impl Answer {
-    fn status(&self) -> StatusCode {
-        match self {
-            Self::Whole(response) => response.status(),
-            Self::Own(response) => response.status(),
-            Self::Tunnel(_) => StatusCode::SWITCHING_PROTOCOLS,
-        }
-    }
-
-    fn into_response(self, exchange: Box<Exchange>) -> Response<ResponseBody> {
-        match self {
-            Self::Whole(mut response) => {
-                let request_id = &exchange.request_id;
-                response.headers_mut().entry(headers::X_REQUEST_ID).or_insert_with(|| request_id.clone());
-                response.map(|body| ResponseBody::upstream(body, exchange))
-            }
-            Self::Own(response) => {
-                let mut response = *response;
-                response.headers_mut().insert(headers::X_REQUEST_ID, exchange.request_id.clone());
-                response.map(|text| ResponseBody::text(text, Some(exchange)))
-            }
-            Self::Tunnel(tunnel) => tunnel.begin(exchange).map(|()| ResponseBody::text(Bytes::new(), None)),
-        }
-    }
-}
-
-async fn pass_on(exchange: &mut Exchange, mut request: Request<Incoming>) -> Result<Answer, Failure> {
+async fn pass_on(
+    exchange: &mut Exchange,
+    request: Request<Incoming>,
+    request_id: &HeaderValue,
+) -> Result<Response<UpstreamBody>, Instead> {
     let peer = exchange.peer.clone();
-    let host = identify(&mut request, &peer)?;
-    exchange.host = host.clone();
-    if let Some(answer) = https::challenge(&peer, host.as_ref(), request.uri()) {
-        return Ok(Answer::Own(Box::new(answer)));
+    let host = identify(&request)?;
+    let visit = Visit {
+        host: host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or_default(),
+        path: request.uri().path(),
+        target: request.uri().path_and_query().map_or("/", |path| path.as_str()),
+        forwarded_proto: request.headers().get(headers::X_FORWARDED_PROTO).map(HeaderValue::as_bytes),
+    };
+    if let Some(answer) = https::challenge(&peer, visit) {
+        return Err(answer.into());
     }
     let mut target = find(&peer, host.as_ref(), &request)?;
     exchange.service = Some(target.service.clone());
     if target.https_only
-        && let Some(answer) = https::redirect(&peer, host.as_ref(), &request)
+        && let Some(answer) = https::redirect(&peer, visit)
     {
-        return Ok(Answer::Own(Box::new(answer)));
+        return Err(answer.into());
     }
 
-    let upgrade = (request.version() == Version::HTTP_11)
-        .then(|| headers::upgrade_wanted(request.headers()))
-        .flatten()
-        .map(|protocol| (protocol, hyper::upgrade::on(&mut request)));
     let (parts, incoming) = request.into_parts();
     let retry_host = host.clone();
     let original = parts.uri.clone();
     let (body, progress) = RequestBody::new(incoming);
     let mut head = Request::from_parts(parts, ());
-    rewrite(&mut head, &peer, host, &exchange.request_id, body_is_unsized(&body), &target);
-    let mut outgoing = Outgoing::new(head, body, progress, upgrade);
+    rewrite(&mut head, &peer, host, request_id, body_is_unsized(&body), &target);
+    let mut outgoing = Outgoing::new(head, body, progress);
     for _ in 0..LOOKUPS {
         match forward::forward(exchange, &target, &mut outgoing).await {
             Err(forward::Stop::Stale) => {
@@ -143,23 +109,20 @@ async fn pass_on(exchange: &mut Exchange, mut request: Request<Incoming>) -> Res
                 exchange.service = Some(target.service.clone());
                 outgoing.set_uri(upstream_uri(&original, target.strip));
             }
-            Err(forward::Stop::Failed(failure)) => return Err(failure),
+            Err(forward::Stop::Failed(failure)) => return Err(failure.into()),
             Ok(answer) => return Ok(answer),
         }
     }
     let service = &target.service;
-    Err(Failure::Unavailable { service: service.name.clone(), reason: service.unavailable_reason.clone() })
+    let reason = service.unavailable_reason.clone();
+    Err(Failure::Unavailable { service: service.name.clone(), reason }.into())
 }
 
 /// The host that the request is for, as the client wrote it; refuses what has more than one meaning.
-fn identify(request: &mut Request<Incoming>, peer: &Peer) -> Result<Option<HeaderValue>, Failure> {
+fn identify(request: &Request<Incoming>) -> Result<Option<HeaderValue>, Failure> {
     let bad = |what| Err(Failure::BadRequest { what });
     if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
         return Err(Failure::MethodRefused { method: request.method().to_string() });
-    }
-    let both = peer.activity.take_length_seen() && request.headers().contains_key(header::TRANSFER_ENCODING);
-    if both {
-        return bad("it has both Transfer-Encoding and Content-Length");
     }
     let mut lines = request.headers().get_all(header::HOST).iter();
     let line = lines.next().cloned();
@@ -168,17 +131,13 @@ fn identify(request: &mut Request<Incoming>, peer: &Peer) -> Result<Option<Heade
     }
     let authority = request.uri().authority().map(|authority| authority.as_str());
     let host = match (authority, line) {
-        (Some(authority), Some(line))
-            if request.version() == Version::HTTP_2 && line.as_bytes() != authority.as_bytes() =>
-        {
+        (Some(authority), Some(line)) if line.as_bytes() != authority.as_bytes() => {
             return bad("its Host and :authority differ");
         }
-        // An absolute address in the request line overrules Host (RFC 9112, 3.2.2).
         (Some(authority), _) => HeaderValue::from_str(authority).ok(),
         (None, line) => line,
     };
     match &host {
-        None if request.version() == Version::HTTP_11 => bad("it has no Host"),
         None => Ok(None),
         Some(value) => match value.to_str().ok().and_then(normalize_host) {
             Some(_) => Ok(host),
@@ -211,14 +170,11 @@ fn rewrite(
     target: &Target,
 ) {
     let original = head.uri().clone();
-    let from_http2 = head.version() == Version::HTTP_2;
     *head.uri_mut() = upstream_uri(&original, target.strip);
     *head.version_mut() = Version::HTTP_11;
     let headers = head.headers_mut();
     headers::remove_hop_by_hop(headers);
-    if from_http2 {
-        headers::join_cookies(headers);
-    }
+    headers::join_cookies(headers);
     headers::set_forwarding(headers, peer, host.as_ref());
     headers.insert(headers::X_REQUEST_ID, request_id.clone());
     if target.strip > 0

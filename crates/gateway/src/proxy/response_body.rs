@@ -23,6 +23,8 @@ use tokio::time::{Instant, Sleep};
 pub enum BodyError {
     #[error("the service broke off its answer")]
     Broken(#[source] hyper::Error),
+    #[error("the service broke off its answer")]
+    Flow(#[source] crate::http1::FlowError),
     #[error("the service sent nothing more for {} s", .0.as_secs())]
     Idle(Duration),
 }
@@ -143,7 +145,7 @@ impl Body for ResponseBody {
         };
         if let Some(exchange) = &mut this.exchange {
             match &frame {
-                Some(Ok(frame)) => exchange.sent(frame.data_ref().map_or(0, Bytes::len)),
+                Some(Ok(frame)) => exchange.sent(frame.data_ref().map_or(0, Bytes::len) as u64),
                 Some(Err(error)) => exchange.broke_off(error),
                 None => {}
             }

@@ -22,6 +22,7 @@ mod vault;
 pub use certificates::Certificates;
 pub use vault::{Vault, VaultError};
 
+use crate::http1::ClientStream;
 use crate::listeners::ListenerIdentity;
 use crate::serve::{self, Ends, Protocol};
 use crate::shared::Shared;
@@ -32,6 +33,7 @@ use rustls::sign::CertifiedKey;
 use std::sync::{Arc, OnceLock};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 const HTTP2: &[u8] = b"h2";
 const HTTP1: &[u8] = b"http/1.1";
@@ -107,6 +109,10 @@ impl ResolvesServerCert for Resolver {
     }
 }
 
+impl ClientStream for TlsStream<TcpStream> {
+    const SAYS_GOODBYE: bool = true;
+}
+
 /// Serves a connection that begins with a handshake.
 pub async fn serve(stream: TcpStream, ends: Ends, listener: Arc<ListenerIdentity>, shared: Arc<Shared>) {
     let address = ends.address;
@@ -122,7 +128,7 @@ pub async fn serve(stream: TcpStream, ends: Ends, listener: Arc<ListenerIdentity
         Some(HTTP2) => Protocol::Http2,
         // The handshake was the whole of the matter.
         Some(ACME) => return,
-        _ => Protocol::Http1,
+        _ => Protocol::Http,
     };
     serve::serve_stream(stream, protocol, ends, listener, shared).await;
 }

@@ -6,6 +6,7 @@
 mod config;
 mod dns;
 mod failures;
+mod http1;
 mod hygiene;
 mod load;
 mod routing;
