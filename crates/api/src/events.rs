@@ -102,8 +102,15 @@ impl EventTopic {
         }
     }
 
+    /// The kinds that are looked for by what they are about, by one kind, or by both; `None`: all.
+    pub fn kinds_wanted(about: Option<Self>, kind: Option<EventKind>) -> Option<Vec<EventKind>> {
+        let all = || about.map_or_else(|| EventKind::ALL.to_vec(), Self::kinds);
+        let wanted = || all().into_iter().filter(|one| kind.is_none_or(|kind| kind == *one)).collect();
+        (about.is_some() || kind.is_some()).then(wanted)
+    }
+
     /// What happens in this field.
-    pub fn kinds(self) -> Vec<EventKind> {
+    fn kinds(self) -> Vec<EventKind> {
         EventKind::ALL.iter().copied().filter(|kind| Self::of(*kind) == self).collect()
     }
 
@@ -153,6 +160,13 @@ impl std::fmt::Display for EventTopic {
     }
 }
 
+impl std::str::FromStr for EventTopic {
+    type Err = String;
+    fn from_str(word: &str) -> Result<Self, String> {
+        Self::ALL.into_iter().find(|topic| topic.key() == word).ok_or_else(|| format!("`{word}` is not known"))
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
@@ -198,6 +212,16 @@ pub struct Event {
     pub server_id: Option<ServerId>,
 }
 
+impl Event {
+    /// What it was done for, unless what happened says so already: often the reason is what happened. One word, such
+    /// as `deploy`, is told all the same, because a sentence has such a word by chance.
+    pub fn untold_reason(&self) -> Option<&str> {
+        let reason = self.cause.action.as_str();
+        let told = reason.contains(' ') && self.message.contains(reason);
+        (!told).then_some(reason)
+    }
+}
+
 /// An event in the control plane's order, as `GET /events` and its stream answer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
@@ -206,4 +230,45 @@ pub struct EventRecord {
     pub sequence: i64,
     #[serde(flatten)]
     pub event: Event,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_that_is_what_happened_is_not_told_twice() {
+        let told = |message: &str, action: &str| {
+            let cause = Cause::system("test", action);
+            let event = Event {
+                id: EventId::from_uuid(uuid::Uuid::from_u128(1)),
+                at_ms: 0,
+                kind: EventKind::StackDegraded,
+                level: EventLevel::Warning,
+                message: message.into(),
+                cause,
+                stack_id: None,
+                service_id: None,
+                deployment_id: None,
+                instance_id: None,
+                server_id: None,
+            };
+            event.untold_reason().map(str::to_owned)
+        };
+        assert_eq!(told("shop is degraded: web crashed", "web crashed"), None);
+        assert_eq!(told("the deploy of web has begun", "deploy").as_deref(), Some("deploy"));
+        assert_eq!(told("web is healthy", "its check answers").as_deref(), Some("its check answers"));
+    }
+
+    #[test]
+    fn kinds_are_looked_for_by_what_they_are_about_by_one_kind_or_by_both() {
+        use EventKind::{BuildFailed, BuildStarted, BuildSucceeded, DiskLow, SyncFailed};
+        let builds = Some(EventTopic::Builds);
+        assert_eq!(EventTopic::kinds_wanted(None, None), None);
+        assert_eq!(EventTopic::kinds_wanted(None, Some(DiskLow)), Some(vec![DiskLow]));
+        assert_eq!(EventTopic::kinds_wanted(builds, Some(BuildFailed)), Some(vec![BuildFailed]));
+        assert_eq!(EventTopic::kinds_wanted(builds, Some(DiskLow)), Some(Vec::new()), "none is both");
+        let all = vec![SyncFailed, BuildStarted, BuildSucceeded, BuildFailed];
+        assert_eq!(EventTopic::kinds_wanted(builds, None), Some(all));
+    }
 }

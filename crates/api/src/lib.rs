@@ -27,6 +27,7 @@ pub mod logs;
 pub mod mesh;
 pub mod metrics;
 pub mod name;
+pub mod nearest;
 pub mod observed;
 pub mod plans;
 pub mod secret;

@@ -113,7 +113,7 @@ impl<'w> Walk<'w, '_> {
         let is_service_field = || self.schema["$defs"]["Service"]["properties"].get(name).is_some();
         let help = if name == "worker" && holder.starts_with("services.") {
             "for a service that listens on nothing write `port = false`".to_owned()
-        } else if let Some(word) = suggest::nearest(name, fields()) {
+        } else if let Some(word) = api::nearest::nearest(name, fields()) {
             format!("did you mean `{word}`?")
         } else if let Some(word) = suggest::synonym(name).filter(|word| fields().any(|f| f == *word)) {
             format!("did you mean `{word}`?")

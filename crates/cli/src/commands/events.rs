@@ -7,6 +7,7 @@ use crate::printer::{Printer, Tone};
 use crate::times::{clock, now_ms};
 use api::events::{EventKind, EventLevel, EventRecord, EventTopic};
 use api::ids::{DeploymentId, RequestId};
+use api::nearest::nearest;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use client::EventQuery;
 
@@ -70,14 +71,19 @@ where
 /// They are many: an unknown one is answered with those that are like it.
 fn kind(text: &str) -> Result<EventKind, String> {
     EventKind::ALL.iter().copied().find(|kind| kind.as_str() == text).ok_or_else(|| {
-        let part = text.split('_').next().unwrap_or(text);
         let like: Vec<String> =
-            EventKind::ALL.iter().map(|kind| kind.as_str()).filter(|word| word.contains(part)).collect();
+            EventKind::ALL.iter().map(|kind| kind.as_str()).filter(|word| is_like(text, word)).collect();
         match like.is_empty() {
             true => "it is no kind of event; the field `kind` of `mainstay events --json` has them".to_owned(),
             false => format!("it is no kind of event; there is {}", like.join(", ")),
         }
     })
+}
+
+/// Whether somebody who wrote the one may mean the other: a word of it, all but a letter or two right.
+fn is_like(text: &str, kind: &str) -> bool {
+    let word = text.split(['_', '-', ' ']).next().unwrap_or(text);
+    kind.contains(word) || nearest(word, kind.split('_')).is_some()
 }
 
 pub async fn run(context: &Context, options: Options) -> Outcome {
@@ -150,11 +156,27 @@ pub fn line(record: &EventRecord, printer: &Printer) -> String {
         EventLevel::Error => ("error  ", Tone::Bad),
     };
     let message = api::logs::plain_text(&event.message);
-    let (actor, action) = (event.cause.actor.label(), api::logs::plain_text(&event.cause.action));
-    // Often the reason is what happened; it is not said twice.
-    let cause = match action.contains(' ') && message.contains(&action) {
-        true => format!("({actor})"),
-        false => format!("({actor}: {action})"),
+    let actor = event.cause.actor.label();
+    let cause = match event.untold_reason() {
+        None => format!("({actor})"),
+        Some(reason) => format!("({actor}: {})", api::logs::plain_text(reason)),
     };
     format!("{} {} {message} {}", paint.dim(&clock(event.at_ms, now_ms())), paint.tone(tone, level), paint.dim(&cause))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kind_that_is_not_known_is_answered_with_those_that_are_like_it() {
+        assert_eq!(kind("build_failed"), Ok(EventKind::BuildFailed));
+        for (written, meant) in
+            [("buld", "build_failed"), ("build", "build_started"), ("dployment", "deployment_created")]
+        {
+            let answer = kind(written).unwrap_err();
+            assert!(answer.contains(meant) && !answer.contains("disk_low"), "{written}: {answer}");
+        }
+        assert!(kind("weather").unwrap_err().contains("--json"), "nothing is like it");
+    }
 }

@@ -102,15 +102,10 @@ async fn filter(state: &AppState, caller: &Caller, query: &EventQuery) -> Result
         return Err(HttpError::invalid("after", "a sequence is not negative"));
     }
     let scope = caller.scope();
-    let kinds = match (query.about, query.kind) {
-        (None, None) => None,
-        (about, kind) => Some(about.map_or_else(|| EventKind::ALL.to_vec(), EventTopic::kinds))
-            .map(|kinds| kinds.into_iter().filter(|one| kind.is_none_or(|kind| kind == *one)).collect()),
-    };
     let mut filter = EventFilter {
         after: query.after,
         before: query.before,
-        kinds,
+        kinds: EventTopic::kinds_wanted(query.about, query.kind),
         lowest_level: query.level,
         people: query.by.as_deref().map(Actor::people_named),
         request_id: query.request.as_deref().map(|id| parse("request", id)).transpose()?,

@@ -339,10 +339,9 @@ async fn read_builds(state: &AppState, scope: &Scope, filter: &BuildFilter) -> R
 }
 
 async fn event_filter(state: &AppState, scope: &Scope, filter: &EventFilter) -> Result<store::EventFilter> {
-    let topic = EventTopic::ALL.into_iter().find(|topic| topic.key() == filter.topic);
     let mut found = store::EventFilter {
         before: filter.before,
-        kinds: topic.map(EventTopic::kinds),
+        kinds: EventTopic::kinds_wanted(filter.topic.parse().ok(), None),
         lowest_level: Some(filter.lowest_level()),
         people: Some(filter.by.trim()).filter(|name| !name.is_empty()).map(Actor::people_named),
         ..store::EventFilter::default()
