@@ -5,11 +5,11 @@
 //! what is new is refused once only the reserve is left. Both the control plane and the agents do that,
 //! each on its own disk, by the same arithmetic.
 
-const MB: u64 = 1024 * 1024;
+const MIB: u64 = 1024 * 1024;
 /// On a disk of middle size more than 5 %; on a small one that would be all of it.
-const RESERVE_AT_LEAST_BYTES: u64 = 256 * MB;
+const RESERVE_AT_LEAST_BYTES: u64 = 256 * MIB;
 /// On a large disk 5 % would be wasteful.
-const RESERVE_AT_MOST_BYTES: u64 = 2048 * MB;
+const RESERVE_AT_MOST_BYTES: u64 = 2048 * MIB;
 
 /// Of one file system; all zero where it is not known.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -25,7 +25,7 @@ impl Space {
     }
 }
 
-/// How much is left alone: what was wished, or 5 % between 256 MB and 2 GB, but never more than an eighth
+/// How much is left alone: what was wished, or 5 % between 256 MiB and 2 GiB, but never more than an eighth
 /// of the disk.
 pub fn reserve_bytes(total_bytes: u64, wished_bytes: Option<u64>) -> u64 {
     let usual = (total_bytes / 20).clamp(RESERVE_AT_LEAST_BYTES, RESERVE_AT_MOST_BYTES).min(total_bytes / 8);
@@ -39,7 +39,7 @@ pub fn is_low(space: Space, reserve_bytes: u64, was_low: bool) -> bool {
     space.total_bytes > 0 && space.available_bytes < wanted
 }
 
-/// `less than 8 MB of 64 MB are free under /var/lib/mainstay, which are kept for what runs already`: the same
+/// `less than 8 MiB of 64 MiB are free under /var/lib/mainstay, which are kept for what runs already`: the same
 /// words as long as it lasts, however much is free at the moment.
 pub fn why_low(total_bytes: u64, reserve_bytes: u64, place: &str) -> String {
     let (reserve, total) = (size(reserve_bytes), size(total_bytes));
@@ -48,9 +48,9 @@ pub fn why_low(total_bytes: u64, reserve_bytes: u64, place: &str) -> String {
 
 fn size(bytes: u64) -> String {
     match bytes {
-        0..MB => format!("{} kB", bytes / 1024),
-        _ if bytes < 10_240 * MB => format!("{} MB", bytes / MB),
-        _ => format!("{} GB", bytes / (1024 * MB)),
+        0..MIB => format!("{} KiB", bytes / 1024),
+        _ if bytes < 10_240 * MIB => format!("{} MiB", bytes / MIB),
+        _ => format!("{} GiB", bytes / (1024 * MIB)),
     }
 }
 
@@ -60,9 +60,9 @@ mod tests {
 
     #[test]
     fn the_reserve_fits_the_size_of_the_disk_unless_another_is_wished() {
-        let of = |total_mb: u64| reserve_bytes(total_mb * MB, None) / MB;
+        let of = |total_mib: u64| reserve_bytes(total_mib * MIB, None) / MIB;
         assert_eq!([64, 1_000, 4_000, 20_000, 1_000_000].map(of), [8, 125, 256, 1_000, 2_048]);
-        assert_eq!(reserve_bytes(64 * MB, Some(0)), 0);
+        assert_eq!(reserve_bytes(64 * MIB, Some(0)), 0);
         assert_eq!(reserve_bytes(0, None), 0);
     }
 
@@ -77,7 +77,7 @@ mod tests {
 
     #[test]
     fn the_words_are_for_people() {
-        let text = why_low(64 * MB, 8 * MB, "/data");
-        assert_eq!(text, "less than 8 MB of 64 MB are free under /data, which are kept for what runs already");
+        let text = why_low(64 * MIB, 8 * MIB, "/data");
+        assert_eq!(text, "less than 8 MiB of 64 MiB are free under /data, which are kept for what runs already");
     }
 }

@@ -202,7 +202,7 @@ fn a_full_disk() {
     let control_plane = ControlPlane::start();
     let error = json!({
         "code": "disk_full",
-        "message": "this deployment cannot be kept: the control plane's disk is nearly full: less than 8 MB of 64 MB are free under /var/lib/mainstay/server, which are kept for what runs already",
+        "message": "this deployment cannot be kept: the control plane's disk is nearly full: less than 8 MiB of 64 MiB are free under /var/lib/mainstay/server, which are kept for what runs already",
         "help": "free some space on the control plane's machine or give it a larger disk, and repeat it; what runs on the servers is not touched",
     });
     control_plane.answers_with("POST /api/v1/deploy", 507, error);
@@ -211,7 +211,7 @@ fn a_full_disk() {
     let expected = "\
 [exit 1]
 [stderr]
-error: this deployment cannot be kept: the control plane's disk is nearly full: less than 8 MB of 64 MB are free under /var/lib/mainstay/server, which are kept for what runs already
+error: this deployment cannot be kept: the control plane's disk is nearly full: less than 8 MiB of 64 MiB are free under /var/lib/mainstay/server, which are kept for what runs already
 
 next: free some space on the control plane's machine or give it a larger disk, and repeat it; what runs on the servers is not touched
 ";
