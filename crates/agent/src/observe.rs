@@ -86,13 +86,16 @@ fn stack_condition(stack: &StackDesired, evidence: &Evidence<'_>) -> StackObserv
     let mut problems = Vec::new();
     let mut pending = false;
     for service in &stack.services {
+        // What goes wrong with one instance mostly goes wrong with all, each with a port of its own in the reason.
+        let mut bad: BTreeMap<&'static str, Vec<String>> = BTreeMap::new();
         for instance in &service.instances {
-            match judge(service, instance, evidence) {
+            match judge(instance, evidence) {
                 Judgement::Good => {}
                 Judgement::Pending => pending = true,
-                Judgement::Bad(problem) => problems.push(problem),
+                Judgement::Bad { what, why } => bad.entry(what).or_default().push(why),
             }
         }
+        problems.extend(bad.into_iter().map(|(what, reasons)| said_once(service, what, reasons)));
     }
     let concerned = stack.services.iter().any(|s| s.instances.iter().any(|i| i.intent == InstanceIntent::Run));
     if concerned {
@@ -108,7 +111,6 @@ fn stack_condition(stack: &StackDesired, evidence: &Evidence<'_>) -> StackObserv
         }
     }
     problems.sort();
-    problems.dedup();
     let condition = match (problems.is_empty(), pending) {
         (false, _) => StackCondition::Degraded,
         (true, true) => StackCondition::Applying,
@@ -131,11 +133,24 @@ fn config_problem(kind: ConfigKind, evidence: &Evidence<'_>) -> Option<String> {
 enum Judgement {
     Good,
     Pending,
-    Bad(String),
+    /// `is unhealthy`, and the reason.
+    Bad {
+        what: &'static str,
+        why: String,
+    },
 }
 
-fn judge(service: &ServiceDesired, instance: &InstanceDesired, evidence: &Evidence<'_>) -> Judgement {
-    let name = &service.name;
+/// `web is unhealthy (3 instances): connection refused`, with the reason of one of them.
+fn said_once(service: &ServiceDesired, what: &str, mut reasons: Vec<String>) -> String {
+    reasons.sort();
+    let how_many = match reasons.len() {
+        1 => String::new(),
+        n => format!(" ({})", api::words::count(n, "instance")),
+    };
+    format!("{} {what}{how_many}: {}", service.name, reasons.swap_remove(0))
+}
+
+fn judge(instance: &InstanceDesired, evidence: &Evidence<'_>) -> Judgement {
     let seen = evidence.instances.iter().find(|i| i.instance_id == instance.instance_id);
     let state = seen.map_or(InstanceState::Absent, |s| s.state);
     if instance.intent == InstanceIntent::Stop {
@@ -149,37 +164,35 @@ fn judge(service: &ServiceDesired, instance: &InstanceDesired, evidence: &Eviden
         described.unwrap_or_else(|| "ended".into())
     };
     if seen.is_some_and(|s| s.crash_looping) {
-        return Judgement::Bad(format!("{name} keeps crashing: its process {}", exit()));
+        return Judgement::Bad { what: "keeps crashing", why: format!("its process {}", exit()) };
     }
     match state {
         InstanceState::Healthy => Judgement::Good,
         InstanceState::Unhealthy => {
             let probe =
                 seen.and_then(|s| s.problem.clone().or_else(|| s.last_probe.as_ref().map(|p| p.message.clone())));
-            Judgement::Bad(format!("{name} is unhealthy: {}", probe.unwrap_or_else(|| "its check fails".into())))
+            Judgement::Bad { what: "is unhealthy", why: probe.unwrap_or_else(|| "its check fails".into()) }
         }
         InstanceState::Running => Judgement::Pending,
         InstanceState::Transient if seen.is_some_and(|s| s.restarts > 0 && !s.stopping) => {
-            Judgement::Bad(format!("{name} is started again: its process {}", exit()))
+            Judgement::Bad { what: "is started again", why: format!("its process {}", exit()) }
         }
         InstanceState::Transient => Judgement::Pending,
-        InstanceState::Absent | InstanceState::Exited => not_running(service, instance, evidence),
+        InstanceState::Absent | InstanceState::Exited => not_running(instance, evidence),
     }
 }
 
-fn not_running(service: &ServiceDesired, instance: &InstanceDesired, evidence: &Evidence<'_>) -> Judgement {
-    let name = &service.name;
+fn not_running(instance: &InstanceDesired, evidence: &Evidence<'_>) -> Judgement {
     let about = |subject: &Subject| evidence.failures.iter().find(|f| &f.subject == subject);
     if let Some(failure) = about(&Subject::Instance(instance.instance_id.clone())) {
-        return Judgement::Bad(format!("{name} could not be started: {}", failure.message));
+        return Judgement::Bad { what: "could not be started", why: failure.message.clone() };
     }
     let preparation = evidence.preparations.iter().find(|p| p.revision_id == instance.revision_id);
     if let Some(failed) = preparation.filter(|p| p.state == PreparationState::Failed) {
-        let error = failed.error.clone().unwrap_or_default();
-        return Judgement::Bad(format!("{name} could not be prepared: {error}"));
+        return Judgement::Bad { what: "could not be prepared", why: failed.error.clone().unwrap_or_default() };
     }
     match about(&Subject::Preparation(instance.revision_id.clone())) {
-        Some(failure) => Judgement::Bad(format!("{name} could not be prepared: {}", failure.message)),
+        Some(failure) => Judgement::Bad { what: "could not be prepared", why: failure.message.clone() },
         None => Judgement::Pending,
     }
 }
@@ -312,6 +325,26 @@ mod tests {
         let (state, problems) = condition(&looping);
         assert_eq!(state, StackCondition::Degraded);
         assert!(problems[0].contains("worker keeps crashing"), "{problems:?}");
+    }
+
+    #[test]
+    fn what_is_wrong_with_several_instances_of_a_service_is_said_once() {
+        let mut desired = desired(80);
+        let worker = &mut desired.stacks[0].services[1];
+        let mut second = worker.instances[0].clone();
+        second.instance_id = format!("ins_{:032x}", 9).parse().unwrap();
+        worker.instances.push(second);
+        let instances = desired.stacks[0].services[1].instances.clone();
+        let refused = |(n, one): (usize, &InstanceDesired)| {
+            let problem = format!("GET http://127.0.0.1:2000{n}/: connection refused");
+            let seen = absent_with_problem(&desired, &one.instance_id, problem).unwrap();
+            InstanceObserved { state: InstanceState::Unhealthy, ..seen }
+        };
+        let seen: Vec<_> = instances.iter().enumerate().map(refused).collect();
+        let gateway = GatewayObserved::default();
+        let evidence = Evidence { instances: &seen, preparations: &[], configs: &[], failures: &[], gateway: &gateway };
+        let said = "worker is unhealthy (2 instances): GET http://127.0.0.1:20000/: connection refused";
+        assert_eq!(stack_conditions(&desired, &evidence)[0].problems, [said]);
     }
 
     #[test]
