@@ -191,9 +191,9 @@ async fn start(
     let dns = Arc::new(if options.dns_hook {
         DnsDriver::new(DnsPaths::system(), directory.root(), host.is_root())
     } else {
-        let reason = "internal names were switched off for this agent; SERVICE_<NAME>_URL points to a port on \
-                      loopback instead";
-        DnsDriver::off(directory.root(), reason)
+        let consequence =
+            "internal names are switched off here; SERVICE_<NAME>_URL points to a port on loopback instead";
+        DnsDriver::off(directory.root(), consequence)
     });
     let machine = Machine {
         health: Arc::new(Health::new(workloads.clone())),

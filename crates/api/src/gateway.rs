@@ -235,4 +235,7 @@ pub struct DnsObserved {
     /// Names that resolve.
     pub names: Vec<String>,
     pub problem: Option<String>,
+    /// Somebody chose that none is hooked in: what follows from that. No problem.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub switched_off: Option<String>,
 }

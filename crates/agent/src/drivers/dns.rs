@@ -9,7 +9,8 @@
 //! 2. *A block in `/etc/hosts`*, which every libc asks first. It names each service, so it works
 //!    without any responder and keeps working while the gateway is down. Lines of others are never
 //!    touched; the file is replaced atomically under a lock.
-//! 3. *None*, without root: nothing is touched and `SERVICE_<NAME>_URL` points to a port on loopback.
+//! 3. *None*, without root or where somebody chose so: nothing is touched and `SERVICE_<NAME>_URL` points to a port
+//!    on loopback. The first is told as a problem, the choice is not.
 //!
 //! Absent on purpose: putting our responder first into `/etc/resolv.conf`. It would make every name
 //! lookup of the machine depend on our process, its order of servers means "try one, wait five
@@ -50,7 +51,14 @@ pub struct DnsDesired {
 pub enum DnsMethod {
     SystemdResolved,
     HostsFile,
-    None { reason: String },
+    /// It cannot be done here.
+    None {
+        reason: String,
+    },
+    /// Somebody chose so.
+    SwitchedOff {
+        consequence: String,
+    },
 }
 
 impl DnsMethod {
@@ -58,12 +66,12 @@ impl DnsMethod {
         match self {
             Self::SystemdResolved => "systemd-resolved",
             Self::HostsFile => "hosts-file",
-            Self::None { .. } => "none",
+            Self::None { .. } | Self::SwitchedOff { .. } => "none",
         }
     }
 
     pub fn resolves(&self) -> bool {
-        !matches!(self, Self::None { .. })
+        !matches!(self, Self::None { .. } | Self::SwitchedOff { .. })
     }
 }
 
@@ -118,8 +126,8 @@ impl DnsDriver {
     }
 
     /// Hooks nothing, for whoever does not want system files touched.
-    pub fn off(owner: &Path, reason: &str) -> Self {
-        let method = DnsMethod::None { reason: reason.to_owned() };
+    pub fn off(owner: &Path, consequence: &str) -> Self {
+        let method = DnsMethod::SwitchedOff { consequence: consequence.to_owned() };
         Self { paths: DnsPaths::system(), owner: owner.display().to_string(), method, verified: Mutex::default() }
     }
 
@@ -143,7 +151,7 @@ impl DnsDriver {
             return String::new();
         }
         match &self.method {
-            DnsMethod::None { .. } => String::new(),
+            DnsMethod::None { .. } | DnsMethod::SwitchedOff { .. } => String::new(),
             DnsMethod::HostsFile => desired.names.iter().map(|name| format!("127.0.0.1 {name}\n")).collect(),
             DnsMethod::SystemdResolved => format!(
                 "# Made by mainstay for {}; removed by `mainstay agent uninstall`.\n[Resolve]\nDNS=127.0.0.1:{}\nDomains=~{}\n",
@@ -154,7 +162,7 @@ impl DnsDriver {
 
     fn live_text(&self) -> io::Result<String> {
         match &self.method {
-            DnsMethod::None { .. } => Ok(String::new()),
+            DnsMethod::None { .. } | DnsMethod::SwitchedOff { .. } => Ok(String::new()),
             DnsMethod::HostsFile => Ok(split_block(&read_or_empty(&self.paths.hosts())?, &self.markers()).block),
             DnsMethod::SystemdResolved => read_or_empty(&self.drop_in()),
         }
@@ -171,8 +179,14 @@ impl DnsDriver {
     /// What is live, for the report: the names that really resolve.
     pub async fn observe(&self, desired: &DnsDesired) -> DnsObserved {
         let method = self.method.as_str().to_owned();
-        if let DnsMethod::None { reason } = &self.method {
-            return DnsObserved { method, names: Vec::new(), problem: Some(reason.clone()) };
+        match &self.method {
+            DnsMethod::None { reason } => {
+                return DnsObserved { method, problem: Some(reason.clone()), ..DnsObserved::default() };
+            }
+            DnsMethod::SwitchedOff { consequence } => {
+                return DnsObserved { method, switched_off: Some(consequence.clone()), ..DnsObserved::default() };
+            }
+            DnsMethod::HostsFile | DnsMethod::SystemdResolved => {}
         }
         let unread = |error: io::Error| (Vec::new(), Some(format!("the hook cannot be read: {error}")));
         let (names, problem) = match self.live_text() {
@@ -185,7 +199,7 @@ impl DnsDriver {
                 }
             }
         };
-        DnsObserved { method, names, problem }
+        DnsObserved { method, names, problem, switched_off: None }
     }
 
     fn live_names(&self, live: &str, desired: &DnsDesired) -> Vec<String> {
@@ -193,7 +207,7 @@ impl DnsDriver {
             DnsMethod::HostsFile => live.lines().filter_map(|line| line.split(' ').nth(1)).map(str::to_owned).collect(),
             // The hook is for the whole domain; which names it has, the responder is told with the routes.
             DnsMethod::SystemdResolved if !live.is_empty() => desired.names.clone(),
-            DnsMethod::SystemdResolved | DnsMethod::None { .. } => Vec::new(),
+            DnsMethod::SystemdResolved | DnsMethod::None { .. } | DnsMethod::SwitchedOff { .. } => Vec::new(),
         }
     }
 
@@ -227,7 +241,7 @@ impl DnsDriver {
 
     async fn write(&self, text: &str) -> Result<(), DriverError> {
         match &self.method {
-            DnsMethod::None { .. } => Ok(()),
+            DnsMethod::None { .. } | DnsMethod::SwitchedOff { .. } => Ok(()),
             DnsMethod::HostsFile => replace_block(&self.paths.hosts(), &self.markers(), text)
                 .map_err(|e| failed("rewrite", &self.paths.hosts(), e)),
             DnsMethod::SystemdResolved => {

@@ -11,6 +11,7 @@ use crate::table::Column;
 use crate::times::{ago, now_ms};
 use crate::{question, words};
 use api::desired::SecurityMode;
+use api::gateway::DnsObserved;
 use api::servers::{RecoveryAction, RecoveryState, ServerCondition, ServerRecovery, ServerView};
 use api::words::count;
 use client::Client;
@@ -276,7 +277,7 @@ fn show(server: &ServerView, printer: &Printer) {
             None => "does not run".into(),
         };
         printer.data(&format!("  {:<9} {words}", "gateway"));
-        printer.data(&format!("  {:<9} {}", "names", observed.dns.problem.as_deref().unwrap_or(&observed.dns.method)));
+        printer.data(&format!("  {:<9} {}", "names", names(&observed.dns)));
         if let Some(refused) = &observed.agent.refused {
             printer.data(&format!("  {} {refused}", paint.red("refused:")));
         }
@@ -287,4 +288,9 @@ fn show(server: &ServerView, printer: &Printer) {
     for limitation in &facts.limitations {
         printer.data(&format!("  {} {limitation}", paint.yellow("!")));
     }
+}
+
+/// How internal names resolve, or why they do not.
+fn names(dns: &DnsObserved) -> &str {
+    dns.problem.as_deref().or(dns.switched_off.as_deref()).unwrap_or(&dns.method)
 }

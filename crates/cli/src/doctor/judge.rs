@@ -333,8 +333,9 @@ fn names(facts: &Facts) -> Finding {
             format!("{name} does not resolve: services of this machine do not find each other by name"),
         )
         .mend("see what the agent says with `mainstay servers show NAME`; SERVICE_<NAME>_URL works all the same"),
-        Names::SwitchedOff { reason } => finding(check, Verdict::Warning, reason.trim_end_matches('.'))
-            .mend("let services use SERVICE_<NAME>_URL, or run the agent as root and without --no-dns"),
+        Names::SwitchedOff { consequence } => good(check, consequence.as_str()),
+        Names::Impossible { reason } => finding(check, Verdict::Warning, reason.trim_end_matches('.'))
+            .mend("let services use SERVICE_<NAME>_URL, or run the agent as root"),
     }
 }
 

@@ -171,7 +171,8 @@ fn internal_names_resolve_fail_or_were_switched_off() {
     let are = |names| says("internal names", move |f| f.names = names);
     let name = || "web.svc.internal".to_owned();
     check(&are(Names::Fails { name: name() }), Verdict::Problem, "web.svc.internal does not resolve", "servers show");
-    check(&are(Names::SwitchedOff { reason: "needs root.".into() }), Verdict::Warning, "needs root", "SERVICE_");
+    check(&are(Names::Impossible { reason: "needs root.".into() }), Verdict::Warning, "needs root", "SERVICE_");
+    check(&are(Names::SwitchedOff { consequence: "are switched off".into() }), Verdict::Good, "are switched off", "");
     check(&are(Names::None), Verdict::Good, "yet", "");
     check(&are(Names::Unknown), Verdict::Note, "when an agent reports", "");
 }

@@ -231,10 +231,13 @@ async fn names(server: Option<&ServerView>) -> Names {
     let Some(dns) = server.and_then(|server| server.observed.as_ref()).map(|observed| &observed.dns) else {
         return Names::Unknown;
     };
+    if let Some(consequence) = dns.switched_off.clone() {
+        return Names::SwitchedOff { consequence };
+    }
     if dns.method == "none"
-        && let Some(reason) = &dns.problem
+        && let Some(reason) = dns.problem.clone()
     {
-        return Names::SwitchedOff { reason: reason.clone() };
+        return Names::Impossible { reason };
     }
     let Some(name) = dns.names.first().cloned() else { return Names::None };
     let asked = tokio::time::timeout(NETWORK_LIMIT, tokio::net::lookup_host((name.clone(), 80))).await;

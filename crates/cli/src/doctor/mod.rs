@@ -145,8 +145,12 @@ pub enum Names {
     Fails {
         name: String,
     },
-    /// The agent said why not.
+    /// Somebody chose so when the agent was started.
     SwitchedOff {
+        consequence: String,
+    },
+    /// The agent said why not.
+    Impossible {
         reason: String,
     },
 }

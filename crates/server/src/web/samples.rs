@@ -38,12 +38,18 @@ pub fn frame(path: &str) -> Frame {
 }
 
 pub fn deployment(stage: Stage) -> Deployment {
+    // As of a process: nothing is pulled, and names need no change.
+    let took = |stage: Stage| if matches!(stage, Stage::Pulling | Stage::DnsUpdating) { 0 } else { 2_300 };
+    let mut began = NOW_MS - 60_000;
     let mut stages: Vec<_> = Stage::PATH
         .iter()
         .take_while(|s| stage >= Stage::Running || **s <= stage)
         .filter(|s| stage == Stage::Running || **s < Stage::Healthy || stage < Stage::Running)
-        .enumerate()
-        .map(|(n, s)| StageEntry { stage: *s, at_ms: NOW_MS - 60_000 + 2_300 * n as i64 })
+        .map(|s| {
+            let entry = StageEntry { stage: *s, at_ms: began };
+            began += took(*s);
+            entry
+        })
         .collect();
     let failed = stage == Stage::Failed;
     if stage > Stage::Running {
@@ -253,7 +259,7 @@ pub fn server(condition: ServerCondition) -> ServerView {
                 problem: Some("port 80 is in use by <nginx>".into()),
                 ..GatewayObserved::default()
             },
-            dns: DnsObserved { method: "hosts-file".into(), names: vec!["web.svc.internal".into()], problem: None },
+            dns: DnsObserved { method: "hosts-file".into(), names: vec!["web.svc.internal".into()], ..DnsObserved::default() },
             mesh: Default::default(),
             blocked: vec![Blocked { subject: "service worker".into(), reason: "the build <failed>".into(), retry_at_ms: Some(NOW_MS + 30_000) }],
             resources: Resources {

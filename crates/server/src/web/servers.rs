@@ -277,7 +277,8 @@ impl ServerPage {
                         dt { "Listens on" } dd { @if gateway.listening.is_empty() { "nothing" } @for address in &gateway.listening { code.block { (address) } } }
                         @if let Some(problem) = &gateway.problem { dt { "Problem" } dd { span.reason { (problem) } } }
                         dt { "Names" } dd {
-                            "by " (if observed.dns.method.is_empty() { "none" } else { &observed.dns.method })
+                            @if let Some(consequence) = &observed.dns.switched_off { (consequence) }
+                            @else { "by " (if observed.dns.method.is_empty() { "none" } else { &observed.dns.method }) }
                             @for name in observed.dns.names.iter().take(20) { code.block { (name) } }
                             @if observed.dns.names.len() > 20 { span.soft { "and " (observed.dns.names.len() - 20) " more" } }
                         }
