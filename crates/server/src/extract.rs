@@ -72,3 +72,23 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Path<T>
         axum::extract::Path::from_request_parts(parts, state).await.map(|path| Self(path.0)).map_err(refuse)
     }
 }
+
+/// Which part of a list is asked for. Each list says what its things are named by, and has most that it answers with.
+#[derive(Debug, Default, serde::Deserialize, utoipa::IntoParams)]
+pub struct Part {
+    /// Name of the last one of the part before: go on behind it.
+    pub after: Option<String>,
+    /// At most so many. A part is never longer than the list's own limit; without `limit` and `after` all come.
+    pub limit: Option<u32>,
+}
+
+impl Part {
+    /// Whether the list is wanted whole.
+    pub fn is_all(&self) -> bool {
+        self.after.is_none() && self.limit.is_none()
+    }
+
+    pub fn limit(&self, most: u32) -> u32 {
+        self.limit.unwrap_or(most).clamp(1, most)
+    }
+}

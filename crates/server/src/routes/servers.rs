@@ -3,40 +3,33 @@
 use crate::actions::servers;
 use crate::auth::Caller;
 use crate::error::Result;
-use crate::extract::{Body, Path, Query};
+use crate::extract::{Body, Part, Path, Query};
 use crate::state::AppState;
 use crate::{recovery, views};
 use api::servers::{AcceptRestoreRequest, ServerView};
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use serde::Deserialize;
 
-/// Most servers of one page.
-const PAGE_LIMIT: u32 = 100;
+/// Most servers of one part.
+const PART_LIMIT: u32 = 100;
 
-#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
-pub struct ServerList {
-    /// Name or id of the last one of the page before: go on behind it.
-    after: Option<String>,
-    /// At most so many, 100 at most. Without it and `after` all servers come.
-    limit: Option<u32>,
-}
-
-/// All servers with their last reports, or a page of them, in the order in which they joined.
-#[utoipa::path(get, path = "/api/v1/servers", tag = "servers", params(ServerList),
+/// All servers with their last reports, or a part of them, in the order in which they joined.
+///
+/// A part has 100 at most; `after` may be an id, too.
+#[utoipa::path(get, path = "/api/v1/servers", tag = "servers", params(Part),
     responses((status = 200, body = Vec<ServerView>), (status = 400, body = api::error::ApiError),
         (status = 401, body = api::error::ApiError), (status = 404, body = api::error::ApiError)))]
 pub async fn list(
     State(state): State<AppState>,
     caller: Caller,
-    Query(list): Query<ServerList>,
+    Query(part): Query<Part>,
 ) -> Result<Json<Vec<ServerView>>> {
-    if list.after.is_none() && list.limit.is_none() {
+    if part.is_all() {
         return Ok(Json(views::servers(&state, caller.scope()).await?));
     }
-    let limit = list.limit.unwrap_or(PAGE_LIMIT).clamp(1, PAGE_LIMIT);
-    Ok(Json(views::server_page(&state, caller.scope(), list.after.as_deref(), limit).await?))
+    let limit = part.limit(PART_LIMIT);
+    Ok(Json(views::server_page(&state, caller.scope(), part.after.as_deref(), limit).await?))
 }
 
 /// One server, by name or id.

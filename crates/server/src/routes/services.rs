@@ -4,7 +4,7 @@
 use crate::actions::services;
 use crate::auth::Caller;
 use crate::error::{HttpError, Result};
-use crate::extract::{Body, Path, Query};
+use crate::extract::{Body, Part, Path, Query};
 use crate::state::AppState;
 use crate::views::{self, ServiceQuery};
 use api::deployments::{Deployment, RollbackRequest};
@@ -25,27 +25,26 @@ pub struct ServiceList {
     search: Option<String>,
     /// Only those that are `running`, `deploying`, `degraded`, `down`, `stopped` or `unknown`.
     condition: Option<ServiceCondition>,
-    /// `stack/service` of the last one of the page before: go on behind it.
-    after: Option<String>,
-    /// At most so many, 500 at most. Without it (and without any of the others) all services come, by name.
-    limit: Option<u32>,
 }
 
-/// All services of all stacks, or a page of those that are looked for, by the name of their stack and their own.
-#[utoipa::path(get, path = "/api/v1/services", tag = "services", params(ServiceList),
+/// All services of all stacks, or a part of those that are looked for, by the name of their stack and their own.
+///
+/// A part has 500 at most; `after` is of the form `stack/service`.
+#[utoipa::path(get, path = "/api/v1/services", tag = "services", params(ServiceList, Part),
     responses((status = 200, body = Vec<ServiceView>), (status = 400, body = api::error::ApiError),
         (status = 401, body = api::error::ApiError), (status = 404, body = api::error::ApiError)))]
 pub async fn list(
     State(state): State<AppState>,
     caller: Caller,
     Query(list): Query<ServiceList>,
+    Query(part): Query<Part>,
 ) -> Result<Json<Vec<ServiceView>>> {
     let scope = caller.scope();
-    let ServiceList { stack, search, condition, after, limit } = list;
-    if stack.is_none() && search.is_none() && condition.is_none() && after.is_none() && limit.is_none() {
+    let ServiceList { stack, search, condition } = list;
+    if stack.is_none() && search.is_none() && condition.is_none() && part.is_all() {
         return Ok(Json(views::services(&state, scope).await?));
     }
-    let cursor = match after.as_deref().map(|after| after.split_once('/')) {
+    let cursor = match part.after.as_deref().map(|after| after.split_once('/')) {
         None => None,
         Some(Some((stack, service))) => Some(ServiceCursor::After(stack.to_owned(), service.to_owned())),
         Some(None) => return Err(HttpError::invalid("after", "`after` is of the form `stack/service`")),
@@ -55,13 +54,12 @@ pub async fn list(
         None => None,
     };
     let filter = ServiceFilter { stack_id, text: search.unwrap_or_default() };
-    let limit = limit.unwrap_or(PAGE_LIMIT).clamp(1, PAGE_LIMIT);
-    let query = ServiceQuery { filter, condition, cursor, limit };
+    let query = ServiceQuery { filter, condition, cursor, limit: part.limit(PART_LIMIT) };
     Ok(Json(views::service_page(&state, scope, &query).await?.services))
 }
 
-/// Most services of one page.
-const PAGE_LIMIT: u32 = 500;
+/// Most services of one part.
+const PART_LIMIT: u32 = 500;
 
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
 pub struct Revisions {

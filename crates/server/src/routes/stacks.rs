@@ -3,40 +3,33 @@
 use crate::actions::stacks;
 use crate::auth::Caller;
 use crate::error::Result;
-use crate::extract::{Path, Query};
+use crate::extract::{Part, Path, Query};
 use crate::state::AppState;
 use crate::views;
 use api::stacks::StackView;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use serde::Deserialize;
 
-/// Most stacks of one page. A stack has 200 services at most.
-const PAGE_LIMIT: u32 = 50;
+/// Most stacks of one part. A stack has 200 services at most.
+const PART_LIMIT: u32 = 50;
 
-#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
-pub struct StackList {
-    /// Name of the last one of the page before: go on behind it.
-    after: Option<String>,
-    /// At most so many, 50 at most. Without it and `after` all stacks come.
-    limit: Option<u32>,
-}
-
-/// All stacks with their services, or a page of them, by name.
-#[utoipa::path(get, path = "/api/v1/stacks", tag = "stacks", params(StackList),
+/// All stacks with their services, or a part of them, by name.
+///
+/// A part has 50 at most.
+#[utoipa::path(get, path = "/api/v1/stacks", tag = "stacks", params(Part),
     responses((status = 200, body = Vec<StackView>), (status = 400, body = api::error::ApiError),
         (status = 401, body = api::error::ApiError)))]
 pub async fn list(
     State(state): State<AppState>,
     caller: Caller,
-    Query(list): Query<StackList>,
+    Query(part): Query<Part>,
 ) -> Result<Json<Vec<StackView>>> {
-    if list.after.is_none() && list.limit.is_none() {
+    if part.is_all() {
         return Ok(Json(views::stacks(&state, caller.scope()).await?));
     }
-    let limit = list.limit.unwrap_or(PAGE_LIMIT).clamp(1, PAGE_LIMIT);
-    Ok(Json(views::stack_page(&state, caller.scope(), &list.after.unwrap_or_default(), limit).await?))
+    let limit = part.limit(PART_LIMIT);
+    Ok(Json(views::stack_page(&state, caller.scope(), &part.after.unwrap_or_default(), limit).await?))
 }
 
 /// One stack, by name or id.
