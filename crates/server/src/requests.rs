@@ -7,10 +7,11 @@
 //! caller's history.
 
 use crate::error::HttpError;
+use crate::state::AppState;
 use api::error::{ApiError, ErrorCode};
 use api::ids::RequestId;
 use axum::Json;
-use axum::extract::{FromRequestParts, Request};
+use axum::extract::{FromRequestParts, Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
@@ -110,16 +111,20 @@ pub fn panic_answer(panic: Box<dyn std::any::Any + Send + 'static>) -> Response 
     HttpError::internal(anyhow::anyhow!("a handler panicked: {}", text.unwrap_or("no message"))).into_response()
 }
 
-pub async fn no_such_path(request: Request) -> HttpError {
-    let path = request.uri().path();
+pub async fn no_such_path(State(state): State<AppState>, request: Request) -> HttpError {
+    let (mut parts, _) = request.into_parts();
+    crate::web::remember_visitor(&mut parts, &state).await;
+    let path = parts.uri.path();
     HttpError::not_found("page or endpoint", path).help(match path.starts_with("/api") {
         true => "GET /docs lists what there is",
         false => "look whether the address is right; what it led to may have been removed",
     })
 }
 
-pub async fn wrong_method(request: Request) -> Response {
-    let message = format!("{} is not possible on {}", request.method(), request.uri().path());
+pub async fn wrong_method(State(state): State<AppState>, request: Request) -> Response {
+    let (mut parts, _) = request.into_parts();
+    crate::web::remember_visitor(&mut parts, &state).await;
+    let message = format!("{} is not possible on {}", parts.method, parts.uri.path());
     let answer = ApiError::new(ErrorCode::InvalidInput, message).help("GET /docs lists what there is");
     let mut response = (StatusCode::METHOD_NOT_ALLOWED, Json(&answer)).into_response();
     response.extensions_mut().insert(answer);

@@ -1,6 +1,6 @@
 //! The questions before the forms: for each act that people would miss, what it would do now.
 
-use super::confirm::ConfirmPage;
+use super::confirm::{ConfirmPage, Number};
 use super::history::differences_as;
 use super::names::service_path;
 use super::visitor::Visitor;
@@ -9,10 +9,11 @@ use crate::extract::{Path, Query};
 use crate::state::AppState;
 use crate::views;
 use api::desired::Traffic;
-use api::services::ServiceView;
+use api::services::{REPLICAS_LIMIT, ServiceView};
 use axum::extract::State;
 use maud::{Markup, html};
 use serde::Deserialize;
+use std::str::FromStr;
 
 type ServicePath = Path<(String, String)>;
 
@@ -84,10 +85,15 @@ fn count_of(service: &ServiceView) -> String {
     }
 }
 
+/// A number in an address; people change addresses by hand, so it may be missing or be none.
+fn number<T: FromStr>(text: &str) -> Option<T> {
+    text.trim().parse().ok()
+}
+
 #[derive(Debug, Default, Deserialize)]
 pub struct Revision {
     #[serde(default)]
-    revision: Option<u64>,
+    revision: String,
 }
 
 pub async fn rollback(
@@ -98,7 +104,8 @@ pub async fn rollback(
 ) -> Result<Markup> {
     let service = read(&state, &visitor, &stack, &name).await?;
     let nothing = || HttpError::conflict(format!("there is nothing that {name} could go back to"));
-    let to = query.revision.or(service.previous.as_ref().map(|previous| previous.number)).ok_or_else(nothing)?;
+    let to =
+        number(&query.revision).or(service.previous.as_ref().map(|previous| previous.number)).ok_or_else(nothing)?;
     let mut what = vec![format!("Revision {to} will serve instead of what serves now.")];
     let scope = visitor.caller.scope();
     if !views::revisions_that_ran(&state, scope, &service.id).await?.contains(&to) {
@@ -127,7 +134,8 @@ pub async fn rollback(
 
 #[derive(Debug, Default, Deserialize)]
 pub struct Replicas {
-    replicas: u32,
+    #[serde(default)]
+    replicas: String,
 }
 
 pub async fn scale(
@@ -137,11 +145,22 @@ pub async fn scale(
     Query(query): Query<Replicas>,
 ) -> Result<Markup> {
     let service = read(&state, &visitor, &stack, &name).await?;
-    let (now, then) = (service.replicas, query.replicas);
-    let what = vec![format!("{} has {} now and will have {then}.", service.name, api::words::count(now, "instance"))];
-    let fields = vec![("replicas", then.to_string())];
     let page = about(&service, "Scale", "scale");
-    Ok(ConfirmPage { what, fields, hurts: then == 0, ..page }.render(&visitor.frame))
+    let now = format!("{} has {} now", service.name, api::words::count(service.replicas, "instance"));
+    let page = match number::<u32>(&query.replicas) {
+        Some(then) => ConfirmPage {
+            what: vec![format!("{now} and will have {then}.")],
+            fields: vec![("replicas", then.to_string())],
+            hurts: then == 0,
+            ..page
+        },
+        None => {
+            let label = format!("How many instances (0 to {REPLICAS_LIMIT})");
+            let choice = Number { name: "replicas", label, most: REPLICAS_LIMIT, value: service.replicas };
+            ConfirmPage { what: vec![format!("{now}.")], choice: Some(choice), ..page }
+        }
+    };
+    Ok(page.render(&visitor.frame))
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -7,6 +7,14 @@ use super::frame::{Frame, Live, breadcrumb, csrf_field, page};
 use super::words::prose;
 use maud::{Markup, html};
 
+/// A field for a number from zero on.
+pub struct Number {
+    pub name: &'static str,
+    pub label: String,
+    pub most: u32,
+    pub value: u32,
+}
+
 #[derive(Default)]
 pub struct ConfirmPage {
     /// `Stop web?`
@@ -20,6 +28,8 @@ pub struct ConfirmPage {
     /// Where the form goes, and what it carries.
     pub action: String,
     pub fields: Vec<(&'static str, String)>,
+    /// What is still to be said.
+    pub choice: Option<Number>,
     /// `Stop web`
     pub button: String,
     /// Whether somebody may be cut off by it.
@@ -45,6 +55,9 @@ impl ConfirmPage {
                         form.actions method="post" action=(self.action) {
                             (csrf_field(frame))
                             @for (name, value) in &self.fields { input type="hidden" name=(name) value=(value); }
+                            @if let Some(Number { name, label, most, value }) = &self.choice {
+                                label { span { (label) } input type="number" name=(name) min="0" max=(most) value=(value) required; }
+                            }
                             button.bad[self.hurts] type="submit" { (self.button) }
                             a.button.quiet href=(self.back) { "Leave it as it is" }
                         }
@@ -69,6 +82,7 @@ mod tests {
             undo: Some("Start it again at any time.".into()),
             action: "/stacks/shop/services/web/stop".into(),
             fields: vec![("revision", "7".into())],
+            choice: None,
             button: "Stop web".into(),
             hurts: true,
             back: "/stacks/shop/services/web".into(),

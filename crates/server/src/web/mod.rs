@@ -60,7 +60,7 @@ mod words;
 
 pub use times::exact_text as exact_time;
 
-pub use visitor::errors_for_people;
+pub use visitor::{errors_for_people, remember_visitor};
 
 use crate::state::AppState;
 use axum::extract::DefaultBodyLimit;

@@ -236,7 +236,7 @@ pub async fn around_pages(mut request: Request, next: Next) -> Response {
 }
 
 /// Turns errors outside of the pages into pages for those who read pages: a mistyped address.
-pub async fn errors_for_people(request: Request, next: Next) -> Response {
+pub async fn errors_for_people(mut request: Request, next: Next) -> Response {
     let path = request.uri().path();
     let accepts = request
         .headers()
@@ -247,13 +247,24 @@ pub async fn errors_for_people(request: Request, next: Next) -> Response {
         return next.run(request).await;
     }
     let request_id = request.extensions().get::<CurrentRequest>().map(|current| current.0.clone());
+    let slot = FrameSlot::default();
+    request.extensions_mut().insert(slot.clone());
     let mut response = next.run(request).await;
     if let Some(mut error) = response.extensions_mut().remove::<ApiError>() {
         error.request_id = request_id;
-        response = (response.status(), problem_page(&error, &nobody())).into_response();
+        let frame = slot.0.get().cloned().unwrap_or_else(nobody);
+        response = (response.status(), problem_page(&error, &frame)).into_response();
         finish_headers(&mut response, false);
     }
     response
+}
+
+/// For whoever answers at an address that leads nowhere: if a person looks, their page has the navigation to go on with.
+pub async fn remember_visitor(parts: &mut Parts, state: &AppState) {
+    if parts.extensions.get::<FrameSlot>().is_some() {
+        // A stranger gets the page without it.
+        let _ = Visitor::from_request_parts(parts, state).await;
+    }
 }
 
 fn to_sign_in(next: &str) -> Response {

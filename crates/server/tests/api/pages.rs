@@ -188,6 +188,8 @@ async fn every_page_is_strict_small_and_holds_nothing_inline() {
         let expected = if path.ends_with("none") && !path.contains('?') || path.contains("/no/") { 404 } else { 200 };
         assert_eq!(page.status.as_u16(), expected, "{path}: {}", page.html);
         assert!(page.header("content-type").starts_with("text/html"), "{path}");
+        let whole = !path.starts_with("/search/hits");
+        assert_eq!(page.html.contains("aria-label=\"Main\""), whole, "the navigation of {path}: {}", page.html);
         assert!(page.html.len() < 50_000, "{path} has {} bytes", page.html.len());
         let policy = page.header("content-security-policy");
         assert!(
@@ -413,6 +415,13 @@ async fn what_would_be_missed_is_asked_about_first_and_can_be_taken_back() {
     asked.says("Stop web?").says("Its one instance will be stopped.").says("answers with an error from then on");
     let before = world.service("shop", "web").await.deployment.unwrap().id;
     assert_eq!(before, world.service("shop", "web").await.deployment.unwrap().id, "asking does nothing");
+    for no_number in ["", "?replicas=", "?replicas=many"] {
+        let asked = visitor.get(&format!("{service}/scale{no_number}")).await;
+        asked
+            .says("web has 1 instance now.")
+            .says("type=\"number\" name=\"replicas\" min=\"0\" max=\"100\" value=\"1\"");
+    }
+    visitor.get(&format!("{service}/scale?replicas=3")).await.says("web has 1 instance now and will have 3.");
     let rollback = visitor.get(&format!("{service}/rollback?revision=1")).await;
     rollback.says("Go back to revision 1 of web?").says("build.command").says("<del>make</del>");
     visitor.get(&format!("{service}/revisions?from=1&to=2")).await.says("<ins>make</ins>").says("Serving");
