@@ -278,7 +278,7 @@
     });
   }
   reveal(document);
-  tick();
+  // The first time not before a second is over: what the server wrote is right until then.
   setInterval(tick, 1000);
   if (address) {
     document.addEventListener("visibilitychange", () => (document.hidden ? disconnect() : connect()));

@@ -1,5 +1,5 @@
 //! One chart: points in, markup out. Drawn here as SVG, so that it needs no script, can be read by a screen reader
-//! (a title, and a sentence that says what is to be seen) and follows the page's colours.
+//! (its label says what is to be seen) and follows the page's colours.
 //!
 //! A point that is missing is a gap in the line. Axes end at round numbers. Coordinates are whole numbers on a grid
 //! twice as fine as the screen's, and lines are drawn by steps from point to point, so that a chart of a day is about
@@ -125,7 +125,7 @@ impl Span<'_> {
     fn ticks(&self) -> Vec<(i64, String)> {
         const HOUR_MS: i64 = 3_600_000;
         let (every_ms, form) = match self.range {
-            MetricsRange::Hour => (HOUR_MS / 4, "%H:%M"),
+            MetricsRange::Hour => (HOUR_MS / 3, "%H:%M"),
             MetricsRange::Day => (HOUR_MS * 6, "%H:%M"),
             MetricsRange::Week => (HOUR_MS * 24, "%b %-d"),
         };
@@ -143,7 +143,6 @@ pub fn moment(at_ms: UnixMillis, form: &str) -> String {
 
 /// One chart.
 pub struct Chart<'a> {
-    pub id: &'static str,
     pub title: &'static str,
     pub unit: Unit,
     pub series: Vec<Series>,
@@ -161,28 +160,22 @@ impl Chart<'_> {
     pub fn render(&self) -> Markup {
         let top = self.top();
         let y = |figure: f64| BOTTOM - ((figure / top).clamp(0.0, 1.0) * (BOTTOM - TOP) as f64).round() as i64;
-        let (title_id, words_id) = (format!("chart-{}", self.id), format!("chart-{}-words", self.id));
         html! {
             figure.chart {
                 figcaption {
                     span.chart-title { (self.title) }
-                    span.legend {
+                    span.legend.one[self.series.len() == 1] {
                         @for series in &self.series {
-                            @if self.series.len() > 1 { i.key.(series.class) aria-hidden="true" {} (series.name) " " }
-                            @if let Some((_, figure)) = series.points.last() { b { (self.unit.text(*figure)) } } @else { "–" }
-                            " "
+                            @let last = series.points.last().map_or_else(|| "–".to_owned(), |(_, figure)| self.unit.text(*figure));
+                            @if self.series.len() > 1 { i.key.(series.class) aria-hidden="true" {} (series.name) " " b { (last) } " " }
+                            @else { (last) }
                         }
                     }
                 }
-                svg viewBox={ "0 0 " (WIDTH) " " (HEIGHT) } role="img" aria-labelledby={ (title_id) " " (words_id) } {
-                    title id=(title_id) { (self.title) }
-                    desc id=(words_id) { (self.words()) }
-                    path.rule d={ "M" (LEFT) " " (TOP) "H" (RIGHT) "M" (LEFT) " " ((TOP + BOTTOM) / 2) "H" (RIGHT) } {}
-                    path.axis d={ "M" (LEFT) " " (BOTTOM) "H" (RIGHT) } {}
-                    @for (at, figure) in [(TOP, top), ((TOP + BOTTOM) / 2, top / 2.0), (BOTTOM, 0.0)] {
-                        text.tick.end x=(LEFT - 12) y=(at + 8) { (self.unit.tick(figure)) }
-                    }
-                    @for (x, text) in self.span.ticks() { text.tick.mid x=(x) y=(BOTTOM + 38) { (text) } }
+                svg viewBox={ "0 0 " (WIDTH) " " (HEIGHT) } role="img" aria-label={ (self.title) ": " (self.words()) } {
+                    path.rule d={ @for at in [TOP, (TOP + BOTTOM) / 2, BOTTOM] { "M" (LEFT) " " (at) "H" (RIGHT) } } {}
+                    @for (at, figure) in [(TOP, top), (BOTTOM, 0.0)] { text.end x=(LEFT - 12) y=(at + 8) { (self.unit.tick(figure)) } }
+                    @for (x, text) in self.span.ticks() { text x=(x) y=(BOTTOM + 38) { (text) } }
                     @if !self.span.deployments.is_empty() { path.deployed d=(self.marks()) {} }
                     @if let Some(whole) = self.whole { path.whole d={ "M" (LEFT) " " (y(whole)) "H" (RIGHT) } {} }
                     @for series in &self.series {

@@ -9,6 +9,7 @@ use super::{times, words};
 use api::deployments::{Deployment, DeploymentFailure, Stage};
 use api::events::EventRecord;
 use api::logs::LogRecord;
+use api::sources::SourceVersionKind;
 use maud::{Markup, html};
 
 pub struct DeploymentPage {
@@ -136,56 +137,66 @@ enum Step {
     Never,
 }
 
+impl Step {
+    /// Whether a stage is worth showing. One that does not apply is passed through in the moment in which it is
+    /// entered: nothing is pulled for a commit, nothing built for an image. What is to come is announced if it can come.
+    fn shown(self, stage: Stage, source: SourceVersionKind) -> bool {
+        match self {
+            Self::Done { took_ms } => took_ms > 0 || matches!(stage, Stage::Pending | Stage::Healthy | Stage::Running),
+            Self::Now { .. } | Self::Broken { .. } => true,
+            Self::Todo | Self::Never => match stage {
+                Stage::Building => source == SourceVersionKind::Commit,
+                Stage::Pulling => source == SourceVersionKind::Image,
+                // Names lead to the gateway whatever the release, so this is hardly ever more than a moment.
+                Stage::DnsUpdating => false,
+                _ => true,
+            },
+        }
+    }
+}
+
 /// The path with where each stage stands: done, now, broken, to come, or never reached.
 fn steps(deployment: &Deployment) -> Vec<(Stage, Step)> {
     let entries = &deployment.stages;
     let ended = !deployment.stage.in_flight();
     let broken_at = deployment.failure.as_ref().map(|failure| failure.stage);
-    Stage::PATH
-        .iter()
-        .map(|stage| {
-            let step = match entries.iter().position(|entry| entry.stage == *stage) {
-                None if ended => Step::Never,
-                None => Step::Todo,
-                Some(place) => {
-                    let began = entries[place].at_ms;
-                    let next = entries.get(place + 1).map(|entry| entry.at_ms);
-                    match (next, *stage) {
-                        (Some(end), stage) if broken_at == Some(stage) => Step::Broken { took_ms: end - began },
-                        (Some(end), _) => Step::Done { took_ms: end - began },
-                        (None, Stage::Running) => Step::Done { took_ms: 0 },
-                        (None, _) if ended => Step::Done { took_ms: 0 },
-                        (None, _) => Step::Now { since_ms: began },
-                    }
-                }
-            };
-            (*stage, step)
-        })
-        .collect()
+    let step = |stage: Stage| match entries.iter().position(|entry| entry.stage == stage) {
+        None if ended => Step::Never,
+        None => Step::Todo,
+        Some(place) => {
+            let began = entries[place].at_ms;
+            let next = entries.get(place + 1).map(|entry| entry.at_ms);
+            match (next, stage) {
+                (Some(end), stage) if broken_at == Some(stage) => Step::Broken { took_ms: end - began },
+                (Some(end), _) => Step::Done { took_ms: end - began },
+                (None, Stage::Running) => Step::Done { took_ms: 0 },
+                (None, _) if ended => Step::Done { took_ms: 0 },
+                (None, _) => Step::Now { since_ms: began },
+            }
+        }
+    };
+    let source = deployment.source_version.kind();
+    Stage::PATH.iter().map(|stage| (*stage, step(*stage))).filter(|(stage, step)| step.shown(*stage, source)).collect()
 }
 
-/// The stages as a row on a wide screen and a column on a phone.
+/// The stages as a row on a wide screen and a column on a phone. Their symbols are in the style sheet.
 pub fn stages(deployment: &Deployment, frame: &Frame) -> Markup {
     html! {
         ol.stages aria-label="Stages of the deployment" {
             @for (stage, step) in steps(deployment) {
-                @let (class, symbol, said) = match step {
-                    Step::Done { .. } => ("done", "✓", "done"),
-                    Step::Now { .. } => ("now", "◐", "now"),
-                    Step::Broken { .. } => ("broken", "✕", "failed here"),
-                    Step::Todo => ("todo", "○", "to come"),
-                    Step::Never => ("never", "–", "not reached"),
+                @let (class, said) = match step {
+                    Step::Done { .. } => ("done", "done"),
+                    Step::Now { .. } => ("now", "now"),
+                    Step::Broken { .. } => ("broken", "failed here"),
+                    Step::Todo => ("todo", "to come"),
+                    Step::Never => ("never", "not reached"),
                 };
                 li.(class) aria-current=[(class == "now").then_some("step")] {
-                    span.symbol aria-hidden="true" { (symbol) }
                     span.stage-name { (words::stage(stage).1) span.hidden-label { ", " (said) } }
-                    span.took {
-                        @match step {
-                            Step::Done { took_ms: 0 } => { @if stage != Stage::Running { span title="passed through: there was nothing to do" { "–" } } }
-                            Step::Done { took_ms } | Step::Broken { took_ms } => (times::duration_text(took_ms)),
-                            Step::Now { since_ms } => (times::since(since_ms, frame.now_ms)),
-                            Step::Todo | Step::Never => {}
-                        }
+                    @match step {
+                        Step::Done { took_ms: 0 } | Step::Todo | Step::Never => {}
+                        Step::Done { took_ms } | Step::Broken { took_ms } => { span.took { (times::duration_text(took_ms)) } }
+                        Step::Now { since_ms } => { span.took { (times::since(since_ms, frame.now_ms)) } }
                     }
                 }
             }
@@ -262,14 +273,36 @@ mod tests {
     fn a_deployment_on_its_way_shows_what_is_done_what_is_now_and_what_is_to_come() {
         let steps = steps(&samples::deployment(Stage::Starting));
         assert_eq!(steps[0], (Stage::Pending, Step::Done { took_ms: 2_300 }));
-        assert!(matches!(steps[3], (Stage::Starting, Step::Now { .. })));
-        assert_eq!(steps[4], (Stage::Healthy, Step::Todo));
+        let stages: Vec<Stage> = steps.iter().map(|(stage, _)| *stage).collect();
+        assert!(!stages.contains(&Stage::Pulling) && !stages.contains(&Stage::DnsUpdating), "{stages:?}");
+        assert!(matches!(steps[2], (Stage::Starting, Step::Now { .. })));
+        assert_eq!(steps[3], (Stage::Healthy, Step::Todo));
         let page = deployment_page(Stage::Starting);
         assert!(page.contains("Waits: its instances are not &lt;healthy&gt; yet."), "{page}");
         assert!(
             page.contains("aria-current=\"step\"") && page.contains("data-since") && page.contains("/cancel"),
             "{page}"
         );
+    }
+
+    #[test]
+    fn a_commit_is_built_and_an_image_is_pulled_and_neither_is_announced_for_the_other() {
+        let stages =
+            |deployment: &Deployment| steps(deployment).into_iter().map(|(stage, _)| stage).collect::<Vec<_>>();
+        let of_both = |deployment: &Deployment| {
+            let shown = stages(deployment);
+            (shown.contains(&Stage::Building), shown.contains(&Stage::Pulling))
+        };
+        let mut pending = samples::deployment(Stage::Pending);
+        assert_eq!(of_both(&pending), (true, false));
+        pending.source_version = format!("sha256:{}", "7".repeat(64)).parse().unwrap();
+        assert_eq!(of_both(&pending), (false, true));
+        let mut pulled = samples::deployment(Stage::Running);
+        assert_eq!(of_both(&pulled), (true, false));
+        let of = |stage| move |entry: &&mut api::deployments::StageEntry| entry.stage == stage;
+        let began = pulled.stages.iter_mut().find(of(Stage::Building)).unwrap().at_ms;
+        pulled.stages.iter_mut().find(of(Stage::Pulling)).unwrap().at_ms = began;
+        assert_eq!(of_both(&pulled), (false, true), "what took time is shown, whatever was expected");
     }
 
     #[test]
@@ -289,7 +322,7 @@ mod tests {
             all.iter().any(|(stage, step)| *stage == Stage::Starting && matches!(step, Step::Broken { .. })),
             "{all:?}"
         );
-        assert_eq!(all[8], (Stage::Running, Step::Never));
+        assert_eq!(all.last(), Some(&(Stage::Running, Step::Never)));
         let page = deployment_page(Stage::Failed);
         for wanted in [
             "It failed while starting",

@@ -1,17 +1,17 @@
 //! The event timeline: what happened, in order, each with its cause.
 
 use super::frame::{Fragment, Frame, Live, page};
-use super::names::{Names, query, server_path};
+use super::names::{Names, Place, query, server_path};
 use super::{times, words};
 use api::cause::{Actor, Cause};
 use api::deployments::Deployment;
-use api::events::{Event, EventLevel, EventRecord, EventTopic};
+use api::events::{EventLevel, EventRecord, EventTopic};
 use api::ids::{DeploymentId, RequestId};
 use maud::{Markup, html};
 use std::collections::BTreeMap;
 
 /// How many events one page holds.
-pub const PAGE_SIZE: usize = 40;
+pub const PAGE_SIZE: usize = 30;
 
 /// What the timeline is narrowed to, as the query of the page says it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Deserialize)]
@@ -63,7 +63,7 @@ impl EventFilter {
             ("request", &self.request),
             ("text", &self.text),
         ];
-        query(&fields, before.map(|before| before.to_string()).as_deref().map(|before| ("before", before)))
+        query(&fields, before.map(Place::Before))
     }
 }
 
@@ -179,21 +179,17 @@ fn list_with_chain(
     }
 }
 
-/// `← the deployment, its commit ← who asked for it`, as far as it is not said already.
+/// `← the deployment, its commit ← who asked for it`, as far as it is not said already. The arrows, and what they
+/// mean for a screen reader, are in the style sheet: a page of events has a hundred of them.
 fn chain(cause: &Cause, deployment: &Deployment) -> Markup {
     let asked = &deployment.cause;
     html! {
-        span.chain {
-            span.arrow aria-hidden="true" { " ← " } span.hidden-label { ", part of: " }
-            a href={ "/deployments/" (deployment.id) } { (words::deployment_kind(deployment.kind)) " of " (deployment.service) ", revision " (deployment.revision_number) }
-            @if !deployment.source_subject.is_empty() {
-                span.arrow aria-hidden="true" { " ← " } span.hidden-label { ", which is commit: " }
-                code title=(deployment.source_version) { (deployment.source_version.short()) } " “" (deployment.source_subject) "”"
-            }
-            @if (&asked.actor, &asked.action) != (&cause.actor, &cause.action) {
-                span.arrow aria-hidden="true" { " ← " } span.hidden-label { ", asked for by: " }
-                (asker(&asked.actor, Detail::Whole)) ": " (words::prose(&asked.action))
-            }
+        " " a.part-of href={ "/deployments/" (deployment.id) } { (words::deployment_kind(deployment.kind)) " of " (deployment.service) ", revision " (deployment.revision_number) }
+        @if !deployment.source_subject.is_empty() {
+            " " span.made-from title=(deployment.source_version) { (deployment.source_version.short()) " “" (deployment.source_subject) "”" }
+        }
+        @if (&asked.actor, &asked.action) != (&cause.actor, &cause.action) {
+            " " span.asked-by { (asker(&asked.actor, Detail::Whole)) ": " (words::prose(&asked.action)) }
         }
     }
 }
@@ -209,12 +205,6 @@ fn asker(actor: &Actor, detail: Detail) -> Markup {
             _ => (label),
         }
     }
-}
-
-/// Whether what happened says already what it was done for; a word such as `deploy` is left out only where room is short.
-fn said(event: &Event, detail: Detail) -> bool {
-    let action = &event.cause.action;
-    (detail == Detail::Brief || action.contains(' ')) && event.message.contains(action)
 }
 
 /// The page of all that a request caused.
@@ -237,22 +227,22 @@ fn entry(
     let event = &record.event;
     let (tone, level) = words::event_level(event.level);
     let place = names.service_of(event.service_id.as_ref());
+    // Where room is short, a word such as `deploy` is left out, too.
+    let reason = event.untold_reason().filter(|reason| detail != Detail::Brief || !event.message.contains(reason));
     html! {
         li.(tone.class()) id={ "e" (record.sequence) } {
-            span.symbol title=(level) { span aria-hidden="true" { @if event.level == EventLevel::Info { "•" } @else { (tone.symbol()) } } span.hidden-label { (level) ": " } }
-            div.body {
-                p.what { (words::prose(&event.message)) }
-                p.why {
-                    (times::relative(event.at_ms, frame.now_ms))
-                    @if detail != Detail::Brief { " · " (event.kind.as_str().replace('_', " ")) }
-                    " · because " (asker(&event.cause.actor, detail))
-                    @if !said(event, detail) { ": " (words::prose(&event.cause.action)) }
-                    @if let Some(deployment) = deployment { (chain(&event.cause, deployment)) }
-                    @if let Some((label, path)) = place { " · " a href=(path) { (label) } }
-                    @if let Some(server) = event.server_id.as_ref().and_then(|id| names.server(id)) { " · on " a href=(server_path(server)) { (server) } }
-                    @if let Some(id) = event.deployment_id.as_ref().filter(|_| detail != Detail::OfDeployment && deployment.is_none()) { " · " a href={ "/deployments/" (id) } { "deployment " (id.short()) } }
-                    @if let Some(id) = event.cause.request_id.as_ref().filter(|_| detail != Detail::Brief) { " · " a href=(request_path(id)) title={ "Everything that request " (id) " caused" } { "request " (id.short()) } }
-                }
+            @if event.level > EventLevel::Info { span.symbol title=(level) { span aria-hidden="true" { (tone.symbol()) } span.hidden-label { (level) ": " } } }
+            p.what { (words::prose(&event.message)) }
+            p.why {
+                (times::relative(event.at_ms, frame.now_ms))
+                @if detail != Detail::Brief { " · " (event.kind.as_str().replace('_', " ")) }
+                " · because " (asker(&event.cause.actor, detail))
+                @if let Some(reason) = reason { ": " (words::prose(reason)) }
+                @if let Some(deployment) = deployment { (chain(&event.cause, deployment)) }
+                @if let Some((label, path)) = place { " · " a href=(path) { (label) } }
+                @if let Some(server) = event.server_id.as_ref().and_then(|id| names.server(id)) { " · on " a href=(server_path(server)) { (server) } }
+                @if let Some(id) = event.deployment_id.as_ref().filter(|_| detail != Detail::OfDeployment && deployment.is_none()) { " · " a href={ "/deployments/" (id) } { "deployment " (id.short()) } }
+                @if let Some(id) = event.cause.request_id.as_ref().filter(|_| detail != Detail::Brief) { " · " a href=(request_path(id)) title={ "Everything that request " (id) " caused" } { "request " (id.short()) } }
             }
         }
     }

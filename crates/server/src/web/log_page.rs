@@ -5,7 +5,7 @@
 
 use super::frame::{Frame, Live, breadcrumb, page};
 use super::logs::{LineShape, line, newest_that_fit};
-use super::names::{query, service_path, stack_path};
+use super::names::{Place, query, service_path, stack_path};
 use super::reads::LogQuery;
 use crate::error::Result;
 use crate::views;
@@ -79,7 +79,7 @@ impl LogPlace {
             ("instance", &self.instance),
             ("deployment", &self.deployment),
         ];
-        query(&fields, before.map(|before| before.to_string()).as_deref().map(|before| ("before", before)))
+        query(&fields, before.map(Place::Before))
     }
 }
 

@@ -9,8 +9,10 @@ use crate::log_file::Words;
 use api::logs::{LogRecord, LogSource, LogStream};
 use maud::{Markup, html};
 
-/// Most lines that a page is made with.
+/// Most lines that a page of a build is made with, which is about them.
 pub const TAIL_LINES: usize = 120;
+/// Most lines beside much else: three times what is seen of them at once. All are on a page of their own.
+pub const TAIL_LINES_BESIDE: usize = 60;
 /// Most bytes of markup in them, and fewest where the rest of a page takes much.
 const TAIL_BYTES: usize = 22 * 1024;
 const TAIL_BYTES_LEAST: usize = 6 * 1024;
@@ -64,7 +66,7 @@ pub fn line(record: &LogRecord, shape: &LineShape) -> Markup {
     let sequence = record.sequence;
     html! {
         div.line.(class) data-seq=(sequence) id={ "l" (sequence) } {
-            a href={ @if !shape.link.is_empty() { (shape.link) "?at=" (sequence) } "#l" (sequence) } { (times::clock(record.line.at_ms)) }
+            a title=(times::exact_text(record.line.at_ms)) href={ @if !shape.link.is_empty() { (shape.link) "?at=" (sequence) } "#l" (sequence) } { (times::clock_text(record.line.at_ms)) }
             @if shape.show_instance && let LogSource::Run { instance_id } = &record.source {
                 span.from title=(instance_id) { (instance_id.short()) }
             }

@@ -84,23 +84,16 @@ pub fn service(metrics: &ServiceMetrics, path: &str) -> Markup {
         shape,
         points: points.iter().filter_map(|point| Some((point.at_ms, of(point)?))).collect(),
     };
-    let chart = |id, title, unit, series| Chart { id, title, unit, series, whole: None, span: &span };
+    let chart = |title, unit, series| Chart { title, unit, series, whole: None, span: &span };
     let charts = [
-        chart("cpu", "CPU, in cores", Unit::Cores, vec![series("CPU", "a", Shape::Line, &|p| Some(p.cpu_cores))]),
+        chart("CPU, in cores", Unit::Cores, vec![series("CPU", "a", Shape::Line, &|p| Some(p.cpu_cores))]),
+        chart("Memory", Unit::Bytes, vec![series("Memory", "a", Shape::Line, &|p| Some(p.memory_bytes as f64))]),
         chart(
-            "memory",
-            "Memory",
-            Unit::Bytes,
-            vec![series("Memory", "a", Shape::Line, &|p| Some(p.memory_bytes as f64))],
-        ),
-        chart(
-            "requests",
             "Requests",
             Unit::PerSecond,
             vec![series("Requests", "a", Shape::Line, &|p| Some(p.requests_per_second))],
         ),
         chart(
-            "latency",
             "Latency",
             Unit::Milliseconds,
             vec![
@@ -109,7 +102,6 @@ pub fn service(metrics: &ServiceMetrics, path: &str) -> Markup {
             ],
         ),
         chart(
-            "errors",
             "Errors",
             Unit::PerSecond,
             vec![
@@ -117,12 +109,7 @@ pub fn service(metrics: &ServiceMetrics, path: &str) -> Markup {
                 series("5xx", "bad", Shape::Line, &|p| Some(p.per_second(p.server_errors))),
             ],
         ),
-        chart(
-            "restarts",
-            "Restarts",
-            Unit::Count,
-            vec![series("Restarts", "bad", Shape::Bars, &|p| Some(p.restarts as f64))],
-        ),
+        chart("Restarts", Unit::Count, vec![series("Restarts", "bad", Shape::Bars, &|p| Some(p.restarts as f64))]),
     ];
     let known = !metrics.points.is_empty();
     section(
@@ -151,18 +138,16 @@ pub fn server(metrics: &ServerMetrics, path: &str) -> Markup {
         }]
     };
     let last = points.last();
-    let chart = |id, title, unit, series, whole: Option<f64>| Chart { id, title, unit, series, whole, span: &span };
+    let chart = |title, unit, series, whole: Option<f64>| Chart { title, unit, series, whole, span: &span };
     let charts = [
-        chart("cpu", "CPU, in cores", Unit::Cores, series("CPU", &|p| p.cpu_cores), last.map(|p| p.cpu_count)),
+        chart("CPU, in cores", Unit::Cores, series("CPU", &|p| p.cpu_cores), last.map(|p| p.cpu_count)),
         chart(
-            "memory",
             "Memory in use",
             Unit::Bytes,
             series("Memory", &|p| Some(p.memory_used_bytes as f64)),
             last.map(|p| p.memory_total_bytes as f64),
         ),
         chart(
-            "disk",
             "Disk in use",
             Unit::Bytes,
             series("Disk", &|p| Some(p.disk_used_bytes as f64)),

@@ -54,10 +54,22 @@ impl Names {
     }
 }
 
+/// Where in a list a page is: what its neighbour ended with, by number or by name.
+pub enum Place<'a> {
+    Before(i64),
+    Named(&'static str, &'a str),
+}
+
 /// The query of an address: what of these says something, and where in a list the page is.
-pub fn query(fields: &[(&str, &String)], place: Option<(&str, &str)>) -> String {
-    let said = fields.iter().filter(|(_, value)| !value.is_empty()).map(|(name, value)| (*name, value.as_str()));
-    url::form_urlencoded::Serializer::new(String::new()).extend_pairs(said.chain(place)).finish()
+pub fn query(fields: &[(&str, &String)], place: Option<Place<'_>>) -> String {
+    let mut query = url::form_urlencoded::Serializer::new(String::new());
+    query.extend_pairs(fields.iter().filter(|(_, value)| !value.is_empty()));
+    match place {
+        Some(Place::Before(sequence)) => query.append_pair("before", &sequence.to_string()),
+        Some(Place::Named(word, name)) => query.append_pair(word, name),
+        None => &mut query,
+    };
+    query.finish()
 }
 
 pub fn stack_path(stack: impl std::fmt::Display) -> String {

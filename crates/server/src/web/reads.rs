@@ -1,7 +1,7 @@
 //! Events and log lines as pages want them: newest events first with paging back, a bounded tail.
 
 use super::log_page::LogPlace;
-use super::logs::TAIL_LINES;
+use super::logs::{TAIL_LINES, TAIL_LINES_BESIDE};
 use super::names::Names;
 use crate::error::Result;
 use crate::log_file::Words;
@@ -102,6 +102,14 @@ pub enum LogQuery {
 }
 
 impl LogQuery {
+    /// How many lines the page of it begins with.
+    fn shown(&self) -> u32 {
+        match self {
+            Self::Service(_) => TAIL_LINES_BESIDE as u32,
+            Self::Build(_) => TAIL_LINES as u32,
+        }
+    }
+
     pub fn filter(&self, after: Option<i64>, limit: u32) -> LogFilter {
         let filter = LogFilter { after, limit, ..LogFilter::default() };
         match self {
@@ -113,7 +121,7 @@ impl LogQuery {
 
 /// The last lines that hold a text, oldest first.
 pub async fn log_tail(state: &AppState, scope: &Scope, query: &LogQuery, text: &str) -> Result<Vec<LogRecord>> {
-    let limit = if text.is_empty() { TAIL_LINES as u32 } else { LINES_SEARCHED };
+    let limit = if text.is_empty() { query.shown() } else { LINES_SEARCHED };
     let mut lines = state.store().log_list(scope, &query.filter(None, limit)).await?;
     let words = Words::new(text);
     lines.retain(|record| words.are_in(&record.line.text));

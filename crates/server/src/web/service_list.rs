@@ -1,7 +1,7 @@
 //! All services, a page at a time: searched by text, stack and condition, however many there are.
 
 use super::frame::{Fragment, Frame, Live, page};
-use super::names::query;
+use super::names::{Place, query};
 use super::stacks::service_table;
 use super::words;
 use crate::views::ServicePage;
@@ -51,14 +51,15 @@ impl ServiceListFilter {
     }
 
     /// The query of a page with the same filter; `place`: its cursor.
-    pub fn query(&self, place: Option<(&str, &str)>) -> String {
+    pub fn query(&self, place: Option<Place<'_>>) -> String {
         query(&[("search", &self.search), ("stack", &self.stack), ("condition", &self.condition)], place)
     }
 
     /// The query of this very page.
     fn own_query(&self) -> String {
         let place = [("after", self.after.as_str()), ("before", self.before.as_str())];
-        self.query(place.into_iter().find(|(_, value)| !value.is_empty()))
+        let place = place.into_iter().find(|(_, name)| !name.is_empty());
+        self.query(place.map(|(word, name)| Place::Named(word, name)))
     }
 
     fn narrows(&self) -> bool {
@@ -127,9 +128,9 @@ impl ServiceListPage {
                 nav.paging aria-label="Pages" {
                     @if newer && let Some(first) = &first {
                         a.button.quiet href={ "/services?" (self.filter.query(None)) } { "First" }
-                        a.button.quiet href={ "/services?" (self.filter.query(Some(("before", first)))) } rel="prev" { "Previous" }
+                        a.button.quiet href={ "/services?" (self.filter.query(Some(Place::Named("before", first)))) } rel="prev" { "Previous" }
                     }
-                    @if older && let Some(last) = &last { a.button.quiet href={ "/services?" (self.filter.query(Some(("after", last)))) } rel="next" { "Next" } }
+                    @if older && let Some(last) = &last { a.button.quiet href={ "/services?" (self.filter.query(Some(Place::Named("after", last)))) } rel="next" { "Next" } }
                 }
             }
         }

@@ -59,11 +59,6 @@ pub fn relative(at_ms: UnixMillis, now_ms: UnixMillis) -> Markup {
     }
 }
 
-/// A moment on the clock, for log lines.
-pub fn clock(at_ms: UnixMillis) -> Markup {
-    html! { time datetime=(datetime(at_ms)) { (clock_text(at_ms)) } }
-}
-
 /// `420 ms`, `3.2 s`, `1 min 12 s`, `2 h 3 min`. The same rules as `duration` in `live.js`.
 pub fn duration_text(length_ms: i64) -> String {
     let length = length_ms.max(0);
