@@ -4,6 +4,7 @@
 // MAINSTAY_PASSWORD  password of the user `admin`
 // CHROMIUM           the browser
 // SHOTS              folder for screenshots (none: no screenshots)
+// MAINSTAY_STEPS     names of the steps to walk, with commas between them (none: all)
 import { mkdirSync } from "node:fs";
 import { chromium } from "playwright-core";
 
@@ -42,15 +43,33 @@ export async function signIn(page, next = "/") {
   await page.waitForURL(`${address}${next}`);
 }
 
+// What is below the window is not laid out until somebody goes there; here it is, for as long as something looks at all of
+// a page. The page's policy lets nobody write a style into it, but the browser itself may add one.
+export async function laidOut(page, look) {
+  await page.evaluate(() => {
+    const whole = new CSSStyleSheet();
+    whole.replaceSync("* { content-visibility: visible !important; }");
+    document.adoptedStyleSheets = [whole];
+  });
+  try {
+    return await look();
+  } finally {
+    await page.evaluate(() => { document.adoptedStyleSheets = []; });
+  }
+}
+
 // The whole page, or what is seen of it at first.
 export async function shoot(page, name, fullPage = true) {
   if (!shots) return;
   mkdirSync(shots, { recursive: true });
-  await page.screenshot({ path: `${shots}/${name}.png`, fullPage });
+  await laidOut(page, () => page.screenshot({ path: `${shots}/${name}.png`, fullPage }));
 }
 
 // Each step is a function of the browser; the first that fails ends it all.
-export async function walk(steps) {
+export async function walk(all) {
+  const wanted = process.env.MAINSTAY_STEPS?.split(",");
+  const steps = all.filter((step) => !wanted || wanted.includes(step.name));
+  if (!steps.length) throw new Error(`there is no such step; there is ${all.map((step) => step.name).join(", ")}`);
   const browser = await chromium.launch({
     executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
     args: ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"],

@@ -28,11 +28,17 @@ pub use repository::Repository;
 pub use small_disk::SmallDisk;
 pub use visitors::{Answered, Judgement, Outage, Outcome, Visit, Visitors, judge};
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// A binary of this workspace, beside the test or the program that runs.
+/// A binary of this workspace, beside the test or the program that runs. `MAINSTAY_BINARIES` names another folder: to
+/// look at what is shipped (`target/dist`) with a test that is not.
 pub fn binary(name: &str) -> PathBuf {
+    if let Some(folder) = std::env::var_os("MAINSTAY_BINARIES") {
+        // Tests run in their package's folder, and who asks stands in the workspace's.
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(folder).join(name);
+        return path.canonicalize().unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    }
     let running = std::env::current_exe().expect("a program knows its own path");
     let folder = running.parent().expect("a program lies in a folder");
     // Tests run from target/PROFILE/deps, programs from target/PROFILE.
