@@ -1,8 +1,13 @@
 //! A config before it is live: checked, and kept on disk.
 //!
 //! Checks are for what would make routing ambiguous or refer to nothing. A config is taken whole or
-//! refused whole, with a sentence that names the entry. The file is replaced by rename after a flush
-//! to disk, so after a crash there is either the one before or the new one.
+//! refused whole, with a sentence that names the entry.
+//!
+//! It is written beside the one before ([`write`]), and only once the disk has it for good does it take
+//! its place ([`settle`]). The first is done before a config is live, so what was live is found again
+//! after a crash of this process; the second, which is most of the time that it all takes, is done while
+//! it is live already. After a loss of power there is either the one before or the new one, never half
+//! of one.
 
 use api::gateway::{DnsResponder, GatewayConfig, ListenerKind};
 use api::ids::ServiceId;
@@ -13,6 +18,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 pub const FILE: &str = "config.json";
+/// One that is not yet on disk for good.
+const WRITTEN: &str = "config.json.new";
 /// Names of services are below this where no DNS responder says otherwise.
 pub const INTERNAL_DOMAIN: &str = "svc.internal";
 
@@ -48,7 +55,7 @@ pub fn check(config: &GatewayConfig) -> Result<(), ConfigError> {
         true => Ok(()),
         false => Err(ConfigError::UnknownService { what: what(), service_id: service_id.clone() }),
     };
-    let mut places: HashMap<(Option<&str>, &str), &ServiceId> = HashMap::new();
+    let mut places: HashMap<(Option<&str>, &str), &ServiceId> = HashMap::with_capacity(config.routes.len());
     for route in &config.routes {
         let host = route.host.as_ref().map(|host| host.as_str());
         let what = || format!("the route {}{}", host.unwrap_or("*"), route.path);
@@ -111,20 +118,38 @@ pub fn contested_internal_names(config: &GatewayConfig) -> Vec<String> {
     contested
 }
 
-/// Replaces the file by one with this JSON, in one step that a crash cannot halve.
-pub fn save(directory: &Path, text: &[u8]) -> io::Result<()> {
-    let path = directory.join(FILE);
-    let temporary = directory.join(format!("{FILE}.new"));
-    let mut file = File::options().create(true).write(true).truncate(true).mode(0o600).open(&temporary)?;
-    file.write_all(text)?;
-    file.sync_all()?;
-    fs::rename(&temporary, &path)?;
+/// Writes this JSON beside the config before. A process that is started anew reads it from there.
+pub fn write(directory: &Path, text: &[u8]) -> io::Result<()> {
+    let path = directory.join(WRITTEN);
+    let write = || File::options().create(true).write(true).truncate(true).mode(0o600).open(&path)?.write_all(text);
+    write().inspect_err(|_| {
+        // Half of a config is none, and is not read as one either.
+        let _ = fs::remove_file(&path);
+    })
+}
+
+/// Puts what was written in the place of the config before, in one step that a loss of power cannot halve.
+pub fn settle(directory: &Path) -> io::Result<()> {
+    let path = directory.join(WRITTEN);
+    File::open(&path)?.sync_all()?;
+    fs::rename(&path, directory.join(FILE))?;
     File::open(directory)?.sync_all()
 }
 
 /// The last config, if there is one.
 pub fn load(directory: &Path) -> io::Result<Option<GatewayConfig>> {
-    match fs::read(directory.join(FILE)) {
+    if let Ok(Some(config)) = read(&directory.join(WRITTEN)) {
+        // The process before ended in the middle; what it left is whole.
+        if let Err(error) = settle(directory) {
+            tracing::warn!(directory = %directory.display(), %error, "cannot flush the config to disk");
+        }
+        return Ok(Some(config));
+    }
+    read(&directory.join(FILE))
+}
+
+fn read(path: &Path) -> io::Result<Option<GatewayConfig>> {
+    match fs::read(path) {
         Ok(text) => serde_json::from_slice(&text).map(Some).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
@@ -187,9 +212,31 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         assert_eq!(load(directory.path()).unwrap(), None);
         let config = GatewayConfig { access_log: Some("/x".into()), ..GatewayConfig::default() };
-        save(directory.path(), &serde_json::to_vec(&config).unwrap()).unwrap();
+        write(directory.path(), &serde_json::to_vec(&config).unwrap()).unwrap();
+        settle(directory.path()).unwrap();
         assert_eq!(load(directory.path()).unwrap(), Some(config));
         std::fs::write(directory.path().join(FILE), "{\"listeners\": [").unwrap();
         assert_eq!(load(directory.path()).unwrap_err().kind(), io::ErrorKind::InvalidData);
+    }
+
+    #[test]
+    fn a_crash_before_the_disk_has_a_config_for_good_leaves_the_new_one_and_a_loss_of_power_either() {
+        let directory = tempfile::tempdir().unwrap();
+        let named = |log: &str| GatewayConfig { access_log: Some(log.into()), ..GatewayConfig::default() };
+        write(directory.path(), &serde_json::to_vec(&named("/old")).unwrap()).unwrap();
+        settle(directory.path()).unwrap();
+        write(directory.path(), &serde_json::to_vec(&named("/new")).unwrap()).unwrap();
+        let whole = std::fs::read(directory.path().join(WRITTEN)).unwrap();
+        // Of what was not flushed, a loss of power may leave anything.
+        for left in [0, 1, whole.len() / 2, whole.len() - 1] {
+            std::fs::write(directory.path().join(WRITTEN), &whole[..left]).unwrap();
+            assert_eq!(load(directory.path()).unwrap(), Some(named("/old")), "{left} bytes");
+        }
+        std::fs::write(directory.path().join(WRITTEN), vec![0; whole.len()]).unwrap();
+        assert_eq!(load(directory.path()).unwrap(), Some(named("/old")));
+        std::fs::write(directory.path().join(WRITTEN), &whole).unwrap();
+        assert_eq!(load(directory.path()).unwrap(), Some(named("/new")));
+        assert!(!directory.path().join(WRITTEN).exists(), "it is the config now");
+        assert_eq!(load(directory.path()).unwrap(), Some(named("/new")));
     }
 }

@@ -8,7 +8,7 @@ use api::gateway::GatewayConfig;
 use api::tls::CertificateMaterial;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::{Bytes, Incoming};
+use hyper::body::{Body, Bytes, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -102,15 +102,27 @@ async fn answer(gateway: Arc<Gateway>, request: Request<Incoming>) -> Result<Res
     Ok(response)
 }
 
+/// All bytes of a body, in one piece from the beginning.
+async fn whole(mut body: Limited<Incoming>) -> Result<Vec<u8>, Box<dyn std::error::Error + Send + Sync>> {
+    let expected = body.size_hint().lower();
+    let mut bytes = Vec::with_capacity(usize::try_from(expected).unwrap_or(0).min(CONFIG_LIMIT_BYTES));
+    while let Some(frame) = body.frame().await {
+        if let Ok(data) = frame?.into_data() {
+            bytes.extend_from_slice(&data);
+        }
+    }
+    Ok(bytes)
+}
+
 /// The body of a request as what it should be; otherwise the answer that says why not.
 async fn read<T: serde::de::DeserializeOwned>(
     body: Incoming,
     limit: usize,
     what: &str,
 ) -> Result<T, (StatusCode, Value)> {
-    let read = tokio::time::timeout(EXCHANGE_TIME, Limited::new(body, limit).collect()).await;
+    let read = tokio::time::timeout(EXCHANGE_TIME, whole(Limited::new(body, limit))).await;
     let bytes = match read {
-        Ok(Ok(body)) => body.to_bytes(),
+        Ok(Ok(bytes)) => bytes,
         Ok(Err(error)) => return Err((StatusCode::BAD_REQUEST, problem(&error))),
         Err(_) => return Err((StatusCode::REQUEST_TIMEOUT, problem(&format!("the {what} did not arrive in time")))),
     };

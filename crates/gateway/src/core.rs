@@ -1,8 +1,8 @@
 //! The control side: takes configs, says what is live.
 //!
 //! A new config becomes live in an order in which every step can still be refused until the last
-//! one cannot fail: check, bind what is new, write to disk, swap. Only then are sockets closed that
-//! are no longer wanted. Sockets that stay are not touched.
+//! one cannot fail: check, bind what is new, write to a file, swap. Only then are sockets closed that
+//! are no longer wanted, and is the file flushed. Sockets that stay are not touched.
 //!
 //! One owner, one lock: all changes go through [`Gateway`]; requests see only the route table.
 
@@ -22,6 +22,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Mutex, MutexGuard};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 /// Why a config was not taken; the one before stays live.
@@ -55,6 +56,8 @@ pub struct State {
     pub listeners: BTreeMap<SocketAddr, Listener>,
     pub dns: Option<Dns>,
     registry: Registry,
+    /// The live config is being flushed to disk.
+    settling: Option<JoinHandle<()>>,
     /// Something that is not bound.
     problem: Option<String>,
     /// Something about the live config itself.
@@ -93,7 +96,7 @@ impl Gateway {
         let Sockets { bound, displaced, missing } = self.bind_new(&mut state, &config).await?;
         let (text, digest) = wire::text_and_digest_of(&config);
         let saved = match self.prepare_dns(&state, &config) {
-            Ok(dns) => self.save(text).await.map(|()| dns),
+            Ok(dns) => self.save(&mut state, text).await.map(|()| dns),
             Err(error) => Err(error.into()),
         };
         let dns = match saved {
@@ -106,7 +109,16 @@ impl Gateway {
         };
         state.problem = None;
         missing.iter().for_each(|error| state.say(error));
-        self.commit(&mut state, config, digest.clone(), bound, dns).await;
+        let replaced = self.commit(&mut state, config, digest.clone(), bound, dns).await;
+        let directory = self.directory.clone();
+        state.settling = Some(tokio::task::spawn_blocking(move || {
+            // Ten thousand routes take a while to be freed, for which nobody needs to wait.
+            drop(replaced);
+            if let Err(error) = config::settle(&directory) {
+                tracing::error!(directory = %directory.display(), %error,
+                    "the config is live, but the disk does not take it: after a loss of power it is another one");
+            }
+        }));
         Ok(digest)
     }
 
@@ -273,9 +285,10 @@ impl Gateway {
         }
     }
 
-    async fn save(&self, text: Vec<u8>) -> Result<(), ApplyError> {
+    async fn save(&self, state: &mut State, text: Vec<u8>) -> Result<(), ApplyError> {
+        state.settled().await;
         let directory = self.directory.clone();
-        let saved = tokio::task::spawn_blocking(move || config::save(&directory, &text)).await;
+        let saved = tokio::task::spawn_blocking(move || config::write(&directory, &text)).await;
         let saved = saved.unwrap_or_else(|panic| Err(io::Error::other(panic)));
         saved.map_err(|error| ApplyError::Save { path: self.directory.join(config::FILE), error })
     }
@@ -288,10 +301,10 @@ impl Gateway {
         digest: String,
         bound: Vec<BoundListener>,
         dns: Option<BoundDns>,
-    ) {
+    ) -> Replaced {
         let shared = &self.shared;
         self.swap_certificates(state, &config);
-        self.swap_routes(state, &config);
+        let table = self.swap_routes(state, &config);
         for listener in &config.listeners {
             if let Some(running) = state.listeners.get(&listener.address) {
                 running.identity.kind.store(Arc::new(listener.kind.clone()));
@@ -317,10 +330,12 @@ impl Gateway {
             (None, Some(_)) => state.dns.iter().for_each(|dns| dns.set_zone(&config)),
             (None, None) => state.dns = None,
         }
-        let path = config.access_log.as_ref().map(PathBuf::from);
-        let log = shared.access_log.clone();
-        // The log's channel may be full for a moment; that wait is not for an async thread.
-        let _ = tokio::task::spawn_blocking(move || log.set_path(path)).await;
+        if config.access_log != state.config.access_log {
+            let path = config.access_log.as_ref().map(PathBuf::from);
+            let log = shared.access_log.clone();
+            // The log's channel may be full for a moment; that wait is not for an async thread.
+            let _ = tokio::task::spawn_blocking(move || log.set_path(path)).await;
+        }
         state.doubt = state.unusable.iter().cloned().chain(config::contested_internal_names(&config)).next();
         tracing::info!(
             services = config.services.len(),
@@ -330,7 +345,7 @@ impl Gateway {
             "config is live"
         );
         state.digest = Some(digest);
-        state.config = Arc::new(config);
+        Replaced { _table: table, _config: std::mem::replace(&mut state.config, Arc::new(config)) }
     }
 
     /// What takes a moment the first time, before it is needed.
@@ -377,14 +392,21 @@ impl Gateway {
         state.unusable = unusable;
     }
 
-    fn swap_routes(&self, state: &mut State, config: &GatewayConfig) {
+    fn swap_routes(&self, state: &mut State, config: &GatewayConfig) -> Arc<RouteTable> {
         let services: Vec<Arc<Service>> =
             config.services.iter().map(|service| Arc::new(state.registry.service(service))).collect();
         let table = build_table(config, &services);
         state.registry.admit(&services);
-        self.shared.table.store(Arc::new(table));
+        let before = self.shared.table.swap(Arc::new(table));
         state.registry.settle(&services, &config.services);
+        before
     }
+}
+
+/// What was live before.
+struct Replaced {
+    _table: Arc<RouteTable>,
+    _config: Arc<GatewayConfig>,
 }
 
 /// What came of binding for a config.
@@ -403,6 +425,15 @@ fn lock(vault: &std::sync::Mutex<Vault>) -> std::sync::MutexGuard<'_, Vault> {
 }
 
 impl State {
+    /// Waits until the live config is on disk for good.
+    pub async fn settled(&mut self) {
+        if let Some(settling) = self.settling.take()
+            && let Err(error) = settling.await
+        {
+            tracing::error!(%error, "the config was not flushed");
+        }
+    }
+
     fn say(&mut self, error: &BindError) {
         tracing::error!(%error, "not everything of the config is live; trying again");
         self.problem = Some(error.to_string());
@@ -417,6 +448,7 @@ fn build_table(config: &GatewayConfig, services: &[Arc<Service>]) -> RouteTable 
     for service in services {
         table.add_service(service.clone());
     }
+    table.expect_routes(config.routes.len());
     for route in &config.routes {
         if let Some(service) = by_id.get(&route.service_id) {
             table.add_route(route, (*service).clone());

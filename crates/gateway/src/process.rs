@@ -161,6 +161,8 @@ async fn hand_over(
 ) -> std::io::Result<std::os::unix::net::UnixStream> {
     let mut state = gateway.lock().await;
     state.frozen = true;
+    // What is on disk belongs to the new process in a moment.
+    state.settled().await;
     let mut roles = vec![Role::Lock, Role::Control, Role::Handover];
     let own = |fd: BorrowedFd<'_>| fd.try_clone_to_owned();
     let mut descriptors: Vec<OwnedFd> = vec![own(lock.as_fd())?, own(control.as_fd())?, own(handover.as_fd())?];
@@ -193,6 +195,7 @@ async fn finish(gateway: &Arc<Gateway>, end: Phase, directory: &Path, lock: File
         listener.close(shared).await;
     }
     state.dns = None;
+    state.settled().await;
     drop(state);
     shared.enter(end);
     let time = if end == Phase::HandingOver {

@@ -61,6 +61,11 @@ impl RouteTable {
         Self { internal_suffix, response_timeout, connect_timeout, idle_timeout, ..Self::default() }
     }
 
+    /// Before this many routes are added.
+    pub fn expect_routes(&mut self, count: usize) {
+        self.hosts.reserve(count);
+    }
+
     pub fn add_service(&mut self, service: Arc<Service>) {
         self.services.insert(service.service_id.clone(), service);
     }
