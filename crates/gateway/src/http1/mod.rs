@@ -31,7 +31,8 @@ pub mod wire;
 
 use crate::serve::Peer;
 use crate::shared::Phase;
-pub use buffer::Buffer;
+pub use buffer::{Buffer, text_give_back, text_take};
+pub use fields::write_number;
 pub use flow::FlowError;
 use passage::{After, Begun};
 use patience::{Over, Patience};

@@ -122,13 +122,13 @@ impl Drop for Exchange {
         let duration = self.started.elapsed();
         self.peer.shared.access_log.write(Entry {
             at: SystemTime::now().checked_sub(duration).unwrap_or(SystemTime::UNIX_EPOCH),
-            request_id: self.request_id.clone(),
+            request_id: &self.request_id,
             described,
             status: self.status,
             bytes: self.bytes,
             duration,
-            service: self.service.take(),
-            instance: self.open.as_ref().map(|open| open.upstream().clone()),
+            service: self.service.as_ref().map(|service| service.name.as_str()),
+            instance: self.open.as_ref().map(|open| open.upstream().instance_id.as_str()),
             peer: self.peer.address.ip(),
         });
     }
