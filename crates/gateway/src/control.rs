@@ -6,6 +6,8 @@
 use crate::core::Gateway;
 use api::gateway::GatewayConfig;
 use api::tls::CertificateMaterial;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Body, Bytes, Incoming};
@@ -21,7 +23,7 @@ use std::os::unix::net::UnixListener as StdUnixListener;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::UnixListener;
+use tokio::net::{UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
 
 pub const SOCKET: &str = "control.sock";
@@ -45,36 +47,37 @@ pub fn bind_private(path: &Path) -> io::Result<StdUnixListener> {
     Ok(listener)
 }
 
-/// Answers until `stop`; requests under way are finished.
-pub async fn serve(gateway: Arc<Gateway>, listener: Arc<UnixListener>, stop: CancellationToken) {
-    let connections = tokio_util::task::TaskTracker::new();
+/// Answers until `stop`; requests under way are finished. Connections are not tasks of their own: they
+/// run where this runs.
+pub async fn serve(gateway: &Arc<Gateway>, listener: &UnixListener, stop: &CancellationToken) {
+    let mut connections = FuturesUnordered::new();
     loop {
         let accepted = tokio::select! {
             biased;
             () = stop.cancelled() => break,
+            Some(()) = connections.next() => continue,
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, _)) => {
-                let gateway = gateway.clone();
-                connections.spawn(async move {
-                    let service = service_fn(move |request| answer(gateway.clone(), request));
-                    let mut builder = http1::Builder::new();
-                    builder.timer(TokioTimer::new()).header_read_timeout(EXCHANGE_TIME).keep_alive(false);
-                    if let Err(error) = builder.serve_connection(TokioIo::new(stream), service).await {
-                        tracing::debug!(%error, "a control connection ended");
-                    }
-                });
-            }
+            Ok((stream, _)) => connections.push(serve_connection(gateway.clone(), stream)),
             Err(error) => {
                 tracing::warn!(%error, "cannot accept on the control socket");
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
     }
-    connections.close();
     // A peer that keeps its connection open must not keep the process.
-    let _ = tokio::time::timeout(Duration::from_secs(1), connections.wait()).await;
+    let rest = async { while connections.next().await.is_some() {} };
+    let _ = tokio::time::timeout(Duration::from_secs(1), rest).await;
+}
+
+async fn serve_connection(gateway: Arc<Gateway>, stream: UnixStream) {
+    let service = service_fn(move |request| answer(gateway.clone(), request));
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(EXCHANGE_TIME).keep_alive(false);
+    if let Err(error) = builder.serve_connection(TokioIo::new(stream), service).await {
+        tracing::debug!(%error, "a control connection ended");
+    }
 }
 
 async fn answer(gateway: Arc<Gateway>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
