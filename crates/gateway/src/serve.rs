@@ -14,12 +14,13 @@ use crate::proxy::response_body::ResponseBody;
 use crate::shared::Shared;
 use crate::tls;
 use api::gateway::ListenerKind;
-use http::{HeaderValue, Request, Response};
+use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use std::convert::Infallible;
+use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -49,50 +50,67 @@ pub struct Ends {
     pub secure: bool,
 }
 
-/// The two ends of one connection, and the texts that are made of them once.
+/// The two ends of one connection.
 #[derive(Debug)]
 pub struct Peer {
     pub shared: Arc<Shared>,
     pub listener: Arc<ListenerIdentity>,
     pub address: SocketAddr,
+    pub local: SocketAddr,
+    /// The address without port, as text.
+    pub ip: IpText,
     pub both_ends_loopback: bool,
     /// Whether the client came by HTTPS.
     pub secure: bool,
-    pub texts: PeerTexts,
     pub activity: Activity,
 }
 
+/// An address as text, in place: connections come and go by the thousand.
 #[derive(Debug)]
-pub struct PeerTexts {
-    pub ip: HeaderValue,
-    pub local: HeaderValue,
-    pub local_port: HeaderValue,
-    /// `http` or `https`
-    pub scheme: HeaderValue,
-    /// `for=…;proto=http`
-    pub forwarded: HeaderValue,
+pub struct IpText {
+    bytes: [u8; 46],
+    length: u8,
+}
+
+impl IpText {
+    fn of(ip: IpAddr) -> Self {
+        let mut bytes = [0; 46];
+        let mut room = &mut bytes[..];
+        // The longest address, of IPv4 in IPv6, has 45 characters.
+        let _ = write!(room, "{ip}");
+        let length = 46 - room.len();
+        Self { bytes, length: length as u8 }
+    }
+
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.length)]
+    }
 }
 
 impl Peer {
     fn new(shared: Arc<Shared>, listener: Arc<ListenerIdentity>, ends: Ends) -> Self {
         let (address, local) = (canonical(ends.address), canonical(ends.local));
-        let ip = address.ip();
-        let scheme = if ends.secure { "https" } else { "http" };
-        let forwarded = match ip {
-            IpAddr::V4(ip) => format!("for={ip};proto={scheme}"),
-            IpAddr::V6(ip) => format!("for=\"[{ip}]\";proto={scheme}"),
-        };
-        let text = |text: String| HeaderValue::from_str(&text).expect("an address is a header value");
-        let texts = PeerTexts {
-            ip: text(ip.to_string()),
-            local: text(local.to_string()),
-            local_port: HeaderValue::from(local.port()),
-            scheme: HeaderValue::from_static(scheme),
-            forwarded: text(forwarded),
-        };
-        let both_ends_loopback = ip.is_loopback() && local.ip().is_loopback();
-        let secure = ends.secure;
-        Self { shared, listener, address, both_ends_loopback, secure, texts, activity: Activity::default() }
+        let both_ends_loopback = address.ip().is_loopback() && local.ip().is_loopback();
+        let (ip, activity) = (IpText::of(address.ip()), Activity::default());
+        Self { shared, listener, address, local, ip, both_ends_loopback, secure: ends.secure, activity }
+    }
+
+    pub fn scheme(&self) -> &'static str {
+        if self.secure { "https" } else { "http" }
+    }
+
+    /// RFC 7239: `for=192.0.2.1;proto=http;host="a.example"`. A host that came this far holds neither
+    /// quotes nor backslashes.
+    pub fn write_forwarded(&self, out: &mut Vec<u8>, host: Option<&[u8]>) {
+        let [before, after]: [&[u8]; 2] = if self.address.is_ipv6() { [b"\"[", b"]\""] } else { [b"", b""] };
+        for piece in [b"for=", before, self.ip.as_bytes(), after, b";proto=", self.scheme().as_bytes()] {
+            out.extend_from_slice(piece);
+        }
+        if let Some(host) = host {
+            out.extend_from_slice(b";host=\"");
+            out.extend_from_slice(host);
+            out.push(b'"');
+        }
     }
 
     /// Whether what this peer says of earlier hops is believed: it is a process on this machine.
@@ -116,7 +134,12 @@ fn canonical(address: SocketAddr) -> SocketAddr {
 
 /// Serves a connection until it ends.
 pub async fn serve(stream: TcpStream, address: SocketAddr, listener: Arc<ListenerIdentity>, shared: Arc<Shared>) {
-    let Ok(local) = stream.local_addr() else { return };
+    // Who listens on one address need not ask which one was meant.
+    let local = match listener.local.ip().is_unspecified() {
+        true => stream.local_addr(),
+        false => Ok(listener.local),
+    };
+    let Ok(local) = local else { return };
     if matches!(**listener.kind.load(), ListenerKind::PublicTls) {
         let ends = Ends { address, local, secure: true };
         // In a box, so that a connection without TLS does not carry the room for it.

@@ -15,7 +15,7 @@ pub fn write(out: &mut Vec<u8>, head: &RequestHead<'_, '_>, peer: &Peer, request
     write_first_line(out, head, strip);
     match head.host {
         Some(host) => fields::write(out, b"Host", host),
-        None => fields::write(out, b"Host", peer.texts.local.as_bytes()),
+        None => fields::write(out, b"Host", peer.local.to_string().as_bytes()),
     }
     let trusted = peer.is_trusted();
     let mut given = Given::default();
@@ -94,7 +94,7 @@ impl Given {
 
 /// Who asked, for what host, over what.
 fn write_forwarding(out: &mut Vec<u8>, head: &RequestHead<'_, '_>, peer: &Peer, given: &Given) {
-    let ip = peer.texts.ip.as_bytes();
+    let ip = peer.ip.as_bytes();
     out.extend_from_slice(b"X-Forwarded-For: ");
     if given.forwarded_for {
         continue_list(out, head, Kind::ForwardedFor);
@@ -104,19 +104,15 @@ fn write_forwarding(out: &mut Vec<u8>, head: &RequestHead<'_, '_>, peer: &Peer, 
     if given.forwarded {
         continue_list(out, head, Kind::Forwarded);
     }
-    out.extend_from_slice(peer.texts.forwarded.as_bytes());
-    if let Some(host) = head.host {
-        // A host that came this far holds neither quotes nor backslashes.
-        out.extend_from_slice(b";host=\"");
-        out.extend_from_slice(host);
-        out.push(b'"');
-    }
+    peer.write_forwarded(out, head.host);
     out.extend_from_slice(b"\r\n");
     if !given.proto {
-        fields::write(out, b"X-Forwarded-Proto", peer.texts.scheme.as_bytes());
+        fields::write(out, b"X-Forwarded-Proto", peer.scheme().as_bytes());
     }
     if !given.port {
-        fields::write(out, b"X-Forwarded-Port", peer.texts.local_port.as_bytes());
+        out.extend_from_slice(b"X-Forwarded-Port: ");
+        fields::write_number(out, peer.local.port().into());
+        out.extend_from_slice(b"\r\n");
     }
     if !given.real_ip {
         fields::write(out, b"X-Real-Ip", ip);

@@ -6,7 +6,7 @@
 //! Names with underscores that frameworks fold into the same variable (`X_Forwarded_For`) go too.
 
 use crate::serve::Peer;
-use http::header::{self, Entry};
+use http::header;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -62,12 +62,15 @@ pub fn set_forwarding(headers: &mut HeaderMap, peer: &Peer, host: Option<&Header
     if !peer.is_trusted() {
         remove_untrusted(headers);
     }
-    append(headers, X_FORWARDED_FOR, &peer.texts.ip);
-    let element = forwarded_element(peer, host);
+    append(headers, X_FORWARDED_FOR, peer.ip.as_bytes());
+    let mut element = Vec::with_capacity(64);
+    peer.write_forwarded(&mut element, host.map(HeaderValue::as_bytes));
     append(headers, header::FORWARDED, &element);
-    keep_or_set(headers, X_FORWARDED_PROTO, || peer.texts.scheme.clone());
-    keep_or_set(headers, X_FORWARDED_PORT, || peer.texts.local_port.clone());
-    keep_or_set(headers, X_REAL_IP, || peer.texts.ip.clone());
+    keep_or_set(headers, X_FORWARDED_PROTO, || HeaderValue::from_static(peer.scheme()));
+    keep_or_set(headers, X_FORWARDED_PORT, || HeaderValue::from(peer.local.port()));
+    if let Ok(ip) = HeaderValue::from_bytes(peer.ip.as_bytes()) {
+        keep_or_set(headers, X_REAL_IP, || ip);
+    }
     if let Some(host) = host {
         keep_or_set(headers, X_FORWARDED_HOST, || host.clone());
     }
@@ -96,36 +99,17 @@ fn keep_or_set(headers: &mut HeaderMap, name: HeaderName, value: impl FnOnce() -
 }
 
 /// Continues a list header in one line.
-fn append(headers: &mut HeaderMap, name: HeaderName, value: &HeaderValue) {
-    match headers.entry(name) {
-        Entry::Vacant(entry) => {
-            entry.insert(value.clone());
+fn append(headers: &mut HeaderMap, name: HeaderName, value: &[u8]) {
+    let mut joined = Vec::new();
+    for line in headers.get_all(&name).iter().map(HeaderValue::as_bytes).chain([value]) {
+        if !joined.is_empty() {
+            joined.extend_from_slice(b", ");
         }
-        Entry::Occupied(mut entry) => {
-            let mut joined = Vec::new();
-            for line in entry.iter().chain([value]) {
-                if !joined.is_empty() {
-                    joined.extend_from_slice(b", ");
-                }
-                joined.extend_from_slice(line.as_bytes());
-            }
-            if let Ok(joined) = HeaderValue::from_bytes(&joined) {
-                entry.insert(joined);
-            }
-        }
+        joined.extend_from_slice(line);
     }
-}
-
-/// RFC 7239: `for=192.0.2.1;proto=http;host="a.example"`.
-fn forwarded_element(peer: &Peer, host: Option<&HeaderValue>) -> HeaderValue {
-    let Some(host) = host else { return peer.texts.forwarded.clone() };
-    let mut text = Vec::with_capacity(peer.texts.forwarded.len() + host.len() + 8);
-    text.extend_from_slice(peer.texts.forwarded.as_bytes());
-    text.extend_from_slice(b";host=\"");
-    // A host that came this far holds neither quotes nor backslashes.
-    text.extend_from_slice(host.as_bytes());
-    text.push(b'"');
-    HeaderValue::from_bytes(&text).unwrap_or_else(|_| peer.texts.forwarded.clone())
+    if let Ok(joined) = HeaderValue::from_bytes(&joined) {
+        headers.insert(name, joined);
+    }
 }
 
 /// HTTP/2 splits cookies into one line each; HTTP/1.1 wants one line (RFC 9113, 8.2.3).

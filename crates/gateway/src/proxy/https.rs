@@ -49,7 +49,7 @@ pub fn redirect(peer: &Peer, visit: Visit<'_>) -> Option<Response<Bytes>> {
     }
     let port = peer.shared.table.load().https_port?;
     let bare = normalize_host(visit.host)?;
-    let port = port_to_name(visit.host.len() > bare.len() + 1, peer.texts.local_port.as_bytes(), port);
+    let port = port_to_name(visit.host.len() > bare.len() + 1, peer.local.port(), port);
     let path = visit.target;
     let location = match port {
         Some(port) => format!("https://{bare}:{port}{path}"),
@@ -67,8 +67,8 @@ fn is_public(peer: &Peer) -> bool {
 
 /// The port that has to be written behind the host. A visitor who wrote no port and still reached another than 80
 /// came through something that forwards 80 to us, and is taken to find 443 forwarded as well.
-fn port_to_name(visitor_named_one: bool, local_port: &[u8], port: u16) -> Option<u16> {
-    let forwarded = !visitor_named_one && local_port != HTTP_PORT.to_string().as_bytes();
+fn port_to_name(visitor_named_one: bool, local_port: u16, port: u16) -> Option<u16> {
+    let forwarded = !visitor_named_one && local_port != HTTP_PORT;
     (port != HTTPS_PORT && !forwarded).then_some(port)
 }
 
@@ -78,10 +78,10 @@ mod tests {
 
     #[test]
     fn the_port_of_https_is_named_only_where_the_visitor_would_not_find_it_without() {
-        assert_eq!(port_to_name(false, b"80", 443), None);
-        assert_eq!(port_to_name(false, b"80", 8443), Some(8443));
-        assert_eq!(port_to_name(true, b"8080", 8443), Some(8443));
-        assert_eq!(port_to_name(false, b"8080", 8443), None, "something forwards 80 to 8080");
-        assert_eq!(port_to_name(true, b"8080", 443), None);
+        assert_eq!(port_to_name(false, 80, 443), None);
+        assert_eq!(port_to_name(false, 80, 8443), Some(8443));
+        assert_eq!(port_to_name(true, 8080, 8443), Some(8443));
+        assert_eq!(port_to_name(false, 8080, 8443), None, "something forwards 80 to 8080");
+        assert_eq!(port_to_name(true, 8080, 443), None);
     }
 }

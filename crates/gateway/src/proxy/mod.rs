@@ -185,7 +185,9 @@ fn rewrite(
     if unsized_body && !headers.contains_key(header::CONTENT_LENGTH) {
         headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
-    headers.insert(header::HOST, host.unwrap_or_else(|| peer.texts.local.clone()));
+    if let Some(host) = host.or_else(|| HeaderValue::try_from(peer.local.to_string()).ok()) {
+        headers.insert(header::HOST, host);
+    }
 }
 
 fn body_is_unsized(body: &RequestBody) -> bool {
