@@ -15,7 +15,7 @@ use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -255,7 +255,21 @@ struct Output {
 impl Writer {
     fn run(mut self) {
         loop {
-            let open = self.drain();
+            // Who writes no log is woken by nothing but the order to write one.
+            let order = match self.shared.enabled.load(Ordering::Relaxed) {
+                true => self.receiver.recv_timeout(PAUSE),
+                false => self.receiver.recv().map_err(RecvTimeoutError::from),
+            };
+            let open = match order {
+                Ok(Order::Path { before, path }) => {
+                    self.write(&before);
+                    self.set_path(path);
+                    true
+                }
+                Ok(Order::Close) | Err(RecvTimeoutError::Disconnected) => false,
+                Err(RecvTimeoutError::Timeout) => true,
+            };
+            self.drain();
             self.say_dropped();
             if let Some(output) = &mut self.output
                 && let Err(error) = output.file.flush()
@@ -268,22 +282,11 @@ impl Writer {
             if !open {
                 return;
             }
-            std::thread::sleep(PAUSE);
         }
     }
 
-    /// Everything that waits now; false when no more will come.
-    fn drain(&mut self) -> bool {
-        let open = loop {
-            match self.receiver.try_recv() {
-                Ok(Order::Path { before, path }) => {
-                    self.write(&before);
-                    self.set_path(path);
-                }
-                Ok(Order::Close) | Err(TryRecvError::Disconnected) => break false,
-                Err(TryRecvError::Empty) => break true,
-            }
-        };
+    /// Everything that waits now.
+    fn drain(&mut self) {
         let mut text = self.shared.take();
         self.write(&text);
         if text.capacity() <= KEPT_BYTES {
@@ -294,7 +297,6 @@ impl Writer {
                 waiting.text = text;
             }
         }
-        open
     }
 
     fn set_path(&mut self, path: Option<PathBuf>) {
