@@ -192,7 +192,7 @@ async fn start(
         DnsDriver::new(DnsPaths::system(), directory.root(), host.is_root())
     } else {
         let consequence =
-            "internal names are switched off here; SERVICE_<NAME>_URL points to a port on loopback instead";
+            "internal names are switched off here; `SERVICE_<NAME>_URL` points to a port on loopback instead";
         DnsDriver::off(directory.root(), consequence)
     });
     let machine = Machine {

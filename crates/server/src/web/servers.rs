@@ -2,6 +2,7 @@
 
 use super::frame::{Fragment, Frame, Live, breadcrumb, copyable, csrf_field, page};
 use super::names::{Names, query, server_path};
+use super::problems::sentence;
 use super::{metrics, times, words};
 use crate::views::SomeServers;
 use api::ids::TokenId;
@@ -277,7 +278,7 @@ impl ServerPage {
                         dt { "Listens on" } dd { @if gateway.listening.is_empty() { "nothing" } @for address in &gateway.listening { code.block { (address) } } }
                         @if let Some(problem) = &gateway.problem { dt { "Problem" } dd { span.reason { (problem) } } }
                         dt { "Names" } dd {
-                            @if let Some(consequence) = &observed.dns.switched_off { (consequence) }
+                            @if let Some(consequence) = &observed.dns.switched_off { (words::prose(&sentence(consequence))) }
                             @else { "by " (if observed.dns.method.is_empty() { "none" } else { &observed.dns.method }) }
                             @for name in observed.dns.names.iter().take(20) { code.block { (name) } }
                             @if observed.dns.names.len() > 20 { span.soft { "and " (observed.dns.names.len() - 20) " more" } }
