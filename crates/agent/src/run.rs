@@ -191,8 +191,7 @@ async fn start(
     let dns = Arc::new(if options.dns_hook {
         DnsDriver::new(DnsPaths::system(), directory.root(), host.is_root())
     } else {
-        let consequence =
-            "internal names are switched off here; `SERVICE_<NAME>_URL` points to a port on loopback instead";
+        let consequence = "switched off here; `SERVICE_<NAME>_URL` points to a port on loopback instead";
         DnsDriver::off(directory.root(), consequence)
     });
     let machine = Machine {
