@@ -139,10 +139,30 @@ impl ControlPlane {
         after: u64,
         wait: Duration,
     ) -> Result<Option<SignedDesiredState>, ControlPlaneError> {
+        self.document("asking for the desired state", "/api/v1/agent/expected-state", after, wait).await
+    }
+
+    /// The fleet state if it is newer than `after`, waiting up to `wait` for one.
+    pub async fn fleet_state(
+        &self,
+        after: u64,
+        wait: Duration,
+    ) -> Result<Option<SignedDesiredState>, ControlPlaneError> {
+        self.document("asking for the fleet state", "/api/v1/agent/fleet-state", after, wait).await
+    }
+
+    /// A signed document, by a long-poll.
+    async fn document(
+        &self,
+        operation: &'static str,
+        path: &'static str,
+        after: u64,
+        wait: Duration,
+    ) -> Result<Option<SignedDesiredState>, ControlPlaneError> {
         let call = Call {
-            operation: "asking for the desired state",
+            operation,
             method: Method::GET,
-            path: "/api/v1/agent/expected-state",
+            path,
             query: format!("after={after}&wait={}", wait.as_secs()),
             body: Bytes::new(),
             gzip: false,

@@ -22,6 +22,7 @@ pub mod clock;
 pub mod control_plane;
 pub mod drivers;
 pub mod facts;
+pub mod fleet;
 pub mod health;
 pub mod identity;
 pub mod install;

@@ -355,6 +355,7 @@ mod tests {
             server_id: desired.server_id.clone(),
             generation: 1,
             observed_at_ms: 1,
+            fleet_generation: 0,
             agent: Default::default(),
             stacks: vec![],
             instances: vec![absent_with_problem(&desired, &id, "a".into()).unwrap()],

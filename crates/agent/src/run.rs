@@ -7,12 +7,13 @@ use crate::drivers::process::{ProcessDriver, ProcessOptions};
 use crate::drivers::routes::GatewayDriver;
 use crate::drivers::{Config, Workloads};
 use crate::facts::{self, Machine as Host};
+use crate::fleet::{self, FleetKeeper};
 use crate::health::Health;
 use crate::identity::{self, Identity};
 use crate::ledger::Ledger;
 use crate::log_shipping::{LogShipping, Shipped};
 use crate::paths::AgentDirectory;
-use crate::reconcile::{Gateway, Machine, Outputs, Reconciler};
+use crate::reconcile::{Gateway, Inputs, Machine, Outputs, Reconciler};
 use crate::reporter::Reporter;
 use crate::subscribe::{self, Accepted, Gatekeeper};
 use anyhow::Context;
@@ -251,9 +252,13 @@ pub async fn assemble_over<W: Workloads, G: Gateway>(
         unkept: Default::default(),
     };
     gatekeeper.load().await;
+    let (fleet, fleet_seen) = watch::channel(None);
+    let keeper = FleetKeeper { key: gatekeeper.key.clone(), ledger: ledger.clone(), fleet };
+    keeper.load().await;
+    let inputs = Inputs { accepted: accepted_seen.clone(), fleet: fleet_seen };
     let outputs = Outputs { observed, state, poll_interval };
     let server_id = identity.server_id.clone();
-    let reconciler = Reconciler::new(machine, server_id, ledger.clone(), shipped.clone(), accepted_seen, outputs).await;
+    let reconciler = Reconciler::new(machine, server_id, ledger.clone(), shipped.clone(), inputs, outputs).await;
     let reporter = Reporter {
         control_plane: control_plane.clone(),
         ledger: ledger.clone(),
@@ -266,6 +271,7 @@ pub async fn assemble_over<W: Workloads, G: Gateway>(
 
     let mut tasks = JoinSet::new();
     tasks.spawn(ambient::inherit(reconciler.run(shutdown.clone())));
+    tasks.spawn(ambient::inherit(fleet::run(control_plane.clone(), keeper, accepted_seen, shutdown.clone())));
     tasks.spawn(ambient::inherit(subscribe::run(control_plane, gatekeeper, state_seen, hurry, shutdown.clone())));
     tasks.spawn(ambient::inherit(reporter.run(shutdown.clone())));
     tasks.spawn(ambient::inherit(shipping.run(shutdown.clone())));

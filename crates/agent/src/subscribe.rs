@@ -64,7 +64,7 @@ impl Gatekeeper {
     }
 
     fn verify(&self, signed: &SignedDesiredState) -> Result<DesiredState, String> {
-        let state = self.key.verify(signed).map_err(|e| e.to_string())?;
+        let state: DesiredState = self.key.verify(signed).map_err(|e| e.to_string())?;
         if state.server_id != self.server_id {
             return Err(format!("the document is for server {}, this machine is {}", state.server_id, self.server_id));
         }
@@ -251,6 +251,7 @@ mod tests {
             generation: 3,
             issued_at_ms: 0,
             poll_interval_ms: 10_000,
+            in_fleet: false,
             security_mode: Default::default(),
             gateway: Default::default(),
             dns: Default::default(),

@@ -38,6 +38,7 @@ fn seen(at_ms: i64, instances: Vec<InstanceObserved>, preparations: Vec<Preparat
         server_id: "srv_00000000000000000000000000000001".parse().unwrap(),
         generation: 1,
         observed_at_ms: at_ms,
+        fleet_generation: 0,
         agent: AgentObserved::default(),
         stacks: vec![],
         instances,

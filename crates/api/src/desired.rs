@@ -34,12 +34,12 @@ pub enum SecurityMode {
     Closed,
 }
 
-/// The signed envelope.
+/// The signed envelope, of a server's desired state and of the fleet state alike.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct SignedDesiredState {
     pub generation: u64,
-    /// JSON text of a [`DesiredState`].
+    /// JSON text of a [`DesiredState`] or a [`FleetState`](crate::fleet::FleetState).
     pub document: String,
     /// SHA-256 of `document`, hexadecimal.
     pub sha256: String,
@@ -58,6 +58,9 @@ pub struct DesiredState {
     pub generation: u64,
     pub issued_at_ms: UnixMillis,
     pub poll_interval_ms: u64,
+    /// Whether there are other servers to reach: then the fleet state is asked for, too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub in_fleet: bool,
     pub security_mode: SecurityMode,
     pub gateway: GatewaySettings,
     pub dns: DnsSettings,

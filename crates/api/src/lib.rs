@@ -19,6 +19,7 @@ pub mod deployments;
 pub mod desired;
 pub mod error;
 pub mod events;
+pub mod fleet;
 pub mod gateway;
 pub mod ids;
 pub mod images;

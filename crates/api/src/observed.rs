@@ -15,6 +15,9 @@ pub struct ObservedState {
     /// Generation of the desired state that this was compared with; 0 before the first.
     pub generation: u64,
     pub observed_at_ms: UnixMillis,
+    /// Generation of the fleet state that the live gateway was told; 0 for none.
+    #[serde(default)]
+    pub fleet_generation: u64,
     pub agent: AgentObserved,
     pub stacks: Vec<StackObserved>,
     pub instances: Vec<InstanceObserved>,

@@ -1,5 +1,6 @@
-//! What the gateway of one machine should do: rendered whole from the desired state and from the
-//! ports and health of the local instances.
+//! What the gateway of one machine should do: rendered whole from the desired state, from the ports and health of
+//! the local instances, and from what is told of those on other servers. Local ones come first: others get requests
+//! while no local one is well.
 //!
 //! Health decides who gets requests, with one exception: if *every* active instance of a service is
 //! unhealthy they all stay in, because a failing check is weaker evidence than a visitor's own
@@ -7,15 +8,23 @@
 //! so restarting the agent never takes a service down.
 
 use api::desired::{DesiredState, InstanceDesired, InstanceIntent, SecurityMode, ServiceDesired, Traffic};
+use api::fleet::{FleetService, FleetState};
 use api::gateway::{
     DnsResponder, GatewayConfig, GatewayRoute, GatewayService, InternalName, Listener, ListenerKind, Upstream,
 };
 use api::ids::{InstanceId, ServiceId};
 use api::name::HostName;
+use api::name::Name;
 use api::observed::{InstanceObserved, InstanceState, PreparationObserved, PreparationState};
+use api::services::RouteSpec;
 use api::tls::{CertificateReference, ChallengeKind, GatewayTls, TlsMode, is_public_host};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+mod elsewhere;
+
+use elsewhere::Elsewhere;
 
 /// What the machine adds to the desired state.
 #[derive(Debug, Clone, Default)]
@@ -27,6 +36,8 @@ pub struct RenderContext {
     /// Where the responder asks for other names.
     pub dns_forward_to: Vec<SocketAddr>,
     pub access_log: Option<String>,
+    /// What runs on other servers, where there are any that can be reached.
+    pub fleet: Option<Arc<FleetState>>,
 }
 
 /// The whole configuration. Equal inputs, in any order, give equal configurations.
@@ -41,12 +52,22 @@ pub fn render(
         desired.services().map(|(_, service)| service).filter(|service| listens(service)).collect();
     services.sort_by(|a, b| (&a.name, &a.service_id).cmp(&(&b.name, &b.service_id)));
     let settings = &desired.gateway;
-    let tls = tls(desired, &services);
+    let elsewhere = Elsewhere::of(desired, context);
+    let here: BTreeSet<&ServiceId> = services.iter().map(|service| &service.service_id).collect();
+    let others = elsewhere.without(|id| here.contains(id));
+    let mut routed: Vec<Routed> = services.iter().map(|service| Routed::here(service)).collect();
+    routed.extend(others.iter().map(|service| Routed::elsewhere(service)));
+    routed.sort_by_key(|service| (service.name, service.service_id));
+    let mut all: Vec<GatewayService> =
+        services.iter().map(|s| service(s, &observed, preparations, &elsewhere)).collect();
+    all.extend(others.iter().map(|service| elsewhere.service(service)));
+    all.sort_by(|a, b| (&a.name, &a.service_id).cmp(&(&b.name, &b.service_id)));
+    let tls = tls(desired, &routed);
     GatewayConfig {
         listeners: listeners(desired, &services, context, tls.port),
-        services: services.iter().map(|s| service(s, &observed, preparations)).collect(),
-        routes: routes(&services, &tls),
-        internal: services
+        services: all,
+        routes: routes(&routed, &tls),
+        internal: routed
             .iter()
             .map(|s| InternalName { name: s.name.clone(), service_id: s.service_id.clone() })
             .collect(),
@@ -65,9 +86,26 @@ pub fn render(
     }
 }
 
+/// A service that requests are sent to, wherever it runs.
+struct Routed<'a> {
+    service_id: &'a ServiceId,
+    name: &'a Name,
+    routes: &'a [RouteSpec],
+}
+
+impl<'a> Routed<'a> {
+    fn here(service: &'a ServiceDesired) -> Self {
+        Self { service_id: &service.service_id, name: &service.name, routes: &service.routes }
+    }
+
+    fn elsewhere(service: &'a FleetService) -> Self {
+        Self { service_id: &service.service_id, name: &service.name, routes: &service.routes }
+    }
+}
+
 /// HTTPS is there where a route could have a certificate or somebody gave one: a laptop opens no port for it.
-fn tls(desired: &DesiredState, services: &[&ServiceDesired]) -> GatewayTls {
-    let mut routes = services.iter().flat_map(|service| &service.routes);
+fn tls(desired: &DesiredState, services: &[Routed<'_>]) -> GatewayTls {
+    let mut routes = services.iter().flat_map(|service| service.routes);
     let wants = |host: &HostName| is_public_host(host.as_str());
     let wanted = routes.any(|route| route.tls != TlsMode::Off && route.host.as_ref().is_some_and(wants));
     let asked = desired.challenges.iter().any(|answer| answer.kind == ChallengeKind::TlsAlpn01);
@@ -150,7 +188,7 @@ fn listeners(
     listeners
 }
 
-fn routes(services: &[&ServiceDesired], tls: &GatewayTls) -> Vec<GatewayRoute> {
+fn routes(services: &[Routed<'_>], tls: &GatewayTls) -> Vec<GatewayRoute> {
     let secured = Secured::of(tls);
     let mut routes: Vec<GatewayRoute> = services
         .iter()
@@ -173,15 +211,15 @@ fn service(
     service: &ServiceDesired,
     observed: &BTreeMap<&InstanceId, &InstanceObserved>,
     preparations: &[PreparationObserved],
+    elsewhere: &Elsewhere<'_>,
 ) -> GatewayService {
     let mut active = Vec::new();
     let mut unwell = Vec::new();
     let mut upstreams = Vec::new();
     for instance in &service.instances {
         let Some(seen) = observed.get(&instance.instance_id) else { continue };
-        let Some(port) = seen.port else { continue };
-        let upstream =
-            |draining| Upstream { instance_id: instance.instance_id.clone(), address: loopback(port), draining };
+        let Some(address) = seen.socket() else { continue };
+        let upstream = |draining| Upstream { instance_id: instance.instance_id.clone(), address, draining };
         // What is about to be stopped leaves the gateway first: live routes are what its stop waits for.
         let stays = instance.intent == InstanceIntent::Run && seen.revision_id == instance.revision_id;
         match (instance.traffic, seen.state) {
@@ -194,6 +232,10 @@ fn service(
             _ => {}
         }
     }
+    if active.is_empty() {
+        active.extend(elsewhere.active(&service.service_id));
+    }
+    upstreams.extend(elsewhere.draining(&service.service_id));
     upstreams.extend(if active.is_empty() { unwell } else { active });
     upstreams.sort_by(|a, b| a.instance_id.cmp(&b.instance_id));
     GatewayService {

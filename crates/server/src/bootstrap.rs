@@ -83,8 +83,11 @@ pub async fn begin(options: ServerOptions, address: SocketAddr, edges: Edges) ->
     let registries =
         edges.registries.unwrap_or_else(|| Arc::new(HttpRegistries::new(options.insecure_registries.clone())));
     let recoveries = Recoveries::load(&store, &scope).await.context("read what is left of a restore")?;
+    let fleet =
+        crate::fleet::load(&store, &scope).await.map_err(|error| anyhow::anyhow!("read the fleet state: {error}"))?;
     let state = AppState::new(Shared {
         recoveries,
+        fleet,
         steady: Default::default(),
         wrong_clocks: Default::default(),
         waits: Default::default(),

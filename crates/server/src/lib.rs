@@ -30,6 +30,7 @@ pub mod error;
 pub mod events;
 pub mod extract;
 mod files;
+pub mod fleet;
 pub mod follow;
 mod listen;
 mod log_file;

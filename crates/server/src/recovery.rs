@@ -281,7 +281,7 @@ fn genuine(state: &AppState, id: &ServerId, shown: &SignedDesiredState) -> Resul
     let refused = |reason: String| {
         HttpError::invalid("held.document", format!("the document that was shown is not believed: {reason}"))
     };
-    let document = ours.verify(shown).map_err(|error| refused(error.to_string()))?;
+    let document: DesiredState = ours.verify(shown).map_err(|error| refused(error.to_string()))?;
     if document.server_id != *id {
         return Err(refused("it is of another server".into()));
     }

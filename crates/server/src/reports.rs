@@ -16,6 +16,7 @@ use api::events::{Event, EventKind, EventLevel};
 use api::ids::ServiceId;
 use api::logs::{LogAcknowledgement, LogBatch, LogSource, LogUpload, LogUploadAnswer};
 use api::observed::ObservedState;
+use api::servers::ServerFacts;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use store::ReportWrite;
@@ -76,7 +77,17 @@ pub async fn take_status(state: &AppState, request: &SignedRequest, report: Stat
     if is_back {
         state.wakeups().all_services_changed();
     }
-    if new_facts.is_some_and(|facts| facts.root != server.facts.root) {
+    let in_mesh = |facts: &ServerFacts| facts.mesh.is_some();
+    if (changed || is_back || new_facts.is_some()) && in_mesh(new_facts.unwrap_or(&server.facts)) {
+        state.wakeups().change_fleet();
+        // What others wait for may be what it has just acknowledged.
+        for service_id in state.fleet.known().take_waiting() {
+            state.wakeups().service_changed(&service_id);
+        }
+    }
+    let other_document =
+        |facts: &ServerFacts| facts.root != server.facts.root || in_mesh(facts) != in_mesh(&server.facts);
+    if new_facts.is_some_and(other_document) {
         crate::desired::refresh(state, scope, &server.id).await?;
     }
     if changed {

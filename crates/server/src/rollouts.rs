@@ -4,13 +4,16 @@ use crate::actions::deploy::about;
 use crate::clock;
 use crate::desired::{self, may_take};
 use crate::error::Result;
+use crate::fleet::acknowledged::Word;
 use crate::state::{AppState, event, fresh};
+use crate::tasks::presence::patience_ms;
 use api::cause::Cause;
 use api::deployments::{Deployment, Stage, StageEntry};
+use api::desired::Traffic;
 use api::events::{Event, EventKind, EventLevel};
 use api::ids::{InstanceId, RevisionId, ServerId, ServiceId};
 use api::observed::ObservedState;
-use api::services::{PortSpec, Revision};
+use api::services::{PortSpec, Revision, RunSpec};
 use plan::placement::Candidate;
 use plan::rollout::{RolloutChange, RolloutInput, RolloutInstance, RolloutPlan, RolloutRevision};
 use std::collections::{BTreeMap, BTreeSet};
@@ -37,7 +40,7 @@ pub async fn tick(state: &AppState, service_id: &ServiceId) -> Result<Outcome> {
         Err(Error::NotFound { .. }) => return Ok(Outcome::Gone),
         Err(error) => return Err(error.into()),
     };
-    let (mut input, instances) = read(state, &scope, &service).await?;
+    let Read { mut input, instances, containers } = read(state, &scope, &service).await?;
     let mut plan = plan::rollout::plan(&input);
     // Looking for servers reads all of them, and hardly any tick places something.
     let mut placing = None;
@@ -58,7 +61,8 @@ pub async fn tick(state: &AppState, service_id: &ServiceId) -> Result<Outcome> {
         let wait = plan.wake_at_ms.map(|at_ms| Duration::from_millis((at_ms - input.now_ms).max(1) as u64));
         return Ok(Outcome::Quiet { wait });
     }
-    let touches_machines = match write(state, &scope, &service, &input, &instances, plan).await {
+    let rows = Rows { instances: &instances, containers: &containers };
+    let touches_machines = match write(state, &scope, &service, &input, rows, plan).await {
         Ok(touches_machines) => touches_machines,
         // A person asked for something else in between: look again at what is true now.
         Err(Error::Stale { .. }) => return Ok(Outcome::Changed),
@@ -85,7 +89,22 @@ async fn forget(state: &AppState, scope: &Scope, service: &Service) -> Result<Ou
     Ok(Outcome::Gone)
 }
 
-async fn read(state: &AppState, scope: &Scope, service: &Service) -> Result<(RolloutInput, Vec<Instance>)> {
+/// What a tick looks at.
+struct Read {
+    input: RolloutInput,
+    instances: Vec<Instance>,
+    /// Revisions whose instances are containers, and so have addresses.
+    containers: BTreeSet<RevisionId>,
+}
+
+/// What rows a tick's changes are about.
+#[derive(Clone, Copy)]
+struct Rows<'a> {
+    instances: &'a [Instance],
+    containers: &'a BTreeSet<RevisionId>,
+}
+
+async fn read(state: &AppState, scope: &Scope, service: &Service) -> Result<Read> {
     let store = state.store();
     let deployment = store.deployment_newest(scope, &service.id).await?;
     let instances = store.instance_list_of_service(scope, &service.id).await?;
@@ -95,6 +114,8 @@ async fn read(state: &AppState, scope: &Scope, service: &Service) -> Result<(Rol
     wanted.extend(service.current_revision_id.iter().chain(&service.previous_revision_id));
     // One that retention forgot is not among them; nothing can go back to it any more.
     let revisions = store.revision_list_of(scope, wanted).await?;
+    let in_container = |revision: &&Revision| matches!(revision.spec.run, RunSpec::Container(_));
+    let containers = revisions.iter().filter(in_container).map(|revision| revision.id.clone()).collect();
     let revision = |revision: Revision| RolloutRevision {
         id: revision.id,
         number: revision.number,
@@ -120,13 +141,16 @@ async fn read(state: &AppState, scope: &Scope, service: &Service) -> Result<(Rol
         revisions,
         instances: instances
             .iter()
-            .map(|instance| seen(instance, reports.get(&instance.server_id), shift_ms))
+            .map(|instance| {
+                let seen = seen(instance, reports.get(&instance.server_id), shift_ms);
+                with_other_gateways(state, instance, seen)
+            })
             .collect(),
         preparations: preparations(&reports, &service.id),
         candidates: Vec::new(),
         now_ms,
     };
-    Ok((input, instances))
+    Ok(Read { input, instances, containers })
 }
 
 /// What is known of the servers that have an instance of the service.
@@ -175,6 +199,36 @@ fn seen(instance: &Instance, report: Option<&Report>, shift_ms: i64) -> RolloutI
     }
 }
 
+/// An instance that other servers reach as well gets requests from their gateways, too.
+fn with_other_gateways(state: &AppState, instance: &Instance, mut seen: RolloutInstance) -> RolloutInstance {
+    if instance.address.is_none() || !state.fleet.known().is_active() {
+        return seen;
+    }
+    let members = state.fleet.known().members().clone();
+    let heard_since = state.steady.now_ms() - patience_ms(state.options().poll_interval_ms);
+    let others = members.into_iter().filter(|id| id != &instance.server_id);
+    let others: Vec<Word> = others
+        .filter_map(|id| state.heard(&id).filter(|heard| heard.at_ms >= heard_since)?.observed)
+        .map(|observed| {
+            let open = observed.gateway.open.iter().find(|open| open.instance_id == instance.id);
+            Word { generation: observed.fleet_generation, open_requests: open.map_or(0, |open| open.requests) }
+        })
+        .collect();
+    let mut known = state.fleet.known();
+    let before = seen.routed;
+    seen.routed = match seen.traffic {
+        Traffic::Active => seen.routed && known.all_may_send(&instance.id, &others),
+        Traffic::Candidate | Traffic::Draining | Traffic::Out => {
+            seen.routed || known.some_may_send(&instance.id, &others)
+        }
+    };
+    seen.open_requests += others.iter().map(|word| word.open_requests).sum::<u64>();
+    if seen.routed != before || seen.open_requests > 0 {
+        known.wait(&instance.service_id);
+    }
+    seen
+}
+
 fn preparations(
     reports: &BTreeMap<ServerId, Report>,
     service_id: &ServiceId,
@@ -217,7 +271,7 @@ async fn write(
     scope: &Scope,
     service: &Service,
     input: &RolloutInput,
-    instances: &[Instance],
+    read: Rows<'_>,
     plan: RolloutPlan,
 ) -> store::Result<bool> {
     let now_ms = input.now_ms;
@@ -244,7 +298,7 @@ async fn write(
                 }
                 events.push(stage_event(deployment, service));
             }
-            other => rows.extend(row_of(other, service, instances, now_ms)),
+            other => rows.extend(row_of(other, service, read, now_ms)),
         }
     }
     let expected = input.deployment.as_ref().map(|before| before.stage);
@@ -259,10 +313,11 @@ async fn write(
     Ok(write.current.is_some() || !write.instances.is_empty())
 }
 
-fn row_of(change: RolloutChange, service: &Service, instances: &[Instance], now_ms: i64) -> Option<InstanceChange> {
+fn row_of(change: RolloutChange, service: &Service, rows: Rows<'_>, now_ms: i64) -> Option<InstanceChange> {
     match change {
         RolloutChange::CreateInstance { revision_id, deployment_id, server_id, ordinal, intent } => {
-            Some(InstanceChange::Create(Instance {
+            let in_container = rows.containers.contains(&revision_id);
+            let instance = Instance {
                 id: fresh(InstanceId::from_uuid),
                 service_id: service.id.clone(),
                 revision_id,
@@ -272,12 +327,18 @@ fn row_of(change: RolloutChange, service: &Service, instances: &[Instance], now_
                 intent,
                 traffic: api::desired::Traffic::Candidate,
                 traffic_changed_at_ms: now_ms,
-            }))
+                address: None,
+            };
+            Some(if in_container {
+                InstanceChange::CreateWithAddress(instance)
+            } else {
+                InstanceChange::Create(instance)
+            })
         }
         RolloutChange::SetTraffic { instance_id: id, traffic } => Some(InstanceChange::SetTraffic { id, traffic }),
         RolloutChange::SetIntent { instance_id: id, intent } => Some(InstanceChange::SetIntent { id, intent }),
         RolloutChange::DeleteInstance { instance_id: id } => {
-            instances.iter().any(|instance| instance.id == id).then_some(InstanceChange::Delete { id })
+            rows.instances.iter().any(|instance| instance.id == id).then_some(InstanceChange::Delete { id })
         }
         RolloutChange::SetStage { .. } | RolloutChange::SetCurrent { .. } => None,
     }

@@ -102,7 +102,8 @@ fn api_router() -> (Router<AppState>, OpenApi) {
         .routes(routes!(events::list))
         .routes(routes!(logs::list))
         .routes(routes!(logs::file))
-        .routes(routes!(agent::expected_state));
+        .routes(routes!(agent::expected_state))
+        .routes(routes!(agent::fleet_state));
     OpenApiRouter::with_openapi(description()).merge(ordinary).merge(slow).merge(unbounded).split_for_parts()
 }
 

@@ -49,6 +49,7 @@ pub fn observed_nothing() -> ObservedState {
         server_id: ServerId::from_uuid(uuid::Uuid::from_u128(1)),
         generation: 1,
         observed_at_ms: 0,
+        fleet_generation: 0,
         agent: Default::default(),
         stacks: vec![],
         instances: vec![],

@@ -45,6 +45,7 @@ pub struct Shared {
     pub(crate) waits: crate::waits::Waits,
     /// Servers that are refused because of their clock.
     pub(crate) wrong_clocks: crate::wrong_clocks::WrongClocks,
+    pub(crate) fleet: crate::fleet::Fleet,
     pub(crate) repositories: Arc<dyn crate::actions::sources::Repositories>,
     pub(crate) registries: Arc<dyn crate::registry::Registries>,
     /// The longest that one poll of an agent may wait.

@@ -20,6 +20,9 @@ pub fn to_http(error: Error) -> HttpError {
         Error::ServersFull => {
             HttpError::conflict(error.to_string()).help("remove a server first: mainstay servers remove NAME")
         }
+        Error::AddressesFull { .. } => {
+            HttpError::conflict(error.to_string()).help("add a server, or run fewer containers there")
+        }
         Error::Full(_) => {
             tracing::warn!(error = format!("{:#}", anyhow::Error::from(error)), "the database's disk is full");
             HttpError::new(ErrorCode::DiskFull, "nothing was changed: the disk of the control plane's database is full")

@@ -19,6 +19,8 @@ pub struct Wakeups {
     logs: watch::Sender<u64>,
     credentials: watch::Sender<u64>,
     servers: Mutex<HashMap<ServerId, watch::Sender<u64>>>,
+    fleet: watch::Sender<u64>,
+    fleet_changed: Notify,
     services: Mutex<BTreeSet<ServiceId>>,
     all_services: AtomicBool,
     services_changed: Notify,
@@ -31,6 +33,8 @@ impl Default for Wakeups {
             logs: watch::Sender::new(0),
             credentials: watch::Sender::new(0),
             servers: Mutex::default(),
+            fleet: watch::Sender::new(0),
+            fleet_changed: Notify::new(),
             services: Mutex::default(),
             all_services: AtomicBool::new(false),
             services_changed: Notify::new(),
@@ -82,6 +86,25 @@ impl Wakeups {
     /// Forgets a removed server; whoever waits for it wakes.
     pub fn server_removed(&self, id: &ServerId) {
         self.servers.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+    }
+
+    /// Fires with the newest generation of the fleet state.
+    pub fn fleet(&self) -> watch::Receiver<u64> {
+        self.fleet.subscribe()
+    }
+
+    pub fn fleet_told(&self, generation: u64) {
+        self.fleet.send_modify(|newest| *newest = generation.max(*newest));
+    }
+
+    /// Asks for the fleet state to be put together anew.
+    pub fn change_fleet(&self) {
+        self.fleet_changed.notify_one();
+    }
+
+    /// For the fleet task: waits until [`Self::change_fleet`] was called since the last time.
+    pub async fn fleet_changed(&self) {
+        self.fleet_changed.notified().await;
     }
 
     /// Asks the rollout task to look at a service again.

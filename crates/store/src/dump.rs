@@ -32,7 +32,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, Write};
 
 /// Every table, each after those that it refers to.
-pub const TABLES: [&str; 19] = [
+pub const TABLES: [&str; 20] = [
     "organizations",
     "counters",
     "projects",
@@ -45,6 +45,7 @@ pub const TABLES: [&str; 19] = [
     "nonces",
     "desired_states",
     "observed_states",
+    "fleet_states",
     "stacks",
     "services",
     "service_env",

@@ -41,6 +41,8 @@ pub enum Error {
     TokenExpired,
     #[error("all {} server numbers of the organization are taken; remove a server first", api::servers::SERVERS_LIMIT)]
     ServersFull,
+    #[error("all addresses for containers on server {server} are taken; it can have 253 of them")]
+    AddressesFull { server: String },
     /// A row that this version cannot read.
     #[error("a stored {noun} cannot be read")]
     Corrupt {

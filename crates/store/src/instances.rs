@@ -3,12 +3,13 @@
 use crate::codec::{from_word, parse, word};
 use crate::pen::Write;
 use crate::statement::Statement;
-use crate::{Error, Result, Scope, Store, deployments, events as stored_events, services};
+use crate::{Error, Result, Scope, Store, addresses, deployments, events as stored_events, services};
 use api::UnixMillis;
 use api::deployments::{Deployment, Stage};
 use api::desired::{InstanceIntent, Traffic};
 use api::events::Event;
 use api::ids::{DeploymentId, InstanceId, RevisionId, ServerId, ServiceId};
+use std::net::Ipv4Addr;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Instance {
@@ -21,14 +22,26 @@ pub struct Instance {
     pub intent: InstanceIntent,
     pub traffic: Traffic,
     pub traffic_changed_at_ms: UnixMillis,
+    /// Of a container, in its server's network.
+    pub address: Option<Ipv4Addr>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum InstanceChange {
     Create(Instance),
-    SetTraffic { id: InstanceId, traffic: Traffic },
-    SetIntent { id: InstanceId, intent: InstanceIntent },
-    Delete { id: InstanceId },
+    /// The instance is a container, and is given an address.
+    CreateWithAddress(Instance),
+    SetTraffic {
+        id: InstanceId,
+        traffic: Traffic,
+    },
+    SetIntent {
+        id: InstanceId,
+        intent: InstanceIntent,
+    },
+    Delete {
+        id: InstanceId,
+    },
 }
 
 /// Everything that one tick changes of one service.
@@ -45,12 +58,13 @@ pub struct RolloutWrite {
 }
 
 const COLUMNS: &str =
-    "id, service_id, revision_id, deployment_id, server_id, ordinal, intent, traffic, traffic_changed_at_ms";
+    "id, service_id, revision_id, deployment_id, server_id, ordinal, intent, traffic, traffic_changed_at_ms,
+     address";
 
-type Row = (String, String, String, String, String, i64, String, String, i64);
+type Row = (String, String, String, String, String, i64, String, String, i64, Option<i64>);
 
 fn instance(row: Row) -> Result<Instance> {
-    let (id, service_id, revision_id, deployment_id, server_id, ordinal, intent, traffic, traffic_changed_at_ms) = row;
+    let (id, service_id, revision_id, deployment_id, server_id, ordinal, intent, traffic, changed_at_ms, address) = row;
     Ok(Instance {
         id: parse("instance", &id)?,
         service_id: parse("instance", &service_id)?,
@@ -60,7 +74,8 @@ fn instance(row: Row) -> Result<Instance> {
         ordinal: u32::try_from(ordinal).map_err(|e| Error::corrupt("instance", e))?,
         intent: from_word("instance", intent)?,
         traffic: from_word("instance", traffic)?,
-        traffic_changed_at_ms,
+        traffic_changed_at_ms: changed_at_ms,
+        address: addresses::from_column(address)?,
     })
 }
 
@@ -152,7 +167,10 @@ async fn write_in(
     for change in &write.instances {
         apply(transaction, scope, &write.service_id, change, now_ms).await?;
     }
-    let counts = |change: &InstanceChange| matches!(change, InstanceChange::Create(_) | InstanceChange::Delete { .. });
+    let counts = |change: &InstanceChange| {
+        use InstanceChange::{Create, CreateWithAddress, Delete};
+        matches!(change, Create(_) | CreateWithAddress(_) | Delete { .. })
+    };
     if write.instances.iter().any(counts) {
         count(transaction, scope, &write.service_id).await?;
     }
@@ -200,6 +218,11 @@ async fn apply(
 ) -> Result<()> {
     let query = match change {
         InstanceChange::Create(instance) => return create(transaction, scope, service_id, instance, now_ms).await,
+        InstanceChange::CreateWithAddress(instance) => {
+            let address = Some(addresses::take(transaction, scope, &instance.server_id).await?);
+            let instance = Instance { address, ..instance.clone() };
+            return create(transaction, scope, service_id, &instance, now_ms).await;
+        }
         InstanceChange::SetTraffic { id, traffic } => sqlx::query(
             "UPDATE instances SET traffic = $1, traffic_changed_at_ms = $2
              WHERE id = $3 AND service_id = $4 AND organization_id = $5",
@@ -268,8 +291,8 @@ async fn create(
 ) -> Result<()> {
     let made = sqlx::query(
         "INSERT INTO instances (id, organization_id, service_id, revision_id, deployment_id, server_id, ordinal,
-                                intent, traffic, traffic_changed_at_ms, created_at_ms)
-         SELECT $1, d.organization_id, d.service_id, r.id, d.id, s.id, $7, $8, $9, $10, $10
+                                intent, traffic, traffic_changed_at_ms, created_at_ms, address)
+         SELECT $1, d.organization_id, d.service_id, r.id, d.id, s.id, $7, $8, $9, $10, $10, CAST($11 AS BIGINT)
          FROM deployments d, revisions r, servers s
          WHERE d.id = $5 AND d.service_id = $3 AND d.organization_id = $2
            AND r.id = $4 AND r.service_id = $3 AND r.organization_id = $2
@@ -285,6 +308,7 @@ async fn create(
     .bind(word(&instance.intent))
     .bind(word(&instance.traffic))
     .bind(now_ms)
+    .bind(addresses::to_column(instance.address))
     .execute(&mut **transaction)
     .await?;
     if made.rows_affected() == 0 {

@@ -20,6 +20,7 @@
 //! **Portability.** Through sqlx's `Any` driver, with TEXT and BIGINT only; see docs/rfd/0004. So a
 //! [`Store::dump`] of one database can be [`load`]ed into the other.
 
+mod addresses;
 mod codec;
 mod connect;
 mod credentials;
@@ -30,6 +31,7 @@ mod documents;
 mod dump;
 mod error;
 mod events;
+mod fleet;
 mod gate;
 mod instances;
 mod log_streams;

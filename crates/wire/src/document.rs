@@ -1,12 +1,31 @@
-//! Signed desired states.
+//! Signed documents: desired states and fleet states.
 
 use api::desired::{DesiredState, SignedDesiredState};
+use api::fleet::FleetState;
 use api::secret::Secret;
 use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-/// Why a desired state is refused.
+/// What the control plane signs. The fields that each kind needs are not those of the other, so that one cannot be
+/// taken for it.
+pub trait Document: serde::Serialize + serde::de::DeserializeOwned {
+    fn generation(&self) -> u64;
+}
+
+impl Document for DesiredState {
+    fn generation(&self) -> u64 {
+        self.generation
+    }
+}
+
+impl Document for FleetState {
+    fn generation(&self) -> u64 {
+        self.generation
+    }
+}
+
+/// Why a document is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DocumentError {
     #[error("the key is not a valid Ed25519 key in base64")]
@@ -50,10 +69,10 @@ impl SigningKey {
         STANDARD.encode(self.pair.public_key().as_ref())
     }
 
-    pub fn sign(&self, state: &DesiredState) -> SignedDesiredState {
+    pub fn sign<D: Document>(&self, state: &D) -> SignedDesiredState {
         let document = serde_json::to_string(state).expect("nouns of the api serialize to JSON");
         SignedDesiredState {
-            generation: state.generation,
+            generation: state.generation(),
             sha256: crate::sha256_hex(document.as_bytes()),
             signature: STANDARD.encode(self.pair.sign(document.as_bytes()).as_ref()),
             key_id: key_id(self.pair.public_key().as_ref()),
@@ -78,7 +97,7 @@ impl VerifyingKey {
     }
 
     /// The document, if the pinned key signed exactly these bytes.
-    pub fn verify(&self, signed: &SignedDesiredState) -> Result<DesiredState, DocumentError> {
+    pub fn verify<D: Document>(&self, signed: &SignedDesiredState) -> Result<D, DocumentError> {
         if crate::sha256_hex(signed.document.as_bytes()) != signed.sha256 {
             return Err(DocumentError::Hash);
         }
@@ -86,10 +105,9 @@ impl VerifyingKey {
         UnparsedPublicKey::new(&ED25519, &self.bytes)
             .verify(signed.document.as_bytes(), &signature)
             .map_err(|_| DocumentError::Signature { pinned: key_id(&self.bytes), given: signed.key_id.clone() })?;
-        let state: DesiredState =
-            serde_json::from_str(&signed.document).map_err(|e| DocumentError::Content(e.to_string()))?;
-        if state.generation != signed.generation {
-            return Err(DocumentError::Generation { envelope: signed.generation, document: state.generation });
+        let state: D = serde_json::from_str(&signed.document).map_err(|e| DocumentError::Content(e.to_string()))?;
+        if state.generation() != signed.generation {
+            return Err(DocumentError::Generation { envelope: signed.generation, document: state.generation() });
         }
         Ok(state)
     }
@@ -106,6 +124,7 @@ mod tests {
             generation: 3,
             issued_at_ms: 0,
             poll_interval_ms: 10_000,
+            in_fleet: false,
             security_mode: Default::default(),
             gateway: Default::default(),
             dns: Default::default(),

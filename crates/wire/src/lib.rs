@@ -13,7 +13,7 @@
 pub mod document;
 pub mod request;
 
-pub use document::{DocumentError, SigningKey, VerifyingKey};
+pub use document::{Document, DocumentError, SigningKey, VerifyingKey};
 pub use request::{RequestSignature, RequestSigner, SignatureError};
 
 /// How far the two clocks may be apart.

@@ -129,6 +129,21 @@ impl FileLedger {
             .transpose()
     }
 
+    pub async fn fleet_load(&self) -> Result<Option<SignedDesiredState>, LedgerError> {
+        let operation = "reading the kept fleet state";
+        let text = self.meta_get("fleet").await?;
+        text.map(|text| serde_json::from_str(&text).map_err(|source| LedgerError::Content { operation, source }))
+            .transpose()
+    }
+
+    pub async fn fleet_keep(&self, signed: &SignedDesiredState) -> Result<(), LedgerError> {
+        let operation = "keeping a fleet state";
+        let failed = |source| LedgerError::Query { operation, source };
+        let text = serde_json::to_string(signed).map_err(|source| LedgerError::Content { operation, source })?;
+        let mut connection = self.pool.acquire().await.map_err(failed)?;
+        meta_put(&mut connection, "fleet", &text).await.map_err(failed)
+    }
+
     /// The highest generation ever accepted; it never falls, even if the document itself is lost.
     pub async fn highest_generation(&self) -> Result<u64, LedgerError> {
         let text = self.meta_get("highest_generation").await?;

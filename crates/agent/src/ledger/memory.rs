@@ -31,6 +31,7 @@ pub trait Disk: Send + Sync + 'static {
 #[derive(Debug, Clone, Default)]
 struct Tables {
     desired: Option<SignedDesiredState>,
+    fleet: Option<SignedDesiredState>,
     highest_generation: u64,
     /// With the sequence that orders them.
     outbox: Vec<(u64, Event)>,
@@ -125,6 +126,15 @@ impl MemoryLedger {
 
     pub async fn desired_load(&self) -> Result<Option<SignedDesiredState>, LedgerError> {
         Ok(self.read(|tables| tables.desired.clone()))
+    }
+
+    pub async fn fleet_load(&self) -> Result<Option<SignedDesiredState>, LedgerError> {
+        Ok(self.read(|tables| tables.fleet.clone()))
+    }
+
+    pub async fn fleet_keep(&self, signed: &SignedDesiredState) -> Result<(), LedgerError> {
+        let signed = signed.clone();
+        self.write("keeping a fleet state", |tables| tables.fleet = Some(signed)).await
     }
 
     pub async fn highest_generation(&self) -> Result<u64, LedgerError> {

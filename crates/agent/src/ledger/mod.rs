@@ -128,6 +128,16 @@ impl Ledger {
         either!(self, ledger => ledger.desired_load())
     }
 
+    /// The fleet state as it was received. The caller verifies it again.
+    pub async fn fleet_load(&self) -> Result<Option<SignedDesiredState>, LedgerError> {
+        either!(self, ledger => ledger.fleet_load())
+    }
+
+    /// Keeps a verified fleet state; the caller has seen that it is newer.
+    pub async fn fleet_keep(&self, signed: &SignedDesiredState) -> Result<(), LedgerError> {
+        either!(self, ledger => ledger.fleet_keep(signed))
+    }
+
     /// The highest generation ever accepted; it never falls, even if the document itself is lost.
     pub async fn highest_generation(&self) -> Result<u64, LedgerError> {
         either!(self, ledger => ledger.highest_generation())

@@ -130,13 +130,15 @@ impl<W: Workloads, G: Gateway> Reconciler<W, G> {
         look
     }
 
-    async fn add_configs(&self, desired: &DesiredState, look: &mut Look) {
+    async fn add_configs(&mut self, desired: &DesiredState, look: &mut Look) {
         let context = RenderContext {
             service_ports: self.service_ports.clone(),
             dns_responder: self.machine.dns.needs_responder(),
             dns_forward_to: Vec::new(),
             access_log: self.machine.gateway.access_log().map(|path| path.display().to_string()),
+            fleet: desired.in_fleet.then(|| self.fleet.borrow_and_update().clone()).flatten(),
         };
+        let fleet_generation = context.fleet.as_ref().map_or(0, |fleet| fleet.generation);
         let config = plan::gateway::render(desired, &look.instances, &look.preparations, &context);
         // A gateway of another version is not what is desired, whatever it serves.
         // So is one that has lost a certificate: bringing it again is part of applying the config.
@@ -151,6 +153,10 @@ impl<W: Workloads, G: Gateway> Reconciler<W, G> {
             },
             ConfigView { kind: ConfigKind::Routes, desired_digest: wire::digest_of(&config), live_digest: live },
         ];
+        let routes = &look.configs[1];
+        if routes.live_digest.as_ref() == Some(&routes.desired_digest) {
+            self.fleet_routed = fleet_generation;
+        }
         look.gateway_config = Some(config);
     }
 

@@ -40,6 +40,7 @@ use crate::observe;
 use crate::subscribe::Accepted;
 use crate::transitions::{Told, transitions};
 use api::desired::DesiredState;
+use api::fleet::FleetState;
 use api::ids::{EventId, InstanceId, ServerId, ServiceId};
 use api::observed::{AgentObserved, AgentState, Blocked, InstanceState, ObservedState};
 use disk::DiskWatch;
@@ -80,6 +81,13 @@ pub struct Machine<W, G> {
     pub disk_reserve_bytes: Option<u64>,
 }
 
+/// What the loop is told.
+pub struct Inputs {
+    pub accepted: watch::Receiver<Accepted>,
+    /// Who else there is, and what runs there.
+    pub fleet: watch::Receiver<Option<Arc<FleetState>>>,
+}
+
 /// What the loop tells the other tasks.
 pub struct Outputs {
     pub observed: watch::Sender<Option<Arc<ObservedState>>>,
@@ -93,6 +101,9 @@ pub struct Reconciler<W, G> {
     ledger: Ledger,
     shipped: Shipped,
     accepted: watch::Receiver<Accepted>,
+    fleet: watch::Receiver<Option<Arc<FleetState>>>,
+    /// Generation of the fleet state that the live routes were made from.
+    fleet_routed: u64,
     outputs: Outputs,
     started_at_ms: i64,
     failures: Failures,
@@ -118,7 +129,7 @@ impl<W: Workloads, G: Gateway> Reconciler<W, G> {
         server_id: ServerId,
         ledger: Ledger,
         shipped: Shipped,
-        accepted: watch::Receiver<Accepted>,
+        inputs: Inputs,
         outputs: Outputs,
     ) -> Self {
         let failures = Failures::load(ledger.clone()).await;
@@ -128,7 +139,9 @@ impl<W: Workloads, G: Gateway> Reconciler<W, G> {
             server_id,
             ledger,
             shipped,
-            accepted,
+            accepted: inputs.accepted,
+            fleet: inputs.fleet,
+            fleet_routed: 0,
             outputs,
             started_at_ms: now_ms(),
             failures,
@@ -164,6 +177,7 @@ impl<W: Workloads, G: Gateway> Reconciler<W, G> {
                 biased;
                 () = shutdown.cancelled() => break,
                 () = changed(&mut self.accepted) => {}
+                () = changed(&mut self.fleet) => {}
                 () = changed(&mut workloads) => {}
                 () = changed(&mut gateway) => {}
                 () = changed(&mut health) => {}
@@ -389,6 +403,7 @@ impl<W: Workloads, G: Gateway> Reconciler<W, G> {
             server_id: self.server_id.clone(),
             generation: self.desired.as_ref().map_or(0, |d| d.generation),
             observed_at_ms: look.at_ms,
+            fleet_generation: self.fleet_routed,
             agent: AgentObserved { version: crate::VERSION.into(), state, started_at_ms: self.started_at_ms, refused },
             stacks,
             instances: self.with_start_problems(look),

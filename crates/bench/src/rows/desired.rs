@@ -163,6 +163,7 @@ impl Fleet {
             intent: InstanceIntent::Run,
             traffic: Traffic::Active,
             traffic_changed_at_ms: now_ms(),
+            address: None,
         };
         let running = Running {
             service: deployment.service_id.clone(),

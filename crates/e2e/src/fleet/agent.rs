@@ -120,7 +120,7 @@ impl Identity {
         ensure!(status.is_success(), "{status}: {text}");
         let received = Instant::now();
         let signed: SignedDesiredState = serde_json::from_str(&text)?;
-        let state = self.key.verify(&signed)?;
+        let state: DesiredState = self.key.verify(&signed)?;
         ensure!(state.generation > after, "generation {} after {after}", state.generation);
         for (_, service) in state.services() {
             service.instances.iter().for_each(|i| self.measure.deployment_received(&i.deployment_id, received));
@@ -212,6 +212,7 @@ fn observe(
         server_id: state.server_id.clone(),
         generation: state.generation,
         observed_at_ms: now_ms(),
+        fleet_generation: 0,
         agent: AgentObserved { version: VERSION.into(), started_at_ms: 1, ..AgentObserved::default() },
         stacks: stacks.collect(),
         instances: vec![],

@@ -4,6 +4,7 @@ use super::{
 };
 use crate::samples::*;
 use api::desired::InstanceIntent::{Run, Stop};
+use api::fleet::FleetState;
 use api::observed::ExitStatus;
 
 fn rendered(traffic: &[(u64, Traffic)], seen: &[InstanceObserved]) -> GatewayService {
@@ -101,4 +102,91 @@ fn the_order_of_services_and_instances_does_not_matter() {
         render(&desired(services), &observed, &[], &RenderContext::default())
     };
     assert_eq!(make(false), make(true));
+}
+
+/// What is told of service 1 on this server (1) and another, and of service 2 elsewhere only.
+fn fleet(instances: &[(u64, u64, bool)]) -> std::sync::Arc<FleetState> {
+    let peer = |number: u64| api::mesh::MeshPeer {
+        server_id: id("srv", number),
+        name: format!("server-{number}").parse().unwrap(),
+        public_key: api::mesh::PublicKey::from_bytes([number as u8; 32]),
+        endpoints: Vec::new(),
+        allowed: Vec::new(),
+        keepalive_seconds: 25,
+    };
+    let told = |service: u64| api::fleet::FleetService {
+        service_id: id("svc", service),
+        project_id: id("prj", 1),
+        project: "default".parse().unwrap(),
+        name: format!("service-{service}").parse().unwrap(),
+        routes: vec![api::services::RouteSpec {
+            host: Some(format!("s{service}.example.com").parse().unwrap()),
+            path: "/".parse().unwrap(),
+            strip_prefix: false,
+            tls: Default::default(),
+        }],
+        instances: instances
+            .iter()
+            .map(|(number, server, draining)| api::fleet::FleetInstance {
+                instance_id: id("ins", *number),
+                server_id: id("srv", *server),
+                address: format!("10.200.{server}.{number}:80").parse().unwrap(),
+                draining: *draining,
+            })
+            .collect(),
+    };
+    std::sync::Arc::new(FleetState {
+        organization_id: id("org", 1),
+        generation: 1,
+        issued_at_ms: 0,
+        peers: vec![peer(1), peer(2)],
+        services: vec![told(1), told(2)],
+    })
+}
+
+fn beside(fleet: std::sync::Arc<FleetState>, seen: &[InstanceObserved]) -> api::gateway::GatewayConfig {
+    let here = service(1, vec![instance(1, 1, Run, Traffic::Active)]);
+    let context = RenderContext { fleet: Some(fleet), ..RenderContext::default() };
+    render(&desired(vec![here]), seen, &[], &context)
+}
+
+fn addresses(service: &GatewayService) -> Vec<String> {
+    service.upstreams.iter().map(|u| format!("{}{}", u.address, if u.draining { " drains" } else { "" })).collect()
+}
+
+#[test]
+fn instances_on_other_servers_get_requests_only_while_no_local_one_is_well() {
+    let others = || fleet(&[(1, 1, false), (8, 2, false), (9, 2, true)]);
+    let config = beside(others(), &[seen(1, 1, InstanceState::Healthy)]);
+    assert_eq!(addresses(&config.services[0]), ["127.0.0.1:20001", "10.200.2.9:80 drains"]);
+    let config = beside(others(), &[seen(1, 1, InstanceState::Unhealthy)]);
+    assert_eq!(addresses(&config.services[0]), ["10.200.2.8:80", "10.200.2.9:80 drains"]);
+    let config = beside(fleet(&[(9, 2, true)]), &[seen(1, 1, InstanceState::Unhealthy)]);
+    assert_eq!(addresses(&config.services[0]), ["127.0.0.1:20001", "10.200.2.9:80 drains"], "better than nobody");
+}
+
+#[test]
+fn what_runs_only_elsewhere_is_routed_and_named_here_as_well() {
+    let config = beside(fleet(&[(8, 2, false)]), &[]);
+    assert_eq!(addresses(&config.services[1]), ["10.200.2.8:80"]);
+    let route = config.routes.iter().find(|route| route.service_id == id("svc", 2)).unwrap();
+    assert_eq!(route.host.as_ref().unwrap().as_str(), "s2.example.com");
+    assert!(config.internal.iter().any(|name| name.service_id == id("svc", 2)));
+}
+
+#[test]
+fn a_server_that_is_not_in_the_mesh_sends_nothing_to_others() {
+    let mut alone = FleetState::clone(&fleet(&[(8, 2, false)]));
+    alone.peers.remove(0);
+    let config = beside(std::sync::Arc::new(alone), &[]);
+    assert_eq!(config.services.len(), 1);
+    assert_eq!(addresses(&config.services[0]), [""; 0]);
+}
+
+#[test]
+fn a_container_is_reached_at_its_own_address() {
+    let mut container = seen(1, 1, InstanceState::Healthy);
+    container.address = Some("10.200.1.2".parse().unwrap());
+    let config = beside(fleet(&[]), &[container]);
+    assert_eq!(addresses(&config.services[0]), ["10.200.1.2:20001"]);
 }

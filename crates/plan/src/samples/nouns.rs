@@ -21,6 +21,7 @@ pub fn desired(generation: u64, services: Vec<ServiceDesired>) -> DesiredState {
         generation,
         issued_at_ms: 0,
         poll_interval_ms: 10_000,
+        in_fleet: false,
         security_mode: SecurityMode::Closed,
         gateway: Default::default(),
         dns: Default::default(),

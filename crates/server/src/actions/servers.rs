@@ -76,6 +76,7 @@ pub async fn remove(state: &AppState, caller: &Caller, key: &str) -> Result<()> 
     state.wrong_clocks.forget(&server.id);
     state.recoveries.forget(state, caller.scope(), &server.id).await?;
     state.wakeups().server_removed(&server.id);
+    state.wakeups().change_fleet();
     for instance in affected {
         state.wakeups().service_changed(&instance.service_id);
     }

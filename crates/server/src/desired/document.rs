@@ -19,6 +19,8 @@ pub struct ServerPart {
     pub security_mode: SecurityMode,
     /// Whether its agent runs as root, on which its ports depend.
     pub agent_is_root: bool,
+    /// Whether there is a fleet state for it.
+    pub in_fleet: bool,
 }
 
 /// A stack with the services of which something lands on the server.
@@ -55,6 +57,7 @@ pub fn assemble(
         generation: 0,
         issued_at_ms: 0,
         poll_interval_ms: options.poll_interval_ms,
+        in_fleet: server.in_fleet,
         security_mode: server.security_mode,
         gateway: options.gateway_settings(server.agent_is_root),
         dns: options.dns.clone(),
@@ -189,6 +192,7 @@ mod tests {
             name: "local".parse().unwrap(),
             security_mode: SecurityMode::Closed,
             agent_is_root: false,
+            in_fleet: false,
         };
         let service = ServicePart {
             id: ServiceId::from_uuid(uuid::Uuid::from_u128(2)),

@@ -157,6 +157,9 @@ async fn refresh_one(
     match state.store().desired_state_put(scope, server_id, &row).await {
         Ok(()) => {
             state.wakeups().server_changed(server_id, row.generation);
+            if server.facts.mesh.is_some() {
+                state.wakeups().change_fleet();
+            }
             Ok(true)
         }
         Err(Error::Stale { .. }) => Ok(false),

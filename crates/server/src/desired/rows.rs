@@ -102,6 +102,7 @@ impl Rows {
             name: server.name.clone(),
             security_mode: server.security_mode,
             agent_is_root: server.facts.root,
+            in_fleet: server.facts.mesh.is_some() && state.fleet.known().is_active(),
         };
         let mut here: BTreeMap<&ServiceId, Vec<&Instance>> = BTreeMap::new();
         for instance in self.instances.get(&server.id).into_iter().flatten() {
@@ -141,7 +142,7 @@ impl Rows {
             ordinal: i.ordinal,
             intent: i.intent,
             traffic: i.traffic,
-            address: None,
+            address: i.address,
         };
         ServicePart {
             id: service.id.clone(),

@@ -6,7 +6,7 @@ use crate::error::{HttpError, Result};
 use crate::extract::{Body, parse_json};
 use crate::requests::CurrentRequest;
 use crate::state::AppState;
-use crate::{desired, reports};
+use crate::{desired, fleet, reports};
 use api::agent::{RegisterAnswer, RegisterRequest, StatusAnswer, StatusReport};
 use api::desired::SignedDesiredState;
 use api::error::ErrorCode;
@@ -57,13 +57,34 @@ pub async fn expected_state(
     uri: axum::http::Uri,
     request: SignedRequest,
 ) -> Result<Response> {
-    let poll = axum::extract::Query::<Poll>::try_from_uri(&uri)
-        .map_err(|e| HttpError::new(ErrorCode::InvalidInput, format!("the query cannot be used: {}", e.body_text())))?;
-    let limit = Duration::from_secs(poll.wait).min(state.poll_limit);
-    match desired::newer_than(&state, &request.scope, &request.server.id, poll.after, limit).await? {
+    let (after, limit) = poll(&state, &uri)?;
+    match desired::newer_than(&state, &request.scope, &request.server.id, after, limit).await? {
         Some(signed) => Ok(Json(signed).into_response()),
         None => Ok(StatusCode::NOT_MODIFIED.into_response()),
     }
+}
+
+/// Who else there is and which services run where, if it is newer than `after`: at once, or the moment it is.
+#[utoipa::path(get, path = "/api/v1/agent/fleet-state", tag = "agent", security(("agent" = [])), params(Poll),
+    responses((status = 200, body = SignedDesiredState), (status = 304, description = "nothing newer within the time"),
+        (status = 401, body = api::error::ApiError)))]
+pub async fn fleet_state(
+    State(state): State<AppState>,
+    uri: axum::http::Uri,
+    request: SignedRequest,
+) -> Result<Response> {
+    let (after, limit) = poll(&state, &uri)?;
+    match fleet::newer_than(&state, &request.scope, after, limit).await? {
+        Some(signed) => Ok(Json(signed).into_response()),
+        None => Ok(StatusCode::NOT_MODIFIED.into_response()),
+    }
+}
+
+/// The generation that the agent has, and how long it waits.
+fn poll(state: &AppState, uri: &axum::http::Uri) -> Result<(u64, Duration)> {
+    let poll = axum::extract::Query::<Poll>::try_from_uri(uri)
+        .map_err(|e| HttpError::new(ErrorCode::InvalidInput, format!("the query cannot be used: {}", e.body_text())))?;
+    Ok((poll.after, Duration::from_secs(poll.wait).min(state.poll_limit)))
 }
 
 /// What the machine sees, and what happened on it.

@@ -3,6 +3,7 @@
 //! starting it again is therefore always right.
 
 mod disk;
+mod fleet;
 mod metrics;
 pub mod presence;
 mod retention;
@@ -18,6 +19,7 @@ pub fn spawn(state: &AppState) -> Vec<JoinHandle<()>> {
         tokio::spawn(presence::run(state.clone())),
         tokio::spawn(retention::run(state.clone())),
         tokio::spawn(disk::run(state.clone())),
+        tokio::spawn(fleet::run(state.clone())),
         tokio::spawn(metrics::run(state.clone())),
     ]
 }

@@ -67,6 +67,9 @@ pub async fn look(state: &AppState) -> Result<()> {
             continue;
         }
         state.wakeups().events_stored();
+        if server.facts.mesh.is_some() {
+            state.wakeups().change_fleet();
+        }
         for instance in state.store().instance_list_on_server(&scope, &server.id).await? {
             state.wakeups().service_changed(&instance.service_id);
         }

@@ -246,6 +246,7 @@ pub fn server(condition: ServerCondition) -> ServerView {
             server_id: id,
             generation: 41,
             observed_at_ms: NOW_MS - 3_000,
+            fleet_generation: 0,
             agent: AgentObserved { version: "0.1.0".into(), state: AgentState::Processing, started_at_ms: NOW_MS - 900_000, refused: None },
             stacks: vec![],
             instances: vec![instance(0, InstanceState::Healthy).observed.expect("it is observed")],

@@ -308,6 +308,7 @@ pub fn nothing(state: &DesiredState) -> ObservedState {
         server_id: state.server_id.clone(),
         generation: state.generation,
         observed_at_ms: now_ms(),
+        fleet_generation: 0,
         agent: Default::default(),
         stacks: stacks.collect(),
         instances: vec![],

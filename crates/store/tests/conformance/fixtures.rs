@@ -180,6 +180,7 @@ pub fn instance(of: &Deployment, server: &Server) -> Instance {
         intent: InstanceIntent::Run,
         traffic: Traffic::Candidate,
         traffic_changed_at_ms: NOW,
+        address: None,
     }
 }
 
@@ -213,6 +214,7 @@ pub fn observed(server: &ServerId, generation: u64) -> ObservedState {
         server_id: server.clone(),
         generation,
         observed_at_ms: NOW,
+        fleet_generation: 0,
         agent: AgentObserved::default(),
         stacks: Vec::new(),
         instances: Vec::new(),

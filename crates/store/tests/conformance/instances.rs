@@ -16,7 +16,65 @@ on_every_database![
     instances_are_listed_by_service_and_by_server,
     a_service_that_has_served_is_idle_while_it_has_no_instance,
     an_instance_outlives_its_server_until_it_is_forgotten,
+    containers_get_addresses_of_their_server_that_no_other_has,
+    a_fleet_state_is_kept_only_if_it_is_newer,
 ];
+
+async fn containers_get_addresses_of_their_server_that_no_other_has(database: Database) {
+    let store = database.open().await;
+    let tenant = tenant(&store, "acme").await;
+    let (one, two) = (joined(&store, &tenant.scope, "one").await, joined(&store, &tenant.scope, "two").await);
+    let (_, deployment) = shop(&store, &tenant).await;
+    let on = |server: &store::Server| instance(&deployment, server);
+    let (first, second, other, process) = (on(&one), on(&one), on(&two), on(&one));
+    let mut changes: Vec<InstanceChange> =
+        [&first, &second, &other].map(|i| InstanceChange::CreateWithAddress(i.clone())).into();
+    changes.push(InstanceChange::Create(process.clone()));
+    store.rollout_apply(&tenant.scope, &tick(&deployment, changes), NOW).await.unwrap();
+    let addresses = async || {
+        let all = store.instance_list(&tenant.scope).await.unwrap();
+        let of = |id| all.iter().find(|i| &i.id == id).and_then(|i| i.address).map(|address| address.to_string());
+        [of(&first.id), of(&second.id), of(&other.id), of(&process.id)]
+    };
+    let given = |text: &str| Some(text.to_owned());
+    let (a, b) = (one.index, two.index);
+    let expected =
+        [given(&format!("10.200.{a}.2")), given(&format!("10.200.{a}.3")), given(&format!("10.200.{b}.2")), None];
+    assert_eq!(addresses().await, expected);
+
+    let third = on(&one);
+    let changes =
+        vec![InstanceChange::Delete { id: second.id.clone() }, InstanceChange::CreateWithAddress(third.clone())];
+    store.rollout_apply(&tenant.scope, &tick(&deployment, changes), NOW).await.unwrap();
+    let all = store.instance_list(&tenant.scope).await.unwrap();
+    let third = all.iter().find(|i| i.id == third.id).unwrap();
+    assert_eq!(third.address.unwrap().octets()[3], 4, "what was just given back waits for its turn");
+}
+
+async fn a_fleet_state_is_kept_only_if_it_is_newer(database: Database) {
+    let store = database.open().await;
+    let (tenant, stranger) = (tenant(&store, "acme").await, crate::fixtures::tenant(&store, "evil").await);
+    let row = |generation: u64| store::DesiredRow {
+        generation,
+        digest: format!("digest {generation}"),
+        signed: api::desired::SignedDesiredState {
+            generation,
+            document: "{}".into(),
+            sha256: String::new(),
+            signature: String::new(),
+            key_id: String::new(),
+        },
+    };
+    assert_eq!(store.fleet_state_get(&tenant.scope).await.unwrap(), None);
+    store.fleet_state_put(&tenant.scope, &row(5)).await.unwrap();
+    store.fleet_state_put(&tenant.scope, &row(7)).await.unwrap();
+    for old in [7, 6] {
+        let error = store.fleet_state_put(&tenant.scope, &row(old)).await.unwrap_err();
+        assert!(matches!(error, Error::Stale { .. }), "{error}");
+    }
+    assert_eq!(store.fleet_state_get(&tenant.scope).await.unwrap(), Some(row(7)));
+    assert_eq!(store.fleet_state_get(&stranger.scope).await.unwrap(), None, "it is another organization's");
+}
 
 async fn a_tick_is_written_whole(database: Database) {
     let store = database.open().await;
