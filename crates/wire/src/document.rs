@@ -139,17 +139,17 @@ mod tests {
         let key = SigningKey::from_base64(&SigningKey::generate()).unwrap();
         let pinned = VerifyingKey::from_base64(&key.public_base64()).unwrap();
         let signed = key.sign(&state());
-        assert_eq!(pinned.verify(&signed), Ok(state()));
+        assert_eq!(pinned.verify::<DesiredState>(&signed), Ok(state()));
 
         let mut altered = signed.clone();
         altered.document = altered.document.replace("local", "other");
-        assert_eq!(pinned.verify(&altered), Err(DocumentError::Hash));
+        assert_eq!(pinned.verify::<DesiredState>(&altered), Err(DocumentError::Hash));
         altered.sha256 = crate::sha256_hex(altered.document.as_bytes());
-        assert!(matches!(pinned.verify(&altered), Err(DocumentError::Signature { .. })));
+        assert!(matches!(pinned.verify::<DesiredState>(&altered), Err(DocumentError::Signature { .. })));
 
         let mut raised = signed;
         raised.generation = 9;
-        assert_eq!(pinned.verify(&raised), Err(DocumentError::Generation { envelope: 9, document: 3 }));
+        assert_eq!(pinned.verify::<DesiredState>(&raised), Err(DocumentError::Generation { envelope: 9, document: 3 }));
     }
 
     #[test]
@@ -157,6 +157,6 @@ mod tests {
         let ours = SigningKey::from_base64(&SigningKey::generate()).unwrap();
         let theirs = SigningKey::from_base64(&SigningKey::generate()).unwrap();
         let pinned = VerifyingKey::from_base64(&ours.public_base64()).unwrap();
-        assert!(matches!(pinned.verify(&theirs.sign(&state())), Err(DocumentError::Signature { .. })));
+        assert!(matches!(pinned.verify::<DesiredState>(&theirs.sign(&state())), Err(DocumentError::Signature { .. })));
     }
 }
