@@ -12,6 +12,8 @@ use std::time::Duration;
 
 /// As the issue asks; fewer where the system allows fewer open files, of which a proxy needs two each.
 const WANTED: u64 = 10_000;
+/// How many are asked for before the first answer is read.
+const AT_ONCE: usize = 250;
 /// Files of a program beside its connections.
 const OTHER_FILES: u64 = 150;
 /// Until memory that was needed only for a moment is given back.
@@ -54,11 +56,16 @@ pub fn hold_sockets(core: usize, address: SocketAddr, count: usize) -> Result<()
     become_part(core)?;
     raise_file_limit();
     let mut held = Vec::with_capacity(count);
-    for number in 0..count {
-        match open_websocket(address) {
-            Ok(stream) => held.push(stream),
+    while held.len() < count {
+        // Many at once: one after the other, each would wait for three programs to have their turn.
+        let flight = (count - held.len()).min(AT_ONCE);
+        let opened = (0..flight).map(|_| ask_for_websocket(address)).collect::<Result<Vec<_>>>();
+        let answered =
+            opened.and_then(|asked| asked.into_iter().map(answered_with_websocket).collect::<Result<Vec<_>>>());
+        match answered {
+            Ok(answered) => held.extend(answered),
             Err(error) => {
-                println!("{number} open, then: {error:#}");
+                println!("{} open, then: {error:#}", held.len());
                 return Ok(());
             }
         }
@@ -70,7 +77,7 @@ pub fn hold_sockets(core: usize, address: SocketAddr, count: usize) -> Result<()
     Ok(())
 }
 
-fn open_websocket(address: SocketAddr) -> Result<TcpStream> {
+fn ask_for_websocket(address: SocketAddr) -> Result<TcpStream> {
     let limit = Duration::from_secs(10);
     let mut stream = TcpStream::connect_timeout(&address, limit)?;
     stream.set_read_timeout(Some(limit))?;
@@ -80,11 +87,17 @@ fn open_websocket(address: SocketAddr) -> Result<TcpStream> {
         "GET /websocket HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
     )?;
+    Ok(stream)
+}
+
+fn answered_with_websocket(mut stream: TcpStream) -> Result<TcpStream> {
     let mut answer = Vec::new();
+    // Nothing follows the head: the origin says nothing by itself.
     while !answer.ends_with(b"\r\n\r\n") {
-        let mut byte = [0];
-        stream.read_exact(&mut byte).context("read the answer to an upgrade")?;
-        answer.push(byte[0]);
+        let mut bytes = [0; 1024];
+        let length = stream.read(&mut bytes).context("read the answer to an upgrade")?;
+        anyhow::ensure!(length > 0, "closed before it had answered");
+        answer.extend_from_slice(&bytes[..length]);
     }
     let line = String::from_utf8_lossy(&answer[..answer.len().min(60)]).into_owned();
     anyhow::ensure!(answer.starts_with(b"HTTP/1.1 101"), "answered {line}");
