@@ -152,6 +152,9 @@ fn dispatch(context: &Context, command: Command) -> Outcome {
     } else {
         tokio::runtime::Builder::new_current_thread()
     };
+    if matches!(command, Command::Gateway(_)) {
+        builder.event_interval(gateway::TASKS_BETWEEN_EVENTS);
+    }
     let runtime = builder.enable_all().build().map_err(|error| Failure::general(format!("cannot start: {error}")))?;
     let outcome = runtime.block_on(perform(context, command));
     // A thread that still reads from the terminal must not hold the end up.

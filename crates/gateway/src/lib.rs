@@ -38,4 +38,4 @@ mod tls;
 mod upstreams;
 
 pub use limits::Limits;
-pub use process::{GatewayOptions, run, run_until};
+pub use process::{GatewayOptions, TASKS_BETWEEN_EVENTS, run, run_until};

@@ -26,6 +26,11 @@ use tokio_util::sync::CancellationToken;
 const LOCK: &str = "gateway.lock";
 const CHORES_INTERVAL: Duration = Duration::from_secs(2);
 
+/// How many connections are attended to before the kernel is asked for more that can be: all that it named the last
+/// time. Asked sooner, more come than fit into a thread's own queue, and those that are moved out of it wait
+/// twice as long as the others.
+pub const TASKS_BETWEEN_EVENTS: u32 = 512;
+
 /// Where a gateway lives and how it begins.
 #[derive(Debug, Clone)]
 pub struct GatewayOptions {
