@@ -24,7 +24,7 @@ const fn extra(package: &'static str, programs: &'static [&'static str], without
     Need { package, programs, without, is_extra: true }
 }
 
-static NEEDS: [Need; 11] = [
+static NEEDS: [Need; 16] = [
     need("git", &["git"], "everything that clones"),
     need("openssh-client", &["ssh-keygen"], "deploy keys"),
     need("openssl", &["openssl"], "private repositories over https"),
@@ -33,6 +33,11 @@ static NEEDS: [Need; 11] = [
     need("faketime", &["faketime"], "clocks that jump"),
     need("util-linux", &["setpriv"], "PostgreSQL as its own user"),
     need("postgresql", &["initdb"], "the store on PostgreSQL"),
+    need("podman", &["podman"], "containers"),
+    need("netavark", &["/usr/lib/podman/netavark", "/usr/libexec/podman/netavark"], "containers"),
+    need("runc", &["runc"], "containers"),
+    need("busybox-static", &["busybox"], "images, which are made from nothing but it"),
+    need("docker-registry", &["docker-registry"], "images that come from a registry"),
     extra("chromium", &["chromium"], "the dashboard in a real browser"),
     extra("nodejs", &["node"], "the dashboard in a real browser"),
     extra("npm", &["npm"], "the dashboard in a real browser"),

@@ -60,6 +60,9 @@ pub fn detect(machine: &Machine, workloads: WorkloadsFacts) -> ServerFacts {
         cgroups: workloads.cgroups,
         git_version: workloads.git_version,
         git_lfs: workloads.git_lfs,
+        engine: workloads.engine,
+        engine_version: workloads.engine_version,
+        runtimes: workloads.runtimes,
         limitations,
         mesh: None,
     }

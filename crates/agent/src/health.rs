@@ -24,6 +24,7 @@ use api::observed::{InstanceObserved, InstanceState, ProbeResult};
 use api::services::{HealthCheck, HealthSpec};
 use probe::{Outcome, Target};
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -69,7 +70,7 @@ impl Age {
 struct Subject {
     pid: Option<u32>,
     started_at_ms: Option<UnixMillis>,
-    port: Option<u16>,
+    socket: Option<SocketAddr>,
     spec: HealthSpec,
 }
 
@@ -108,7 +109,7 @@ impl<W: Workloads> Health<W> {
             let subject = Subject {
                 pid: instance.pid,
                 started_at_ms: instance.started_at_ms,
-                port: instance.port,
+                socket: instance.socket(),
                 spec: spec.clone(),
             };
             let running = instance.state == InstanceState::Running;
@@ -157,7 +158,7 @@ impl<W: Workloads> Health<W> {
 
     fn spawn(&self, instance: &InstanceId, subject: &Subject, age: Age, judge: Arc<Mutex<Judge>>) -> AbortHandle {
         judge.lock().unwrap_or_else(PoisonError::into_inner).reset();
-        let target = Target { instance_id: instance.clone(), port: subject.port, age };
+        let target = Target { instance_id: instance.clone(), socket: subject.socket, age };
         let prober = probe::Prober::new(self.driver.clone(), target, subject.spec.clone());
         let spec = subject.spec.clone();
         let changes = self.changes.clone();
@@ -225,7 +226,7 @@ fn usual_pause(spec: &HealthSpec) -> Duration {
 /// Half as long again each time, from 5 ms to 250 ms: somebody waits for the new release, and most begin to answer
 /// within some tens of milliseconds. A command is run after 250 ms at first and 1.25 s after a while.
 fn starting_pause(spec: &HealthSpec, asked: u32) -> Duration {
-    let step = if matches!(spec.check, HealthCheck::Command { .. }) {
+    let step = if matches!(spec.check, HealthCheck::Command { .. } | HealthCheck::Image) {
         Duration::from_millis(250) + Duration::from_millis(50) * asked.min(20)
     } else {
         Duration::from_millis(5).mul_f64(1.5_f64.powi(asked.min(10).cast_signed())).min(Duration::from_millis(250))
@@ -283,7 +284,7 @@ impl Judge {
 }
 
 pub(crate) fn now_ms() -> UnixMillis {
-    crate::drivers::process::now_ms()
+    crate::clock::now_ms()
 }
 
 #[cfg(test)]

@@ -2,10 +2,12 @@
 
 use crate::clock::now_ms;
 use crate::control_plane::ControlPlane;
+use crate::drivers::both::Both;
+use crate::drivers::container::{ContainerDriver, ContainerOptions};
 use crate::drivers::dns::{self, DnsDriver, DnsPaths};
 use crate::drivers::process::{ProcessDriver, ProcessOptions};
 use crate::drivers::routes::GatewayDriver;
-use crate::drivers::{Config, Workloads};
+use crate::drivers::{Config, DriverError, Workloads};
 use crate::facts::{self, Machine as Host};
 use crate::fleet::{self, FleetKeeper};
 use crate::health::Health;
@@ -57,6 +59,10 @@ pub struct AgentOptions {
     pub dns_hook: bool,
     /// How much of the disk new work leaves alone; `None`: what suits its size.
     pub disk_reserve_bytes: Option<u64>,
+    /// Socket of the container engine; `None`: the usual places are looked at.
+    pub container_socket: Option<PathBuf>,
+    /// Name of the containers' network in the engine; `None`: the usual one.
+    pub container_network: Option<String>,
 }
 
 impl AgentOptions {
@@ -69,6 +75,8 @@ impl AgentOptions {
             mainstay_binary: mainstay_binary.into(),
             dns_hook: true,
             disk_reserve_bytes: None,
+            container_socket: None,
+            container_network: None,
         }
     }
 }
@@ -126,7 +134,7 @@ impl Agent {
         let _lock = lock(&directory)?;
         let binary = std::env::current_exe().context("finding the own binary")?;
         let mut stopped = StoppedAll::default();
-        match ProcessDriver::open(ProcessOptions::new(directory.root(), &binary)) {
+        match workloads(&AgentOptions::new(directory.root(), &binary), &directory) {
             Ok(driver) => stop_instances(&driver, &mut stopped).await,
             Err(error) => stopped.problems.push(format!("instances: {}", error.describe())),
         }
@@ -182,13 +190,9 @@ async fn start(
     set_aside: Option<(PathBuf, String)>,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<JoinSet<()>> {
-    let driver = ProcessDriver::open(ProcessOptions {
-        disk_reserve_bytes: options.disk_reserve_bytes,
-        ..ProcessOptions::new(directory.root(), &options.mainstay_binary)
-    });
-    let workloads = Arc::new(driver.map_err(|error| anyhow::anyhow!(error.describe()))?);
+    let workloads = Arc::new(workloads(options, directory).map_err(|error| anyhow::anyhow!(error.describe()))?);
     let gateway = GatewayDriver::new(directory.gateway(), options.mainstay_binary.clone());
-    let gateway = Arc::new(gateway.in_control_groups(workloads.control_groups().clone()));
+    let gateway = Arc::new(gateway.in_control_groups(workloads.processes().control_groups().clone()));
     let dns = Arc::new(if options.dns_hook {
         DnsDriver::new(DnsPaths::system(), directory.root(), host.is_root())
     } else {
@@ -202,6 +206,7 @@ async fn start(
         dns,
         proc: "/proc".into(),
         data: directory.root().to_owned(),
+        resolv_conf: "/etc/resolv.conf".into(),
         disk_reserve_bytes: options.disk_reserve_bytes,
     };
     let events = started_events(&identity, set_aside);
@@ -210,6 +215,20 @@ async fn start(
         tracing::error!(error = &error as &dyn std::error::Error, "events cannot be kept and are lost");
     }
     assemble(&identity, ledger, machine, host, shutdown).await
+}
+
+fn workloads(options: &AgentOptions, directory: &AgentDirectory) -> Result<Both, DriverError> {
+    let processes = ProcessDriver::open(ProcessOptions {
+        disk_reserve_bytes: options.disk_reserve_bytes,
+        ..ProcessOptions::new(directory.root(), &options.mainstay_binary)
+    })?;
+    let mut containers = ContainerOptions::new(directory.root());
+    containers.socket.clone_from(&options.container_socket);
+    containers.disk_reserve_bytes = options.disk_reserve_bytes;
+    if let Some(network) = &options.container_network {
+        containers.network.clone_from(network);
+    }
+    Ok(Both::new(processes, ContainerDriver::open(containers)?))
 }
 
 /// Begins the tasks of an agent on these edges. They end with `shutdown`.

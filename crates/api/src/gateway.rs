@@ -4,12 +4,13 @@
 //! local instances, hands it to the gateway whole, and reads back the digest of what is live. The
 //! gateway keeps the last one on disk, so it comes back alone.
 
+use crate::addresses::Subnet;
 use crate::ids::{InstanceId, ServiceId};
 use crate::latency::LatencyHistogram;
 use crate::name::{HostName, Name, PathPrefix};
 use crate::tls::GatewayTls;
 use serde::{Deserialize, Serialize};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// Part of the desired state: where the gateway listens and how patient it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,6 +72,9 @@ pub struct GatewayConfig {
     /// Internal names, without domain, that the loopback listener routes by host: service name → service.
     pub internal: Vec<InternalName>,
     pub dns: Option<DnsResponder>,
+    /// The responder that containers ask. If its port is taken, the rest is live all the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container_dns: Option<DnsResponder>,
     pub response_timeout_ms: u64,
     pub connect_timeout_ms: u64,
     pub idle_timeout_ms: u64,
@@ -99,8 +103,15 @@ pub enum ListenerKind {
     PublicTls,
     /// Serves internal names only, and only to loopback.
     Internal,
-    /// Both on one socket: internal names only where both ends of the connection are loopback.
+    /// Both on one socket: internal names only where both ends of the connection are loopback, or are a container and
+    /// the address that containers know this machine by.
     PublicAndInternal,
+    /// Serves internal names only, and only to the containers of this server: its address is the one that they know the
+    /// machine by, which is there only while one of them runs. A port that is taken is told, and the rest is live.
+    Containers {
+        #[cfg_attr(feature = "openapi", schema(value_type = String))]
+        subnet: Subnet,
+    },
     /// Every request goes to one service: its address on loopback where internal names do not
     /// resolve (an agent without root).
     Service { service_id: ServiceId },
@@ -160,6 +171,24 @@ pub struct DnsResponder {
     /// Where other names are asked; empty: they are refused.
     #[cfg_attr(feature = "openapi", schema(value_type = Vec<String>))]
     pub forward_to: Vec<SocketAddr>,
+    /// Who is answered; `None`: this machine, as it listens on loopback.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
+    pub only_from: Option<Subnet>,
+}
+
+impl GatewayConfig {
+    pub fn responders(&self) -> impl Iterator<Item = &DnsResponder> {
+        self.dns.iter().chain(&self.container_dns)
+    }
+
+    /// The network of this server's containers with the machine's address in it.
+    pub fn containers(&self) -> Option<(IpAddr, Subnet)> {
+        self.listeners.iter().find_map(|listener| match listener.kind {
+            ListenerKind::Containers { subnet } => Some((listener.address.ip(), subnet)),
+            _ => None,
+        })
+    }
 }
 
 /// What the gateway on a server says of itself, as the agent reports it.

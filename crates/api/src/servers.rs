@@ -29,6 +29,14 @@ pub struct ServerFacts {
     pub cgroups: String,
     pub git_version: Option<String>,
     pub git_lfs: bool,
+    /// The container engine: `podman` or `docker`; absent where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engine: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engine_version: Option<String>,
+    /// OCI runtimes that are installed for it: `runc`, `runsc` (gVisor), …
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub runtimes: Vec<String>,
     /// What this machine cannot do and what follows, one sentence each.
     pub limitations: Vec<String>,
     /// Absent where the machine cannot take part in the mesh.

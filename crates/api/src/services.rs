@@ -147,6 +147,8 @@ pub enum HealthCheck {
     Command { command: String },
     /// The process is alive two seconds after its start (workers).
     Process,
+    /// The check that the image itself brings (`HEALTHCHECK`), run by the agent: engines run it differently, or not at all.
+    Image,
 }
 
 /// What an instance or a build may use at most; `None`: no limit.

@@ -29,6 +29,31 @@ const ONLINE_LIMIT: Duration = Duration::from_secs(60);
 const AGENT_STOP_LIMIT: Duration = Duration::from_secs(20);
 const JOIN_TOKEN_LIFETIME: Duration = Duration::from_secs(600);
 
+/// The container engine of this machine.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct ContainerOptions {
+    /// Socket of the container engine [default: the first of Podman's and Docker's that answers]
+    #[arg(long, value_name = "PATH", env = "MAINSTAY_CONTAINER_SOCKET")]
+    pub container_socket: Option<PathBuf>,
+    /// Name of the containers' network in the engine
+    #[arg(long, value_name = "NAME", env = "MAINSTAY_CONTAINER_NETWORK", hide = true)]
+    pub container_network: Option<String>,
+}
+
+impl ContainerOptions {
+    pub fn apply(&self, options: AgentOptions) -> AgentOptions {
+        let (container_socket, container_network) = (self.container_socket.clone(), self.container_network.clone());
+        AgentOptions { container_socket, container_network, ..options }
+    }
+
+    /// The same for another process.
+    pub fn arguments(&self) -> Vec<String> {
+        let socket = self.container_socket.iter().map(|path| format!("--container-socket={}", path.display()));
+        let network = self.container_network.iter().map(|name| format!("--container-network={name}"));
+        socket.chain(network).collect()
+    }
+}
+
 /// What `up` was asked for.
 #[derive(Debug, Clone)]
 pub struct Wishes {
@@ -43,6 +68,7 @@ pub struct Wishes {
     pub dns_hook: bool,
     /// Free space that new work leaves alone, of the control plane and of the agent.
     pub disk_reserve_bytes: Option<u64>,
+    pub containers: ContainerOptions,
 }
 
 pub struct System {
@@ -169,7 +195,7 @@ async fn start_agent(
         disk_reserve_bytes: wishes.disk_reserve_bytes,
         ..AgentOptions::new(directory, own_binary()?)
     };
-    Ok(tokio::spawn(Agent::run(options, shutdown)))
+    Ok(tokio::spawn(Agent::run(wishes.containers.apply(options), shutdown)))
 }
 
 /// Joining the control plane of this process would take the machine away from the one it belongs to.

@@ -9,11 +9,13 @@
 //! it is live already. After a loss of power there is either the one before or the new one, never half
 //! of one.
 
+use api::addresses::Subnet;
 use api::gateway::{DnsResponder, GatewayConfig, ListenerKind};
 use api::ids::ServiceId;
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -86,11 +88,13 @@ pub fn check(config: &GatewayConfig) -> Result<(), ConfigError> {
             return Err(ConfigError::NoTime { what });
         }
     }
-    config.dns.as_ref().map_or(Ok(()), check_dns)
+    config.responders().try_for_each(check_dns)
 }
 
 fn check_dns(dns: &DnsResponder) -> Result<(), ConfigError> {
-    if !dns.address.ip().is_loopback() {
+    // A container's server names are for containers; another one answers nobody but this machine.
+    let inside = |subnet: Subnet| matches!(dns.address.ip(), IpAddr::V4(address) if subnet.contains(address));
+    if !dns.only_from.map_or(dns.address.ip().is_loopback(), inside) {
         return Err(ConfigError::NotLoopback { what: "the DNS responder", address: dns.address });
     }
     let domain = dns.domain.trim_end_matches('.');

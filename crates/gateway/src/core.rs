@@ -54,7 +54,8 @@ pub struct State {
     pub config: Arc<GatewayConfig>,
     digest: Option<String>,
     pub listeners: BTreeMap<SocketAddr, Listener>,
-    pub dns: Option<Dns>,
+    /// By their address as the config has it.
+    pub dns: BTreeMap<SocketAddr, Dns>,
     registry: Registry,
     /// The live config is being flushed to disk.
     settling: Option<JoinHandle<()>>,
@@ -72,7 +73,7 @@ pub struct State {
 #[derive(Debug, Default)]
 pub struct Inherited {
     pub listeners: BTreeMap<SocketAddr, BoundListener>,
-    pub dns: Option<BoundDns>,
+    pub dns: BTreeMap<SocketAddr, BoundDns>,
 }
 
 impl Gateway {
@@ -95,12 +96,12 @@ impl Gateway {
         self.ready_for_tls(&config).await?;
         let Sockets { bound, displaced, missing } = self.bind_new(&mut state, &config).await?;
         let (text, digest) = wire::text_and_digest_of(&config);
-        let saved = match self.prepare_dns(&state, &config) {
+        let saved = match prepare_dns(&state, &config) {
             Ok(dns) => self.save(&mut state, text).await.map(|()| dns),
             Err(error) => Err(error.into()),
         };
-        let dns = match saved {
-            Ok(dns) => dns,
+        let (dns, without) = match saved {
+            Ok(prepared) => prepared,
             Err(error) => {
                 drop(bound);
                 self.restore(&mut state, displaced);
@@ -108,7 +109,7 @@ impl Gateway {
             }
         };
         state.problem = None;
-        missing.iter().for_each(|error| state.say(error));
+        missing.iter().chain(&without).for_each(|error| state.say(error));
         let replaced = self.commit(&mut state, config, digest.clone(), bound, dns).await;
         let directory = self.directory.clone();
         state.settling = Some(tokio::task::spawn_blocking(move || {
@@ -133,19 +134,23 @@ impl Gateway {
         for listener in &config.listeners {
             match inherited.listeners.remove(&listener.address) {
                 Some(ready) => bound.push(ready),
+                None if is_covered(&config, listener) => {}
                 None => match BoundListener::bind(listener.address, listener.kind.clone()) {
                     Ok(ready) => bound.push(ready),
                     Err(error) => state.say(&error),
                 },
             }
         }
-        let dns = match (inherited.dns, &config.dns) {
-            (Some(ready), Some(_)) => Some(ready),
-            _ => self.prepare_dns(&state, &config).unwrap_or_else(|error| {
-                state.say(&error);
-                None
-            }),
-        };
+        let mut dns = Vec::new();
+        for responder in config.responders() {
+            match inherited.dns.remove(&responder.address) {
+                Some(ready) => dns.push(ready),
+                None => match BoundDns::bind(responder) {
+                    Ok(ready) => dns.push(ready),
+                    Err(error) => state.say(&error),
+                },
+            }
+        }
         let digest = wire::digest_of(&config);
         self.commit(&mut state, config, digest, bound, dns).await;
     }
@@ -159,7 +164,7 @@ impl Gateway {
         let config = state.config.clone();
         let mut problem = None;
         for listener in &config.listeners {
-            if state.listeners.contains_key(&listener.address) {
+            if state.listeners.contains_key(&listener.address) || is_covered(&config, listener) {
                 continue;
             }
             match BoundListener::bind(listener.address, listener.kind.clone()) {
@@ -170,9 +175,14 @@ impl Gateway {
                 Err(error) => problem = Some(error.to_string()),
             }
         }
-        if config.dns.is_some() && state.dns.is_none() {
-            match self.prepare_dns(&state, &config) {
-                Ok(bound) => state.dns = bound.map(|bound| bound.start(&config, &self.shared.limits)),
+        for responder in config.responders() {
+            if state.dns.contains_key(&responder.address) {
+                continue;
+            }
+            match BoundDns::bind(responder) {
+                Ok(bound) => {
+                    state.dns.insert(responder.address, bound.start(&config, &self.shared.limits));
+                }
                 Err(error) => problem = Some(error.to_string()),
             }
         }
@@ -207,7 +217,7 @@ impl Gateway {
             challenges: state.config.tls.challenges.iter().map(|answer| answer.token.clone()).collect(),
             certificates: self.shared.tls.certificates().count() as u64,
             services,
-            dns: state.dns.as_ref().map(Dns::address),
+            dns: state.dns.values().map(Dns::address).find(|address| address.ip().is_loopback()),
             access_log_dropped: self.shared.access_log.dropped(),
         }
     }
@@ -232,7 +242,7 @@ impl Gateway {
         let Sockets { mut bound, mut displaced, mut missing } = Sockets::default();
         let wanted: Vec<SocketAddr> = config.listeners.iter().map(|listener| listener.address).collect();
         for listener in &config.listeners {
-            if state.listeners.contains_key(&listener.address) {
+            if state.listeners.contains_key(&listener.address) || is_covered(config, listener) {
                 continue;
             }
             let mut attempt = BoundListener::bind(listener.address, listener.kind.clone());
@@ -251,7 +261,7 @@ impl Gateway {
             match attempt {
                 Ok(ready) => bound.push(ready),
                 // What is served without HTTPS should not stand still because another program has its port.
-                Err(error) if listener.kind == ListenerKind::PublicTls => missing.push(error),
+                Err(error) if is_spared(&listener.kind) => missing.push(error),
                 Err(error) => {
                     drop(bound);
                     self.restore(state, displaced);
@@ -275,16 +285,6 @@ impl Gateway {
         }
     }
 
-    /// New sockets for the DNS responder, unless those that it has are right.
-    fn prepare_dns(&self, state: &State, config: &GatewayConfig) -> Result<Option<BoundDns>, BindError> {
-        match &config.dns {
-            Some(wanted) if state.dns.as_ref().map(Dns::configured) != Some(wanted.address) => {
-                BoundDns::bind(wanted.address).map(Some)
-            }
-            _ => Ok(None),
-        }
-    }
-
     async fn save(&self, state: &mut State, text: Vec<u8>) -> Result<(), ApplyError> {
         state.settled().await;
         let directory = self.directory.clone();
@@ -300,7 +300,7 @@ impl Gateway {
         config: GatewayConfig,
         digest: String,
         bound: Vec<BoundListener>,
-        dns: Option<BoundDns>,
+        dns: Vec<BoundDns>,
     ) -> Replaced {
         let shared = &self.shared;
         self.swap_certificates(state, &config);
@@ -325,10 +325,10 @@ impl Gateway {
                 listener.close(shared).await;
             }
         }
-        match (dns, &config.dns) {
-            (Some(fresh), _) => state.dns = Some(fresh.start(&config, &shared.limits)),
-            (None, Some(_)) => state.dns.iter().for_each(|dns| dns.set_zone(&config)),
-            (None, None) => state.dns = None,
+        state.dns.retain(|address, _| config.responders().any(|responder| responder.address == *address));
+        state.dns.values().for_each(|dns| dns.set_zone(&config));
+        for fresh in dns {
+            state.dns.insert(fresh.configured(), fresh.start(&config, &shared.limits));
         }
         if config.access_log != state.config.access_log {
             let path = config.access_log.as_ref().map(PathBuf::from);
@@ -409,6 +409,32 @@ struct Replaced {
     _config: Arc<GatewayConfig>,
 }
 
+/// New sockets for DNS responders, unless those that are there are right; and what the config is live without.
+fn prepare_dns(state: &State, config: &GatewayConfig) -> Result<(Vec<BoundDns>, Vec<BindError>), BindError> {
+    let (mut bound, mut missing) = (Vec::new(), Vec::new());
+    for responder in config.responders().filter(|responder| !state.dns.contains_key(&responder.address)) {
+        match BoundDns::bind(responder) {
+            Ok(ready) => bound.push(ready),
+            Err(error) if responder.only_from.is_some() => missing.push(error),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok((bound, missing))
+}
+
+/// Whether a config is live though this could not be bound.
+fn is_spared(kind: &ListenerKind) -> bool {
+    matches!(kind, ListenerKind::PublicTls | ListenerKind::Containers { .. })
+}
+
+/// One that listens on every address has the port of the containers' address, too.
+fn is_covered(config: &GatewayConfig, listener: &api::gateway::Listener) -> bool {
+    let covers = |other: &api::gateway::Listener| {
+        other.address.ip().is_unspecified() && other.address.port() == listener.address.port()
+    };
+    matches!(listener.kind, ListenerKind::Containers { .. }) && config.listeners.iter().any(covers)
+}
+
 /// What came of binding for a config.
 #[derive(Default)]
 struct Sockets {
@@ -442,9 +468,10 @@ impl State {
 
 fn build_table(config: &GatewayConfig, services: &[Arc<Service>]) -> RouteTable {
     let by_id: BTreeMap<_, _> = services.iter().map(|service| (&service.service_id, service)).collect();
-    let domain = config.dns.as_ref().map_or(config::INTERNAL_DOMAIN, |dns| dns.domain.as_str());
+    let domain = config.responders().next().map_or(config::INTERNAL_DOMAIN, |dns| dns.domain.as_str());
     let timeouts = [config.response_timeout_ms, config.connect_timeout_ms, config.idle_timeout_ms];
     let mut table = RouteTable::new(domain, timeouts.map(Duration::from_millis));
+    table.set_containers(config.containers());
     for service in services {
         table.add_service(service.clone());
     }

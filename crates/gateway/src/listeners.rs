@@ -95,6 +95,9 @@ impl BoundListener {
             socket.set_reuseaddr(true)?;
             socket.set_nodelay(true)?;
             set_keepalive(&socket)?;
+            if matches!(kind, ListenerKind::Containers { .. }) {
+                rustix::net::sockopt::set_ip_freebind(&socket, true)?;
+            }
             socket.bind(configured)?;
             socket.listen(BACKLOG)
         };

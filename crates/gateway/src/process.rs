@@ -11,6 +11,7 @@ use crate::listeners::BoundListener;
 use crate::shared::{Phase, Shared};
 use anyhow::{Context, bail};
 use api::gateway::GatewayConfig;
+use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -145,7 +146,7 @@ async fn wait_for_end(
                         for listener in std::mem::take(&mut state.listeners).into_values() {
                             listener.cease().await;
                         }
-                        state.dns = None;
+                        state.dns.clear();
                         drop(state);
                         let told = tokio::task::spawn_blocking(move || handover::done(&stream)).await;
                         if !matches!(told, Ok(Ok(()))) {
@@ -187,7 +188,7 @@ async fn hand_over(
         roles.push(Role::Listener { address: *address, listener: kind.as_ref().clone() });
         descriptors.push(own(listener.as_fd())?);
     }
-    if let Some(dns) = &state.dns {
+    for dns in state.dns.values() {
         let address = dns.configured();
         roles.extend([Role::DnsUdp { address }, Role::DnsTcp { address }]);
         let (udp, tcp) = dns.as_fds();
@@ -210,7 +211,7 @@ async fn finish(gateway: &Arc<Gateway>, end: Phase, directory: &Path, lock: File
     for listener in std::mem::take(&mut state.listeners).into_values() {
         listener.close(shared).await;
     }
-    state.dns = None;
+    state.dns.clear();
     state.settled().await;
     drop(state);
     shared.enter(end);
@@ -271,7 +272,7 @@ async fn gather(directory: &Path, take_over: bool) -> anyhow::Result<Belongings>
 /// Gives each passed descriptor its role.
 fn unpack(mut accepted: Accepted) -> anyhow::Result<Belongings> {
     let (mut lock, mut control, mut handover) = (None, None, None);
-    let (mut udp, mut tcp) = (None, None);
+    let (mut udp, mut tcp) = (BTreeMap::new(), BTreeMap::new());
     let mut inherited = Inherited::default();
     let descriptors = std::mem::take(&mut accepted.descriptors);
     for (role, descriptor) in accepted.offer.roles.drain(..).zip(descriptors) {
@@ -283,12 +284,14 @@ fn unpack(mut accepted: Accepted) -> anyhow::Result<Belongings> {
                 let bound = BoundListener::inherit(address, listener, descriptor.into())?;
                 inherited.listeners.insert(address, bound);
             }
-            Role::DnsUdp { address } => udp = Some((address, descriptor)),
-            Role::DnsTcp { address } => tcp = Some((address, descriptor)),
+            Role::DnsUdp { address } => _ = udp.insert(address, descriptor),
+            Role::DnsTcp { address } => _ = tcp.insert(address, descriptor),
         }
     }
-    if let (Some((address, udp)), Some((_, tcp))) = (udp, tcp) {
-        inherited.dns = Some(BoundDns::inherit(address, udp.into(), tcp.into())?);
+    for (address, udp) in udp {
+        if let Some(tcp) = tcp.remove(&address) {
+            inherited.dns.insert(address, BoundDns::inherit(address, udp.into(), tcp.into())?);
+        }
     }
     let (Some(lock), Some(control), Some(handover)) = (lock, control, handover) else {
         bail!("the running gateway did not pass on all that a gateway needs; it goes on as before");

@@ -10,11 +10,13 @@
 //! listener that serves them can reach them, and for all others they do not exist.
 
 use crate::upstreams::Service;
+use api::addresses::Subnet;
 use api::gateway::{GatewayRoute, ListenerKind};
 use api::ids::ServiceId;
 use bytes::Bytes;
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,6 +31,8 @@ pub struct RouteTable {
     services: HashMap<ServiceId, Arc<Service>>,
     /// What an authority is told, by token, and for which host.
     challenges: HashMap<Box<str>, (Box<str>, Bytes)>,
+    /// The machine as its containers see it, and their network.
+    containers: Option<(IpAddr, Subnet)>,
     /// Where plain HTTP is led to.
     pub https_port: Option<u16>,
     pub response_timeout: Duration,
@@ -50,7 +54,7 @@ pub struct Target {
 pub enum NoTarget {
     /// No route has this host and path.
     NoRoute,
-    /// The peer is on loopback and asked for an internal name that no service has.
+    /// The peer is on this machine and asked for an internal name that no service has.
     NoSuchInternalName,
 }
 
@@ -97,26 +101,41 @@ impl RouteTable {
         self.services.values()
     }
 
-    /// Where a request goes. `host` is lowercase, without port and trailing dot; `loopback` says that
-    /// both ends of the connection are on loopback.
-    pub fn find(&self, kind: &ListenerKind, loopback: bool, host: &str, path: &str) -> Result<Target, NoTarget> {
+    /// Who may use internal names besides processes of this machine.
+    pub fn set_containers(&mut self, containers: Option<(IpAddr, Subnet)>) {
+        self.containers = containers;
+    }
+
+    /// Whether a connection is between two ends on this machine: on loopback, or a container and the address that it
+    /// knows the machine by. That address alone says nothing, because others can send packets to it; it is the peer's
+    /// that is in the containers' network.
+    pub fn is_near(&self, peer: IpAddr, local: IpAddr) -> bool {
+        let is_container = |(machine, subnet): (IpAddr, Subnet)| {
+            local == machine && matches!(peer, IpAddr::V4(peer) if subnet.contains(peer))
+        };
+        (peer.is_loopback() && local.is_loopback()) || self.containers.is_some_and(is_container)
+    }
+
+    /// Where a request goes. `host` is lowercase, without port and trailing dot; `near` is what [`Self::is_near`] says.
+    pub fn find(&self, kind: &ListenerKind, near: bool, host: &str, path: &str) -> Result<Target, NoTarget> {
         if let ListenerKind::Service { service_id } = kind {
-            let service = self.services.get(service_id).filter(|_| loopback).ok_or(NoTarget::NoRoute)?;
+            let service = self.services.get(service_id).filter(|_| near).ok_or(NoTarget::NoRoute)?;
             return Ok(Target { service: service.clone(), strip: 0, https_only: false });
         }
         if let Some(name) = host.strip_suffix(self.internal_suffix.as_str()) {
-            return self.find_internal(kind, loopback, name);
+            return self.find_internal(kind, near, name);
         }
-        if matches!(kind, ListenerKind::Internal) {
+        if matches!(kind, ListenerKind::Internal | ListenerKind::Containers { .. }) {
             return Err(NoTarget::NoRoute);
         }
         let own = self.hosts.get(host).and_then(|table| table.find(path));
         own.or_else(|| self.any_host.find(path)).ok_or(NoTarget::NoRoute)
     }
 
-    fn find_internal(&self, kind: &ListenerKind, loopback: bool, name: &str) -> Result<Target, NoTarget> {
-        let serves = matches!(kind, ListenerKind::Internal | ListenerKind::PublicAndInternal);
-        if !serves || !loopback {
+    fn find_internal(&self, kind: &ListenerKind, near: bool, name: &str) -> Result<Target, NoTarget> {
+        let serves =
+            matches!(kind, ListenerKind::Internal | ListenerKind::PublicAndInternal | ListenerKind::Containers { .. });
+        if !serves || !near {
             return Err(NoTarget::NoRoute);
         }
         let service = self.internal.get(name).ok_or(NoTarget::NoSuchInternalName)?;
@@ -270,6 +289,10 @@ mod tests {
         assert_eq!(find(ListenerKind::PublicAndInternal, false), "NoRoute");
         assert_eq!(find(ListenerKind::Internal, false), "NoRoute");
         assert_eq!(find(ListenerKind::Public, true), "NoRoute");
+        let containers = ListenerKind::Containers { subnet: "10.200.1.0/24".parse().unwrap() };
+        assert_eq!(find(containers.clone(), true), "s9");
+        assert_eq!(find(containers.clone(), false), "NoRoute");
+        assert_eq!(name(table.find(&containers, true, "public.example", "/")), "NoRoute", "routes are for visitors");
         let unknown = table.find(&ListenerKind::Internal, true, "nope.svc.internal", "/");
         assert_eq!(unknown.unwrap_err(), NoTarget::NoSuchInternalName);
         assert_eq!(name(table.find(&ListenerKind::Internal, true, "public.example", "/")), "NoRoute");
@@ -337,5 +360,18 @@ mod tests {
         let (few, many) = (looked_up(10_000, 10), looked_up(10_000, 10_000));
         // A scan of every route would take a thousand times as long; a busy machine alone not a hundred times.
         assert!(many < few * 100, "{few:?} among ten, {many:?} among ten thousand");
+    }
+
+    #[test]
+    fn only_a_container_of_this_server_is_as_near_as_a_process_of_this_machine() {
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let mut table = RouteTable::default();
+        let near = |table: &RouteTable, peer: &str, local: &str| table.is_near(ip(peer), ip(local));
+        assert!(near(&table, "127.0.0.1", "127.0.0.1") && !near(&table, "10.200.1.5", "10.200.1.1"));
+        table.set_containers(Some((ip("10.200.1.1"), "10.200.1.0/24".parse().unwrap())));
+        assert!(near(&table, "10.200.1.5", "10.200.1.1"));
+        assert!(!near(&table, "192.0.2.7", "10.200.1.1"), "others can send packets to that address");
+        assert!(!near(&table, "10.200.1.5", "192.0.2.1"), "a container at the public address is a visitor");
+        assert!(!near(&table, "10.200.2.5", "10.200.1.1"), "a container of another server");
     }
 }

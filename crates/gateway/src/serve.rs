@@ -59,7 +59,6 @@ pub struct Peer {
     pub local: SocketAddr,
     /// The address without port, as text.
     pub ip: IpText,
-    pub both_ends_loopback: bool,
     /// Whether the client came by HTTPS.
     pub secure: bool,
     pub activity: Activity,
@@ -90,9 +89,8 @@ impl IpText {
 impl Peer {
     fn new(shared: Arc<Shared>, listener: Arc<ListenerIdentity>, ends: Ends) -> Self {
         let (address, local) = (canonical(ends.address), canonical(ends.local));
-        let both_ends_loopback = address.ip().is_loopback() && local.ip().is_loopback();
         let (ip, activity) = (IpText::of(address.ip()), Activity::default());
-        Self { shared, listener, address, local, ip, both_ends_loopback, secure: ends.secure, activity }
+        Self { shared, listener, address, local, ip, secure: ends.secure, activity }
     }
 
     pub fn scheme(&self) -> &'static str {

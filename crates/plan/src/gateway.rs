@@ -7,6 +7,7 @@
 //! answer. An instance whose health is not known yet (the agent has just restarted) stays in too,
 //! so restarting the agent never takes a service down.
 
+use api::addresses::Subnet;
 use api::desired::{DesiredState, InstanceDesired, InstanceIntent, SecurityMode, ServiceDesired, Traffic};
 use api::fleet::{FleetService, FleetState};
 use api::gateway::{
@@ -38,7 +39,22 @@ pub struct RenderContext {
     pub access_log: Option<String>,
     /// What runs on other servers, where there are any that can be reached.
     pub fleet: Option<Arc<FleetState>>,
+    /// The network of this server's containers.
+    pub containers: Option<ContainersContext>,
 }
+
+/// How containers reach services by name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContainersContext {
+    /// The machine, as its containers see it.
+    pub gateway: Ipv4Addr,
+    pub subnet: Subnet,
+    /// Where the responder for containers asks for other names; `None`: there is none.
+    pub dns_forward_to: Option<Vec<SocketAddr>>,
+}
+
+/// Name servers are asked on this port, and resolvers know no other.
+const DNS_PORT: u16 = 53;
 
 /// The whole configuration. Equal inputs, in any order, give equal configurations.
 pub fn render(
@@ -77,6 +93,17 @@ pub fn render(
             answer: Ipv4Addr::LOCALHOST,
             ttl_seconds: 5,
             forward_to: context.dns_forward_to.clone(),
+            only_from: None,
+        }),
+        container_dns: context.containers.as_ref().filter(|_| desired.dns.enabled).and_then(|containers| {
+            Some(DnsResponder {
+                address: SocketAddr::new(IpAddr::V4(containers.gateway), DNS_PORT),
+                domain: desired.dns.domain.clone(),
+                answer: containers.gateway,
+                ttl_seconds: 5,
+                forward_to: containers.dns_forward_to.clone()?,
+                only_from: Some(containers.subnet),
+            })
         }),
         response_timeout_ms: settings.response_timeout_ms,
         connect_timeout_ms: settings.connect_timeout_ms,
@@ -180,6 +207,10 @@ fn listeners(
         let secure = SocketAddr::new(IpAddr::V4(address), port);
         listeners.push(Listener { address: secure, kind: ListenerKind::PublicTls });
     }
+    listeners.extend(context.containers.iter().map(|containers| Listener {
+        address: SocketAddr::new(IpAddr::V4(containers.gateway), settings.internal_port),
+        kind: ListenerKind::Containers { subnet: containers.subnet },
+    }));
     listeners.extend(services.iter().filter_map(|service| {
         let port = *context.service_ports.get(&service.service_id)?;
         let kind = ListenerKind::Service { service_id: service.service_id.clone() };

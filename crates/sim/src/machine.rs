@@ -302,6 +302,7 @@ async fn one_life(
         dns: Arc::new(DnsDriver::off(Path::new("/nonexistent"), "there are no names in the simulation")),
         proc: "/nonexistent".into(),
         data: "/nonexistent".into(),
+        resolv_conf: "/nonexistent".into(),
         disk_reserve_bytes: None,
     };
     let control_plane = ControlPlane::over(wire, &identity).expect("the identity was checked when it was made");

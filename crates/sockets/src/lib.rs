@@ -6,7 +6,7 @@
 //! be made after a failure or for a small number of processes, not while somebody waits.
 //!
 //! An owner is told by the name of its program, not by its command line, which may hold what is nobody's business
-//! in an event that is kept. Deliberately absent: other network namespaces, and what is connected.
+//! in an event that is kept. Deliberately absent: what is connected.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -23,13 +23,13 @@ impl Transport {
     /// The kernel's tables, and the state in which a socket there takes others' requests.
     fn tables(self) -> ([&'static str; 2], &'static str) {
         match self {
-            Self::Tcp => (["/proc/net/tcp", "/proc/net/tcp6"], "0A"),
-            Self::Udp => (["/proc/net/udp", "/proc/net/udp6"], "07"),
+            Self::Tcp => (["tcp", "tcp6"], "0A"),
+            Self::Udp => (["udp", "udp6"], "07"),
         }
     }
 }
 
-/// A socket of this network namespace that takes others' requests.
+/// A socket that takes others' requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Listening {
     pub address: SocketAddr,
@@ -65,8 +65,18 @@ pub fn owner(transport: Transport, wanted: SocketAddr) -> Option<Owner> {
 }
 
 pub fn listening(transport: Transport) -> Vec<Listening> {
+    listening_in("self", transport)
+}
+
+/// In the network namespace of another process.
+pub fn listening_beside(pid: u32, transport: Transport) -> Vec<Listening> {
+    listening_in(&pid.to_string(), transport)
+}
+
+fn listening_in(process: &str, transport: Transport) -> Vec<Listening> {
     let (tables, state) = transport.tables();
-    let texts = tables.iter().map(|table| fs::read_to_string(table).unwrap_or_default());
+    let texts =
+        tables.iter().map(|table| fs::read_to_string(format!("/proc/{process}/net/{table}")).unwrap_or_default());
     texts.flat_map(|text| text.lines().skip(1).filter_map(|line| row(line, state)).collect::<Vec<_>>()).collect()
 }
 

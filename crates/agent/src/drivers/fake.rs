@@ -25,7 +25,7 @@ use super::{
     CheckOutcome, DriverError, Keep, LogState, PrepareError, PrepareRequest, StartRequest, StartedInstance, Workloads,
     WorkloadsFacts,
 };
-use crate::drivers::process::now_ms;
+use crate::clock::now_ms;
 use api::ids::{InstanceId, RevisionId};
 use api::logs::{LogBatch, LogSource, LogStream};
 use api::observed::{InstanceObserved, PreparationObserved, PreparationState, PreparationStep};

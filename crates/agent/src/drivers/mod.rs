@@ -18,17 +18,25 @@
 //! Deliberately absent: health. A driver says whether a process runs; whether it is *well* is asked
 //! over its port by [`crate::health`], the same way for every driver.
 
+mod book;
+pub mod both;
+pub mod container;
 pub mod dns;
 pub mod fake;
+mod files;
+mod log;
+mod log_watch;
 pub mod process;
+mod restart;
 pub mod routes;
 
 use api::desired::{InstanceDesired, RevisionDesired};
-use api::ids::{DeploymentId, InstanceId, RevisionId, ServiceId};
+use api::ids::{DeploymentId, InstanceId, ProjectId, RevisionId, ServiceId};
 use api::logs::{LogBatch, LogSource};
 use api::name::Name;
 use api::observed::{InstanceObserved, PreparationObserved, PreparationStep};
 use api::secret::Secret;
+pub use container::network::ContainerNetwork;
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::net::SocketAddr;
@@ -44,6 +52,11 @@ pub struct WorkloadsFacts {
     pub cgroups: String,
     pub git_version: Option<String>,
     pub git_lfs: bool,
+    /// `podman` or `docker`, with its version.
+    pub engine: Option<String>,
+    pub engine_version: Option<String>,
+    /// OCI runtimes that it can use: `runc`, `runsc`, …
+    pub runtimes: Vec<String>,
     /// What this machine cannot do and what follows from it, one sentence each.
     pub limitations: Vec<String>,
 }
@@ -61,6 +74,7 @@ pub struct PrepareRequest {
 /// Run one instance of a prepared revision.
 #[derive(Debug, Clone)]
 pub struct StartRequest {
+    pub project_id: ProjectId,
     pub service_id: ServiceId,
     pub service: Name,
     pub instance: InstanceDesired,
@@ -286,8 +300,30 @@ pub trait Workloads: Send + Sync + 'static {
         timeout: Duration,
     ) -> impl Future<Output = Result<CheckOutcome, DriverError>> + Send;
 
+    /// Run the health check that the instance's image brings.
+    fn check_of_image(
+        &self,
+        instance: &InstanceId,
+        timeout: Duration,
+    ) -> impl Future<Output = Result<CheckOutcome, DriverError>> + Send {
+        let _ = (instance, timeout);
+        async { Err(DriverError::refused("only an image brings a health check of its own")) }
+    }
+
+    /// The network that instances with an address of their own are in, once there is one.
+    fn container_network(&self) -> Option<ContainerNetwork> {
+        None
+    }
+
     /// TCP addresses on which the instance's processes listen, to tell a person where it really is.
     fn listening(&self, instance: &InstanceId) -> impl Future<Output = Vec<SocketAddr>> + Send;
+}
+
+/// File work, off the async threads.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, DriverError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| DriverError::temporary(format!("work on files failed: {error}")))
 }
 
 /// A thing that is replaced whole and knows the digest of what is live.

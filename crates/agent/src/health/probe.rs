@@ -5,12 +5,12 @@
 //! resets the connection under the service, which many frameworks log as an error of their own.
 
 use super::{Age, diagnose, now_ms};
-use crate::drivers::Workloads;
+use crate::drivers::{CheckOutcome, DriverError, Workloads};
 use api::ids::InstanceId;
 use api::observed::ProbeResult;
 use api::services::{HealthCheck, HealthSpec};
 use std::io::ErrorKind;
-use std::net::Ipv4Addr;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -31,7 +31,7 @@ const REST_TIMEOUT: Duration = Duration::from_secs(2);
 #[derive(Debug, Clone)]
 pub struct Target {
     pub instance_id: InstanceId,
-    pub port: Option<u16>,
+    pub socket: Option<SocketAddr>,
     pub age: Age,
 }
 
@@ -66,15 +66,16 @@ impl<W: Workloads> Prober<W> {
         let begun = Instant::now();
         let timeout = Duration::from_millis(self.spec.timeout_ms.max(1));
         let mut pause = None;
-        let answer = match (&self.spec.check, self.target.port) {
+        let answer = match (&self.spec.check, self.target.socket) {
             (HealthCheck::Process, _) => {
                 let (answer, again) = self.process();
                 pause = again;
                 answer
             }
             (HealthCheck::Command { command }, _) => self.command(command, timeout).await,
-            (HealthCheck::Http { path }, Some(port)) => http(port, path, timeout).await,
-            (HealthCheck::Tcp, Some(port)) => tcp(port, timeout).await,
+            (HealthCheck::Image, _) => self.image(timeout).await,
+            (HealthCheck::Http { path }, Some(socket)) => http(socket, path, timeout).await,
+            (HealthCheck::Tcp, Some(socket)) => tcp(socket, timeout).await,
             (HealthCheck::Http { .. } | HealthCheck::Tcp, None) => Err(Failure::Other(
                 "the service has no port, so it cannot be checked over one; set `port`, or check it by a command"
                     .into(),
@@ -99,52 +100,60 @@ impl<W: Workloads> Prober<W> {
     }
 
     async fn command(&self, command: &str, timeout: Duration) -> Result<String, Failure> {
-        match self.driver.check(&self.target.instance_id, command, timeout).await {
-            Ok(outcome) if outcome.ok => Ok(outcome.message),
-            Ok(outcome) => Err(Failure::Other(outcome.message)),
-            Err(error) => Err(Failure::Other(error.describe())),
-        }
+        judge(self.driver.check(&self.target.instance_id, command, timeout).await)
+    }
+
+    async fn image(&self, timeout: Duration) -> Result<String, Failure> {
+        judge(self.driver.check_of_image(&self.target.instance_id, timeout).await)
     }
 
     async fn diagnose(&mut self) -> String {
-        let port = self.target.port.unwrap_or(0);
+        let Some(socket) = self.target.socket else { return "the service has no port".into() };
         if let Some((at, text)) = &self.diagnosis
             && at.elapsed() < DIAGNOSIS_INTERVAL
         {
             return text.clone();
         }
         let listening = self.driver.listening(&self.target.instance_id).await;
-        let text = diagnose::refused(port, &listening);
+        let text = diagnose::refused(socket, &listening);
         self.diagnosis = Some((Instant::now(), text.clone()));
         text
     }
 }
 
-async fn connect(port: u16, timeout: Duration) -> Result<TcpStream, Failure> {
-    match tokio::time::timeout(timeout, TcpStream::connect((Ipv4Addr::LOCALHOST, port))).await {
-        Ok(Ok(stream)) => Ok(stream),
-        Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused => Err(Failure::Refused),
-        Ok(Err(error)) => Err(Failure::Other(format!("could not connect to 127.0.0.1:{port}: {error}"))),
-        Err(_) => Err(Failure::Other(format!("connecting to 127.0.0.1:{port} took longer than {}", shown(timeout)))),
+fn judge(outcome: Result<CheckOutcome, DriverError>) -> Result<String, Failure> {
+    match outcome {
+        Ok(outcome) if outcome.ok => Ok(outcome.message),
+        Ok(outcome) => Err(Failure::Other(outcome.message)),
+        Err(error) => Err(Failure::Other(error.describe())),
     }
 }
 
-async fn tcp(port: u16, timeout: Duration) -> Result<String, Failure> {
-    connect(port, timeout).await?;
-    Ok(format!("127.0.0.1:{port} accepts connections"))
+async fn connect(socket: SocketAddr, timeout: Duration) -> Result<TcpStream, Failure> {
+    match tokio::time::timeout(timeout, TcpStream::connect(socket)).await {
+        Ok(Ok(stream)) => Ok(stream),
+        Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused => Err(Failure::Refused),
+        Ok(Err(error)) => Err(Failure::Other(format!("could not connect to {socket}: {error}"))),
+        Err(_) => Err(Failure::Other(format!("connecting to {socket} took longer than {}", shown(timeout)))),
+    }
 }
 
-async fn http(port: u16, path: &str, timeout: Duration) -> Result<String, Failure> {
+async fn tcp(socket: SocketAddr, timeout: Duration) -> Result<String, Failure> {
+    connect(socket, timeout).await?;
+    Ok(format!("{socket} accepts connections"))
+}
+
+async fn http(socket: SocketAddr, path: &str, timeout: Duration) -> Result<String, Failure> {
     let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
-    let name = format!("GET http://127.0.0.1:{port}{path}");
+    let name = format!("GET http://{socket}{path}");
     if path.bytes().any(|byte| byte <= b' ' || byte == 0x7f) {
         return Err(Failure::Other("the health path holds a space or control character; mend `health`".into()));
     }
     let begun = Instant::now();
-    let mut stream = connect(port, timeout).await?;
+    let mut stream = connect(socket, timeout).await?;
     let left = timeout.saturating_sub(begun.elapsed());
     let request = format!(
-        "GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUser-Agent: mainstay-health\r\nAccept: */*\r\nConnection: close\r\n\r\n"
+        "GET {path} HTTP/1.1\r\nHost: {socket}\r\nUser-Agent: mainstay-health\r\nAccept: */*\r\nConnection: close\r\n\r\n"
     );
     let exchange = async {
         stream.write_all(request.as_bytes()).await?;
@@ -198,7 +207,7 @@ mod tests {
 
     async fn answer_with(bytes: &'static [u8]) -> Result<String, String> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
+        let socket = listener.local_addr().unwrap();
         tokio::spawn(async move {
             let (mut stream, _) = listener.accept().await.unwrap();
             let mut request = [0; 1024];
@@ -208,7 +217,7 @@ mod tests {
                 tokio::time::sleep(Duration::from_secs(5)).await;
             }
         });
-        http(port, "/health", Duration::from_millis(300)).await.map_err(|failure| match failure {
+        http(socket, "/health", Duration::from_millis(300)).await.map_err(|failure| match failure {
             Failure::Refused => "refused".into(),
             Failure::Other(text) => text,
         })
@@ -231,7 +240,7 @@ mod tests {
     #[tokio::test]
     async fn a_service_can_say_all_of_its_answer_and_is_not_reset() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
+        let socket = listener.local_addr().unwrap();
         let service = tokio::spawn(async move {
             let (mut stream, _) = listener.accept().await.unwrap();
             let mut request = [0; 1024];
@@ -245,7 +254,7 @@ mod tests {
             stream.shutdown().await?;
             stream.read(&mut request).await
         });
-        assert!(http(port, "/health", Duration::from_secs(5)).await.is_ok());
+        assert!(http(socket, "/health", Duration::from_secs(5)).await.is_ok());
         assert_eq!(service.await.unwrap().unwrap(), 0, "the connection ends, and does not break");
     }
 }

@@ -6,10 +6,10 @@ use super::{Reconciler, subject_of, target_of};
 use crate::drivers::{Config, DriverError, PrepareRequest, StartRequest, Workloads};
 use crate::ledger::LOOPBACK_PORTS;
 use crate::observe;
-use api::desired::{DesiredState, ServiceDesired};
+use api::desired::{DesiredState, ServiceDesired, StackDesired};
 use api::gateway::GatewayConfig;
 use api::ids::{InstanceId, RevisionId, ServerId, ServiceId};
-use api::services::StopSpec;
+use api::services::{RunSpec, StopSpec};
 use plan::host::{Change, ConfigKind, Subject};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -101,13 +101,13 @@ impl<W: Workloads, G: Gateway> Reconciler<W, G> {
         service_id: &ServiceId,
         revision_id: &RevisionId,
     ) -> Result<(), DriverError> {
-        let service = service(desired, service_id)?;
+        let (_, service) = service(desired, service_id)?;
         let revision = service.revision(revision_id).ok_or_else(|| DriverError::NotPrepared(revision_id.clone()))?;
         let request = PrepareRequest {
             service_id: service_id.clone(),
             service: service.name.clone(),
             revision: revision.clone(),
-            env: self.env(desired, service_id),
+            env: self.env(desired, service_id, &revision.run),
         };
         let workloads = self.machine.workloads.clone();
         self.preparations.begin(revision_id.clone(), |cancel| async move { workloads.prepare(request, cancel).await });
@@ -147,16 +147,17 @@ impl<W: Workloads, G: Gateway> Reconciler<W, G> {
         instance_id: &InstanceId,
         revision_id: &RevisionId,
     ) -> Result<(), DriverError> {
-        let service = service(desired, service_id)?;
+        let (stack, service) = service(desired, service_id)?;
         let revision = service.revision(revision_id).ok_or_else(|| DriverError::NotPrepared(revision_id.clone()))?;
         let instance = service.instances.iter().find(|i| &i.instance_id == instance_id);
         let instance = instance.ok_or_else(|| DriverError::NoSuchInstance(instance_id.clone()))?;
         let request = StartRequest {
+            project_id: stack.project_id.clone(),
             service_id: service_id.clone(),
             service: service.name.clone(),
             instance: instance.clone(),
             revision: revision.clone(),
-            env: self.env(desired, service_id),
+            env: self.env(desired, service_id, &revision.run),
         };
         let started = self.machine.workloads.start(request).await?;
         if !started.already_running {
@@ -165,8 +166,15 @@ impl<W: Workloads, G: Gateway> Reconciler<W, G> {
         Ok(())
     }
 
-    fn env(&self, desired: &DesiredState, service_id: &ServiceId) -> BTreeMap<String, api::secret::Secret> {
-        observe::service_urls(desired, service_id, self.machine.dns.method().resolves(), &self.service_ports)
+    fn env(
+        &self,
+        desired: &DesiredState,
+        service_id: &ServiceId,
+        run: &RunSpec,
+    ) -> BTreeMap<String, api::secret::Secret> {
+        // A container asks the gateway for names, and a port on this machine's loopback is nothing to it.
+        let names = matches!(run, RunSpec::Container(_)) || self.machine.dns.method().resolves();
+        observe::service_urls(desired, service_id, names, &self.service_ports)
     }
 
     /// The grace time of the revision that runs; it may be known only from the former desired state.
@@ -191,10 +199,12 @@ fn is_free(port: u16) -> bool {
     std::net::TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, port)).is_ok()
 }
 
-fn service<'a>(desired: &'a DesiredState, id: &ServiceId) -> Result<&'a ServiceDesired, DriverError> {
+fn service<'a>(
+    desired: &'a DesiredState,
+    id: &ServiceId,
+) -> Result<(&'a StackDesired, &'a ServiceDesired), DriverError> {
     desired
         .services()
         .find(|(_, s)| &s.service_id == id)
-        .map(|(_, s)| s)
         .ok_or_else(|| DriverError::refused(format!("the desired state does not name service {id}")))
 }

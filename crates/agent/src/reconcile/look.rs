@@ -17,11 +17,12 @@ use api::observed::{
 };
 use api::services::HealthSpec;
 use api::tls::CertificateDesired;
-use plan::gateway::RenderContext;
+use plan::gateway::{ContainersContext, RenderContext};
 use plan::host::{ConfigKind, ConfigView, Subject};
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::path::PathBuf;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -135,6 +136,7 @@ impl<W: Workloads, G: Gateway> Reconciler<W, G> {
             service_ports: self.service_ports.clone(),
             dns_responder: self.machine.dns.needs_responder(),
             dns_forward_to: Vec::new(),
+            containers: self.containers(),
             access_log: self.machine.gateway.access_log().map(|path| path.display().to_string()),
             fleet: desired.in_fleet.then(|| self.fleet.borrow_and_update().clone()).flatten(),
         };
@@ -158,6 +160,14 @@ impl<W: Workloads, G: Gateway> Reconciler<W, G> {
             self.fleet_routed = fleet_generation;
         }
         look.gateway_config = Some(config);
+    }
+
+    /// How containers are to reach services by name; nothing while there is no container.
+    fn containers(&self) -> Option<ContainersContext> {
+        let network = self.machine.workloads.container_network()?;
+        // Port 53 is root's, and only root's agent has containers that can be reached.
+        let forward_to = rustix::process::geteuid().is_root().then(|| resolvers(&self.machine.resolv_conf));
+        Some(ContainersContext { gateway: network.gateway, subnet: network.subnet, dns_forward_to: forward_to })
     }
 
     /// What the driver says, and what this loop began or gave up that the driver does not show yet.
@@ -235,6 +245,13 @@ impl<W: Workloads, G: Gateway> Reconciler<W, G> {
         self.resources_at = Some((at, resources.clone()));
         resources
     }
+}
+
+/// Whom this machine asks for names.
+fn resolvers(path: &Path) -> Vec<SocketAddr> {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let servers = text.lines().filter_map(|line| line.trim().strip_prefix("nameserver")?.trim().parse::<IpAddr>().ok());
+    servers.map(|ip| SocketAddr::new(ip, 53)).take(3).collect()
 }
 
 /// Only instances of a wanted service are checked; one that stops is left in peace.

@@ -77,6 +77,8 @@ pub struct Machine<W, G> {
     /// Where the use of the machine is read, and whose disk counts.
     pub proc: PathBuf,
     pub data: PathBuf,
+    /// Says whom this machine asks for names.
+    pub resolv_conf: PathBuf,
     /// How much of that disk new work leaves alone; `None`: what suits its size.
     pub disk_reserve_bytes: Option<u64>,
 }

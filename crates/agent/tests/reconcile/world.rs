@@ -70,6 +70,7 @@ impl World {
             dns: Arc::new(DnsDriver::new(paths, self.directory.path(), true)),
             proc: "/proc".into(),
             data: self.directory.path().to_owned(),
+            resolv_conf: "/nonexistent".into(),
             disk_reserve_bytes: Some(0),
         };
         let host = facts::Machine { root: self.directory.path().to_owned(), effective_user: 0 };

@@ -1,42 +1,57 @@
 //! What every workload driver promises, asked of each of them.
 
+use crate::containers::ContainerHost;
 use crate::machine::{FakeHost, Machine, ProcessHost, Service, Words, eventually, observed, run, until};
 use agent::drivers::fake::FakeMachine;
 use agent::drivers::{DriverError, Keep, Workloads};
 use api::ids::InstanceId;
 use api::logs::LogSource;
 use api::observed::{InstanceState, PreparationState, PreparationStep};
+use std::collections::BTreeSet;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-/// The same promise for the fake and for real processes.
+/// The same promise for the fake, for real processes and for real containers. What is about builds is not for containers:
+/// their images are made elsewhere.
 macro_rules! promises {
-    ($($name:ident),* $(,)?) => {
+    (builds: $($build:ident),* ; $($name:ident),* $(,)?) => {
         mod fake {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $name() { super::$name(&super::FakeHost(super::FakeMachine::default())).await; })*
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $build() { super::$build(&super::FakeHost(super::FakeMachine::default())).await; })*
         }
         mod process {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $name() { super::$name(&super::ProcessHost::new()).await; })*
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $build() { super::$build(&super::ProcessHost::new()).await; })*
+        }
+        mod container {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                if let Some(host) = super::ContainerHost::new() {
+                    super::$name(&host).await;
+                }
+            })*
         }
     };
 }
 
 promises!(
+    builds: a_failing_build_is_said_with_its_reason_and_is_not_retryable,
+    a_hanging_build_ends_with_its_time,
+    a_cancelled_preparation_leaves_nothing;
     an_instance_goes_from_start_to_running_to_stopped_to_absent,
     every_verb_may_be_repeated,
     what_is_not_prepared_does_not_start,
     a_driver_made_anew_finds_what_runs,
     a_process_that_ends_is_started_again_later_and_later_and_said_to_crash_loop,
     an_instance_whose_supervisor_was_killed_is_exited_and_can_be_started_on_its_port,
-    two_instances_have_different_ports,
+    instances_are_reached_at_different_places,
     a_running_instance_is_not_removed,
     a_stubborn_instance_is_stopping_until_its_grace_is_over,
     a_preparation_succeeds_and_is_remembered,
-    a_failing_build_is_said_with_its_reason_and_is_not_retryable,
-    a_hanging_build_ends_with_its_time,
-    a_cancelled_preparation_leaves_nothing,
     logs_resume_by_offset_while_old_lines_go,
     garbage_is_what_neither_desired_state_nor_instances_need,
     changes_are_told,
@@ -124,24 +139,24 @@ async fn an_instance_whose_supervisor_was_killed_is_exited_and_can_be_started_on
     let before = until(&driver, &id, "running", |i| i.state == InstanceState::Running).await;
     machine.kill_supervisor(&id).await;
     let seen = until(&driver, &id, "exited", |i| i.state == InstanceState::Exited).await;
-    assert!(seen.problem.as_deref().is_some_and(|p| p.contains("supervisor was killed")), "{seen:?}");
+    assert!(seen.problem.as_deref().is_some_and(|p| p.contains(M::LOST)), "{seen:?}");
     let again = driver.start(request).await.unwrap();
     assert_eq!((again.port, again.already_running), (started.port, false));
     let seen = until(&driver, &id, "running", |i| i.state == InstanceState::Running).await;
     assert!(seen.pid != before.pid && seen.restarts == 1, "{seen:?}");
 }
 
-async fn two_instances_have_different_ports<M: Machine>(machine: &M) {
+async fn instances_are_reached_at_different_places<M: Machine>(machine: &M) {
     let driver = machine.driver();
     let service = Service::of(machine.revision(Words::Serve));
     driver.prepare(service.prepare_request(), CancellationToken::new()).await.unwrap();
     let requests: Vec<_> = (0..4).map(|_| service.start_request()).collect();
     let starts = requests.iter().map(|request| driver.start(request.clone()));
-    let mut ports: Vec<u16> =
-        futures_util::future::join_all(starts).await.into_iter().map(|s| s.unwrap().port.unwrap()).collect();
-    ports.sort_unstable();
-    ports.dedup();
-    assert_eq!(ports.len(), 4, "{ports:?}");
+    let started = futures_util::future::join_all(starts).await;
+    assert!(started.into_iter().all(|started| started.unwrap().port.is_some()));
+    let all = driver.list().await.unwrap();
+    let places: BTreeSet<_> = all.iter().map(|instance| instance.socket().unwrap()).collect();
+    assert_eq!(places.len(), 4, "{places:?}");
 }
 
 async fn a_running_instance_is_not_removed<M: Machine>(machine: &M) {
@@ -278,7 +293,7 @@ async fn garbage_is_what_neither_desired_state_nor_instances_need<M: Machine>(ma
     keep.services.insert(wanted.id.clone());
     keep.revisions.insert(wanted.revision.revision_id.clone());
     keep.build_keys.insert(wanted.revision.build_key.clone());
-    assert!(driver.collect_garbage(&keep).await.unwrap() > 0);
+    assert_eq!(driver.collect_garbage(&keep).await.unwrap() > 0, M::FREES);
     assert_eq!(observed(&driver, &running.instance.instance_id).await.unwrap().state, InstanceState::Running);
     assert!(driver.start(wanted.start_request()).await.is_ok());
     let error = driver.start(unwanted.start_request()).await.unwrap_err();

@@ -4,7 +4,7 @@ use agent::drivers::fake::{FakeDriver, FakeMachine};
 use agent::drivers::process::{LogLimits, ProcessDriver, ProcessOptions};
 use agent::drivers::{PrepareRequest, StartRequest, StartedInstance, Workloads};
 use api::desired::{InstanceDesired, InstanceIntent, ResolvedGit, ResolvedSource, RevisionDesired, Traffic};
-use api::ids::{DeploymentId, InstanceId, RevisionId, ServiceId};
+use api::ids::{DeploymentId, InstanceId, ProjectId, RevisionId, ServiceId};
 use api::observed::InstanceObserved;
 use api::services::{BuildSpec, CommitSha, HealthCheck, HealthSpec, Limits, PortSpec, RestartSpec, RunSpec, StopSpec};
 use std::collections::BTreeMap;
@@ -18,10 +18,14 @@ pub const HELPER: &str = env!("CARGO_BIN_EXE_agent-test-helper");
 /// A driver, the machine under it, and words for what both can be asked to run.
 pub trait Machine {
     type Driver: Workloads;
+    /// Whether throwing away what is prepared frees something.
+    const FREES: bool = true;
+    /// Part of what is said of an instance after [`Self::kill_supervisor`].
+    const LOST: &str = "supervisor was killed";
     fn driver(&self) -> Self::Driver;
     /// A revision whose source exists, with the given words of [`Words`].
     fn revision(&self, words: Words) -> RevisionDesired;
-    /// As `kill -9` of whatever supervises the instance.
+    /// As `kill -9` of whatever supervises the instance, or, where nothing does, its end behind the agent's back.
     async fn kill_supervisor(&self, instance: &InstanceId);
     /// Let the instance print many lines, more than are kept.
     async fn print_many(&self, instance: &InstanceId);
@@ -300,6 +304,7 @@ impl Service {
 
     pub fn start_request(&self) -> StartRequest {
         StartRequest {
+            project_id: ProjectId::from_uuid(uuid::Uuid::from_u128(1)),
             service_id: self.id.clone(),
             service: "web".parse().unwrap(),
             instance: InstanceDesired {

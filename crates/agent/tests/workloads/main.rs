@@ -8,6 +8,8 @@
 
 mod builds;
 mod conformance;
+mod containers;
+mod engine_lab;
 mod health;
 mod machine;
 mod processes;

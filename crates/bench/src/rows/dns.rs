@@ -69,7 +69,8 @@ fn gateway(context: &Context, origin: &OriginProcess) -> Result<(Proxy, SocketAd
         config.internal.push(InternalName { name, service_id: service_id.clone() });
     }
     let (domain, answer) = ("svc.internal".to_owned(), Ipv4Addr::LOCALHOST);
-    config.dns = Some(DnsResponder { address, domain, answer, ttl_seconds: 5, forward_to: Vec::new() });
+    config.dns =
+        Some(DnsResponder { address, domain, answer, ttl_seconds: 5, forward_to: Vec::new(), only_from: None });
     proxy.put_config(&config)?;
     Ok((proxy, address))
 }

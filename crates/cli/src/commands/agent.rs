@@ -29,6 +29,8 @@ pub struct Options {
     /// Free space that new work leaves alone, such as 2GB [default: 5 % of the disk, 256MB to 2GB]
     #[arg(long, value_name = "SIZE", env = "MAINSTAY_DISK_RESERVE", value_parser = system::parse_size)]
     pub disk_reserve: Option<u64>,
+    #[command(flatten)]
+    pub containers: crate::system::ContainerOptions,
     #[command(subcommand)]
     action: Option<Action>,
 }
@@ -60,7 +62,9 @@ pub async fn run(context: &Context, options: Options) -> Outcome {
         None => {
             let agent_options = agent_options(context, options.join, options.name)?;
             let (dns_hook, disk_reserve_bytes) = (!options.no_dns, options.disk_reserve);
-            work(context, AgentOptions { dns_hook, disk_reserve_bytes, ..agent_options }).await
+            let containers = options.containers.clone();
+            let agent_options = AgentOptions { dns_hook, disk_reserve_bytes, ..agent_options };
+            work(context, containers.apply(agent_options)).await
         }
         Some(Action::Install { join, name, no_dns }) => install(context, join, name, !no_dns).await,
         Some(Action::Uninstall { keep_services }) => uninstall(context, keep_services).await,

@@ -72,6 +72,8 @@ pub struct Options {
     #[arg(long, value_name = "SIZE", env = "MAINSTAY_DISK_RESERVE", value_parser = system::parse_size)]
     pub disk_reserve: Option<u64>,
     #[command(flatten)]
+    pub containers: system::ContainerOptions,
+    #[command(flatten)]
     pub wait: WaitOptions,
     /// Run as the process in the background (used by --detach)
     #[arg(long, hide = true)]
@@ -121,6 +123,7 @@ fn wishes(options: &Options, data_dir: &Path) -> Wishes {
         name: options.name.clone(),
         dns_hook: !options.no_dns,
         disk_reserve_bytes: options.disk_reserve,
+        containers: options.containers.clone(),
     }
 }
 
@@ -299,6 +302,7 @@ async fn detached(context: &Context, options: &Options, data_dir: &Path, target:
     arguments.extend(options.public.then(|| "--public".to_owned()));
     arguments.extend(options.no_dns.then(|| "--no-dns".to_owned()));
     arguments.extend(options.disk_reserve.map(|bytes| format!("--disk-reserve={bytes}B")));
+    arguments.extend(options.containers.arguments());
     let mut child = background::spawn(&system::own_binary()?, &arguments, options.database.as_deref(), &log)?;
     let running = wait_for(&mut child, data_dir, &log).await?;
     system::remember(context, &running.address, data_dir);

@@ -1,6 +1,7 @@
-//! Names of services on this machine: `web.svc.internal` → loopback.
+//! Names of services on this machine: `web.svc.internal` → loopback, or, for containers, the address that they know
+//! the machine by.
 //!
-//! A small responder, UDP and TCP, on loopback only. It knows one zone, which is in the config as
+//! A small responder, UDP and TCP, on loopback, and another one for containers only. It knows one zone, which is in the config as
 //! the list of internal names, and passes every other question on to the resolvers it is given, so it
 //! can stand first in a `resolv.conf`. hickory-proto reads and writes the messages; which question
 //! gets which answer is decided in `zone`, without IO.
@@ -13,8 +14,9 @@ mod zone;
 
 use crate::limits::Limits;
 use crate::listeners::BindError;
-use api::gateway::GatewayConfig;
+use api::gateway::{DnsResponder, GatewayConfig};
 use arc_swap::ArcSwap;
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use sockets::Transport;
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdTcpListener, UdpSocket as StdUdpSocket};
@@ -62,8 +64,17 @@ struct Responder {
 }
 
 impl BoundDns {
+    /// As the config has it; the port may be 0 there.
+    pub fn configured(&self) -> SocketAddr {
+        self.configured
+    }
+
     /// With port 0 the kernel chooses for UDP, and TCP may be taken there: then again.
-    pub fn bind(configured: SocketAddr) -> Result<Self, BindError> {
+    pub fn bind(responder: &DnsResponder) -> Result<Self, BindError> {
+        let configured = responder.address;
+        if responder.only_from.is_some() {
+            return Self::bind_before_the_address_is_there(configured);
+        }
         let attempts = if configured.port() == 0 { ATTEMPTS_ON_ANY_PORT } else { 1 };
         let mut result = Self::bind_once(configured);
         for _ in 1..attempts {
@@ -72,6 +83,27 @@ impl BoundDns {
             }
         }
         result
+    }
+
+    /// The address that containers know the machine by comes with the first of them.
+    fn bind_before_the_address_is_there(configured: SocketAddr) -> Result<Self, BindError> {
+        let bind = |kind: SocketType| {
+            let family = if configured.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+            let socket = rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC, None)?;
+            rustix::net::sockopt::set_ip_freebind(&socket, true)?;
+            if kind == SocketType::STREAM {
+                rustix::net::sockopt::set_socket_reuseaddr(&socket, true)?;
+            }
+            rustix::net::bind(&socket, &configured)?;
+            if kind == SocketType::STREAM {
+                rustix::net::listen(&socket, 128)?;
+            }
+            Ok(socket)
+        };
+        let udp = bind(SocketType::DGRAM).map_err(|e: io::Error| BindError::new(configured, Transport::Udp, &e))?;
+        let tcp = bind(SocketType::STREAM).map_err(|e: io::Error| BindError::new(configured, Transport::Tcp, &e))?;
+        Self::inherit(configured, udp.into(), tcp.into())
+            .map_err(|error| BindError::new(configured, Transport::Tcp, &error))
     }
 
     fn bind_once(configured: SocketAddr) -> Result<Self, BindError> {
@@ -95,7 +127,7 @@ impl BoundDns {
             udp: self.udp,
             tcp: self.tcp,
             address,
-            zone: ArcSwap::from_pointee(Zone::of(config)),
+            zone: ArcSwap::from_pointee(Zone::of(config, self.configured)),
             forwarding: Arc::new(Semaphore::new(limits.dns_forward_count)),
             forward_time: limits.dns_forward_time,
         });
@@ -117,7 +149,7 @@ impl Dns {
     }
 
     pub fn set_zone(&self, config: &GatewayConfig) {
-        self.responder.zone.store(Arc::new(Zone::of(config)));
+        self.responder.zone.store(Arc::new(Zone::of(config, self.configured)));
     }
 
     pub fn as_fds(&self) -> (BorrowedFd<'_>, BorrowedFd<'_>) {
@@ -137,6 +169,9 @@ async fn serve_udp(responder: Arc<Responder>) {
                 continue;
             }
         };
+        if !responder.zone.load().is_for(peer.ip()) {
+            continue;
+        }
         let question = &buffer[..length];
         match responder.reply(question) {
             Reply::Send(answer) => responder.send_udp(&answer, peer).await,
@@ -163,6 +198,7 @@ async fn serve_tcp(responder: Arc<Responder>) {
     loop {
         let Ok(permit) = permits.clone().acquire_owned().await else { return };
         match responder.tcp.accept().await {
+            Ok((_, peer)) if !responder.zone.load().is_for(peer.ip()) => {}
             Ok((stream, _)) => {
                 let responder = responder.clone();
                 tokio::spawn(async move {

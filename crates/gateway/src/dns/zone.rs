@@ -1,13 +1,14 @@
 //! Which question gets which answer. No IO.
 
 use super::plain::PlainQuestion;
+use api::addresses::Subnet;
 use api::gateway::GatewayConfig;
 use hickory_proto::op::{Edns, Message, MessageType, Metadata, OpCode, Query, ResponseCode};
 use hickory_proto::rr::rdata::{A, SOA};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 use hickory_proto::serialize::binary::BinEncodable;
 use std::collections::HashSet;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 /// What we can take in one UDP message, as is usual.
 const UDP_PAYLOAD_BYTES: u16 = 1232;
@@ -23,6 +24,7 @@ pub struct Zone {
     answer: Ipv4Addr,
     ttl_seconds: u32,
     pub forward_to: Vec<SocketAddr>,
+    only_from: Option<Subnet>,
 }
 
 /// What to do with a question.
@@ -36,8 +38,9 @@ pub enum Reply {
 }
 
 impl Zone {
-    pub fn of(config: &GatewayConfig) -> Self {
-        let dns = config.dns.as_ref();
+    /// What the responder at this address, as the config has it, answers.
+    pub fn of(config: &GatewayConfig, configured: SocketAddr) -> Self {
+        let dns = config.responders().find(|responder| responder.address == configured);
         let domain = dns.map_or(crate::config::INTERNAL_DOMAIN, |dns| dns.domain.as_str());
         let parsed = Name::from_ascii(format!("{}.", domain.trim_end_matches('.')));
         // The config was checked; a domain that still does not parse owns no names.
@@ -49,7 +52,13 @@ impl Zone {
             answer: dns.map_or(Ipv4Addr::LOCALHOST, |dns| dns.answer),
             ttl_seconds: dns.map_or(0, |dns| dns.ttl_seconds),
             forward_to: dns.map(|dns| dns.forward_to.clone()).unwrap_or_default(),
+            only_from: dns.and_then(|dns| dns.only_from),
         }
+    }
+
+    /// Whether whoever is at this address is answered at all.
+    pub fn is_for(&self, peer: IpAddr) -> bool {
+        self.only_from.is_none_or(|subnet| matches!(peer, IpAddr::V4(peer) if subnet.contains(peer)))
     }
 
     pub fn reply(&self, bytes: &[u8]) -> Reply {
@@ -186,8 +195,10 @@ mod tests {
             answer: Ipv4Addr::LOCALHOST,
             ttl_seconds: 5,
             forward_to: forward_to.iter().map(|address| address.parse().unwrap()).collect(),
+            only_from: None,
         };
-        Zone::of(&GatewayConfig { internal, dns: Some(dns), ..GatewayConfig::default() })
+        let address = dns.address;
+        Zone::of(&GatewayConfig { internal, dns: Some(dns), ..GatewayConfig::default() }, address)
     }
 
     fn ask(zone: &Zone, name: &str, kind: RecordType) -> Message {

@@ -129,7 +129,12 @@ pub fn route(head: &RequestHead<'_, '_>, peer: &Peer, request_id: &[u8]) -> Resu
     {
         return Err((None, answer.into()));
     }
-    let found = table.find(&peer.listener.kind.load(), peer.both_ends_loopback, &host, head.target.path());
+    let found = table.find(
+        &peer.listener.kind.load(),
+        table.is_near(peer.address.ip(), peer.local.ip()),
+        &host,
+        head.target.path(),
+    );
     let target = found.map_err(|none| {
         let failure = match none {
             NoTarget::NoRoute => Failure::NoRoute,

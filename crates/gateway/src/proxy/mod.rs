@@ -154,7 +154,7 @@ fn lookup(peer: &Peer, host: Option<&HeaderValue>, path: &str) -> Result<Target,
     let host = host.and_then(|host| host.to_str().ok()).and_then(normalize_host).unwrap_or(Cow::Borrowed(""));
     let table = peer.shared.table.load();
     let kind = peer.listener.kind.load();
-    table.find(&kind, peer.both_ends_loopback, &host, path).map_err(|none| match none {
+    table.find(&kind, table.is_near(peer.address.ip(), peer.local.ip()), &host, path).map_err(|none| match none {
         NoTarget::NoRoute => Failure::NoRoute,
         NoTarget::NoSuchInternalName => Failure::NoSuchInternalName { host: host.into_owned() },
     })

@@ -15,6 +15,7 @@ fn with_dns(config: Config, forward_to: Vec<SocketAddr>) -> Config {
             answer: Ipv4Addr::LOCALHOST,
             ttl_seconds: 5,
             forward_to,
+            only_from: None,
         });
     })
 }

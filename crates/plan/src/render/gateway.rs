@@ -17,6 +17,7 @@ pub fn gateway_config(config: &GatewayConfig) -> Text {
             ListenerKind::PublicTls => "routes over TLS".into(),
             ListenerKind::Internal => "internal names".into(),
             ListenerKind::PublicAndInternal => "routes and internal names".into(),
+            ListenerKind::Containers { subnet } => format!("internal names, for {subnet} alone"),
             ListenerKind::Service { service_id } => format!("{} alone", name(service_id)),
         };
         text.line(format!("listen {address} for {whom}"));
@@ -33,8 +34,9 @@ pub fn gateway_config(config: &GatewayConfig) -> Text {
     for internal in &config.internal {
         text.line(format!("internal name {} → {}", internal.name, name(&internal.service_id)));
     }
-    if let Some(dns) = &config.dns {
-        text.line(format!("answer names below {} on {} with {}", dns.domain, dns.address, dns.answer));
+    for dns in config.responders() {
+        let whom = dns.only_from.map(|subnet| format!(", for {subnet} alone")).unwrap_or_default();
+        text.line(format!("answer names below {} on {} with {}{whom}", dns.domain, dns.address, dns.answer));
     }
     for certificate in &config.tls.certificates {
         let names: Vec<&str> = certificate.names.iter().map(|name| name.as_str()).collect();

@@ -318,6 +318,7 @@ fn health_text(check: &HealthCheck) -> Markup {
             HealthCheck::Tcp => "the port accepts connections",
             HealthCheck::Command { command } => { code { (command) } },
             HealthCheck::Process => "the process is alive",
+            HealthCheck::Image => "the image's own check",
         }
     }
 }

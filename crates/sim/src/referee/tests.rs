@@ -130,6 +130,7 @@ async fn runs(world: &World, machine: usize, service: &str, number: u64) -> Inst
     let mut revision = nouns::revision(number, PortSpec::Injected);
     revision.health = HealthSpec::with(HealthCheck::Command { command: "good".into() });
     let request = StartRequest {
+        project_id: api::ids::ProjectId::from_uuid(uuid::Uuid::from_u128(1)),
         service_id: service_id(service),
         service: service.parse().unwrap(),
         instance: nouns::wanted(number, number, InstanceIntent::Run, Traffic::Candidate),

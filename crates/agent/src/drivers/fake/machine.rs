@@ -1,7 +1,7 @@
 //! What the fake driver runs on: the state that outlives it, and what time does to it.
 
 use super::super::{DriverError, StartRequest};
-use crate::drivers::process::now_ms;
+use crate::clock::now_ms;
 use api::desired::RevisionDesired;
 use api::ids::{InstanceId, RevisionId, ServiceId};
 use api::logs::{LogLine, LogSource, LogStream};

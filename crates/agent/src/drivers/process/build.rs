@@ -5,10 +5,10 @@
 //! not what it put into the background.
 
 use super::cgroup::{Group, kill_owned};
-use super::log::{LineSplitter, LogWriter};
 use super::procfs::{self, Marks};
 use super::spawn::spawn_contained;
 use super::spec::{BUILD_VARIABLE, ProcessIdentity};
+use crate::drivers::log::{LineSplitter, LogWriter};
 use api::logs::LogStream;
 use api::observed::ExitStatus;
 use api::services::Limits;
@@ -140,7 +140,7 @@ impl Build {
             code: ended.code,
             signal: ended.signal,
             out_of_memory: kills > kills_before,
-            at_ms: super::layout::now_ms(),
+            at_ms: crate::clock::now_ms(),
         };
         Err(BuildError::Failed { command: self.shown(), exit, memory_bytes: self.limits.memory_bytes })
     }

@@ -7,7 +7,7 @@
 //!
 //! If the agent is killed inside a build, its folders are lost with it: the next one is slow, not wrong.
 
-use super::layout::{private_directory, remove_tree};
+use crate::drivers::files::{private_directory, remove_tree};
 use std::io;
 use std::path::{Component, Path, PathBuf};
 

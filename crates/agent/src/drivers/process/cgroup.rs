@@ -218,6 +218,45 @@ pub struct Usage {
     pub cpu_ms: Option<u64>,
 }
 
+/// What the group of a process uses, whoever made it: only to be read.
+pub fn usage_around(pid: u32) -> Usage {
+    let own = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    group_of(&own, &mounts).usage()
+}
+
+/// From the texts of `/proc/PID/cgroup` and of the mounts. What is in the topmost group is in none of its own.
+fn group_of(own: &str, mounts: &str) -> Group {
+    let inside = |controller: &str| {
+        let line = own.lines().find_map(|line| {
+            let (_, rest) = line.split_once(':')?;
+            let (controllers, path) = rest.split_once(':')?;
+            let unified = controller.is_empty() && controllers.is_empty();
+            (unified || controllers.split(',').any(|one| !one.is_empty() && one == controller)).then_some(path)
+        });
+        line.map(|path| path.trim_start_matches('/')).filter(|path| !path.is_empty() && !path.starts_with(".."))
+    };
+    let mut group = Group::default();
+    for line in mounts.lines() {
+        let fields: Vec<&str> = line.split(' ').collect();
+        let [_, mount, kind, options, ..] = fields.as_slice() else { continue };
+        let at = |controller: &str| inside(controller).map(|path| Path::new(mount).join(path));
+        if *kind == "cgroup2" {
+            group.unified = group.unified.or_else(|| at(""));
+        } else if *kind == "cgroup" {
+            for controller in options.split(',') {
+                match controller {
+                    "memory" => group.memory = at(controller),
+                    "cpuacct" => group.cpuacct = at(controller),
+                    _ => {}
+                }
+            }
+        }
+    }
+    group.unified_limits = group.memory.is_none() && group.unified.is_some();
+    group
+}
+
 impl Group {
     fn folders(&self) -> Vec<&PathBuf> {
         let mut folders: Vec<&PathBuf> =
@@ -462,6 +501,22 @@ mod tests {
         std::fs::write(place.path().join("cpu.stat"), "usage_usec 12345\nuser_usec 1\n").unwrap();
         assert_eq!(group.out_of_memory_kills(), 2);
         assert_eq!(group.usage(), Usage { memory_bytes: Some(3000), cpu_ms: Some(12) });
+    }
+
+    #[test]
+    fn the_group_of_another_process_is_found_in_either_version() {
+        let group = group_of(
+            "8:memory:/libpod_parent/x\n2:cpu,cpuacct:/libpod_parent/x\n0::/\n",
+            "cgroup /sys/fs/cgroup/memory cgroup rw,memory 0 0\ncgroup /sys/fs/cgroup/cpu cgroup rw,cpu,cpuacct 0 0\n\
+             none /sys/fs/cgroup/unified cgroup2 rw 0 0\n",
+        );
+        assert_eq!(group.memory, Some("/sys/fs/cgroup/memory/libpod_parent/x".into()));
+        assert_eq!(group.cpuacct, Some("/sys/fs/cgroup/cpu/libpod_parent/x".into()));
+        assert!(!group.unified_limits && group.unified.is_none());
+        let group = group_of("0::/machine.slice/x.scope\n", "none /sys/fs/cgroup cgroup2 rw 0 0\n");
+        assert_eq!(group.unified, Some("/sys/fs/cgroup/machine.slice/x.scope".into()));
+        assert!(group.unified_limits);
+        assert_eq!(group_of("0::/\n", "none /sys/fs/cgroup cgroup2 rw 0 0\n").unified, None, "not the whole machine");
     }
 
     #[test]

@@ -4,9 +4,11 @@
 //! is in work is left alone altogether. Instances themselves are not garbage: they go by stop and
 //! remove, which are changes of the plan.
 
-use super::layout::{Layout, read_json, remove_tree, tree_bytes};
+use super::layout::Layout;
 use super::prepare::{LOG_OWNER, Preparations, READY_MARKER};
 use crate::drivers::Keep;
+use crate::drivers::book::Records;
+use crate::drivers::files::{read_json, remove_tree, tree_bytes};
 use api::ids::{DeploymentId, ServiceId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -84,8 +86,6 @@ fn doomed_builds(
     }
     doomed
 }
-
-pub type Records = BTreeMap<api::ids::RevisionId, (ServiceId, String)>;
 
 fn ready_keys(layout: &Layout) -> BTreeSet<String> {
     entries(&layout.builds())

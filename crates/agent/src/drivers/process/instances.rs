@@ -8,13 +8,14 @@
 
 use super::cgroup::{Cgroups, Group, kill_owned};
 use super::directory::{inside, source_directory};
-use super::layout::{Layout, io_error, private_directory, remove_tree};
-use super::log;
+use super::layout::Layout;
 use super::ports;
 use super::procfs::{self, Marks};
 use super::spec::{HOME_DIRECTORY, INSTANCE_VARIABLE, InstanceSpec, InstanceStatus, LOG_DIRECTORY, Phase, Request};
 use super::supervisors::{self, Begun, Watchers};
 use super::{ProcessOptions, surroundings};
+use crate::drivers::files::{io_error, private_directory, remove_tree};
+use crate::drivers::log;
 use crate::drivers::{CheckOutcome, DriverError, StartRequest, StartedInstance};
 use api::ids::InstanceId;
 use api::observed::{InstanceObserved, InstanceState};
@@ -119,7 +120,7 @@ impl Instances {
             private_directory(&fresh.join(HOME_DIRECTORY))?;
             supervisors::write_spec(&fresh, spec)?;
             std::fs::rename(&fresh, directory)?;
-            super::layout::sync_directory(&self.layout.instances())
+            crate::drivers::files::sync_directory(&self.layout.instances())
         };
         make().map_err(io_error("make the instance in", directory))
     }
@@ -430,7 +431,7 @@ fn waiting(status: &InstanceStatus) -> String {
         (None, Some(exit)) => exit.describe(),
         (None, None) => "it ended".to_owned(),
     };
-    let seconds = status.retry_at_ms.map_or(0.0, |at| (at - super::now_ms()).max(0) as f64 / 1000.0);
+    let seconds = status.retry_at_ms.map_or(0.0, |at| (at - crate::clock::now_ms()).max(0) as f64 / 1000.0);
     let again = if status.crash_looping { "it keeps crashing; starting again" } else { "starting again" };
     format!("{why}; {again} in {seconds:.0} s")
 }

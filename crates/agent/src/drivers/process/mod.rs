@@ -21,12 +21,10 @@ mod directory;
 mod garbage;
 mod instances;
 mod layout;
-mod log;
-mod log_watch;
 mod ports;
 mod prepare;
 mod problem;
-mod procfs;
+pub(crate) mod procfs;
 pub mod shim;
 mod sources;
 mod spawn;
@@ -34,12 +32,18 @@ mod spec;
 mod supervisors;
 mod surroundings;
 
-pub(crate) use layout::now_ms;
-pub use log::LogLimits;
+pub use super::log::LogLimits;
+pub(crate) use cgroup::usage_around;
+pub(crate) use garbage::log_owner;
+pub(crate) use layout::{BuildKey, build_key};
+pub(crate) use prepare::LOG_OWNER;
+pub(crate) use procfs::boot_id;
+pub(crate) use surroundings::overlay;
 
+use crate::drivers::log_watch::LogWatch;
 use crate::drivers::{
     CheckOutcome, DriverError, Keep, LogActivity, LogState, PrepareError, PrepareRequest, StartRequest,
-    StartedInstance, Workloads, WorkloadsFacts,
+    StartedInstance, Workloads, WorkloadsFacts, blocking,
 };
 use api::ids::InstanceId;
 use api::logs::{LogBatch, LogSource};
@@ -47,8 +51,8 @@ use api::observed::{InstanceObserved, PreparationObserved};
 use cgroup::Cgroups;
 use git::run::{Call, Git};
 use instances::Instances;
-use layout::{Layout, build_key};
-use log_watch::LogWatch;
+use layout::Layout;
+
 use prepare::Preparations;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -160,13 +164,6 @@ impl ProcessDriver {
     }
 }
 
-/// File work, off the async threads.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, DriverError> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|error| DriverError::temporary(format!("work on files failed: {error}")))
-}
-
 impl Workloads for ProcessDriver {
     fn kind(&self) -> &'static str {
         "process"
@@ -181,7 +178,8 @@ impl Workloads for ProcessDriver {
         } else if !git_lfs {
             limitations.push("git-lfs is not installed: repositories that keep files in Git LFS are refused.".into());
         }
-        WorkloadsFacts { cgroups: self.cgroups.version().into(), git_version, git_lfs, limitations }
+        let cgroups = self.cgroups.version().into();
+        WorkloadsFacts { cgroups, git_version, git_lfs, limitations, ..WorkloadsFacts::default() }
     }
 
     async fn list(&self) -> Result<Vec<InstanceObserved>, DriverError> {
@@ -225,19 +223,16 @@ impl Workloads for ProcessDriver {
         max_bytes: usize,
     ) -> Result<Option<LogBatch>, DriverError> {
         let Some((directory, service_id)) = self.log(source) else { return Ok(None) };
-        let path = directory.clone();
-        let found = match blocking(move || log::read(&path, offset, max_bytes)).await? {
-            Ok(found) => found,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(layout::io_error("read the log in", &directory)(error)),
-        };
-        let (offset, next_offset, lines) = (found.offset, found.next_offset, found.lines);
-        Ok(Some(LogBatch { source: source.clone(), service_id, offset, next_offset, lines }))
+        blocking({
+            let source = source.clone();
+            move || crate::drivers::log::batch(&directory, source, service_id, offset, max_bytes)
+        })
+        .await?
     }
 
     async fn log_tail(&self, source: &LogSource, lines: usize) -> Vec<String> {
         let Some((directory, _)) = self.log(source) else { return Vec::new() };
-        blocking(move || log::tail(&directory, lines)).await.unwrap_or_default()
+        blocking(move || crate::drivers::log::tail(&directory, lines)).await.unwrap_or_default()
     }
 
     async fn logs(&self) -> Vec<LogState> {
@@ -247,7 +242,7 @@ impl Workloads for ProcessDriver {
             // Before they are looked at: what is written in between is told.
             log_watch.set(&all.iter().map(|(_, _, directory)| Path::new(directory)).collect::<BTreeSet<_>>());
             let state = |(source, service_id, directory): (LogSource, api::ids::ServiceId, PathBuf)| {
-                let (first_offset, end_offset) = log::extent(&directory).ok().flatten()?;
+                let (first_offset, end_offset) = crate::drivers::log::extent(&directory).ok().flatten()?;
                 Some(LogState { source, service_id, first_offset, end_offset })
             };
             all.into_iter().filter_map(state).collect()

@@ -6,9 +6,10 @@
 //! And against everybody else, a port is taken only if it can be bound right now, on every address.
 //! The range lies outside the one from which the kernel hands out ports for outgoing connections.
 
-use super::layout::{Layout, io_error, read_json};
+use super::layout::Layout;
 use super::spec::{InstanceSpec, SPEC_FILE, port_claim_name};
 use crate::drivers::DriverError;
+use crate::drivers::files::{io_error, read_json};
 use api::ids::InstanceId;
 use sockets::Transport;
 use std::collections::BTreeSet;

@@ -12,14 +12,14 @@ use super::build::{Build, BuildError, lock, sweep_leftovers};
 use super::cache::Cache;
 use super::cgroup::Cgroups;
 use super::directory::{git_source, inside};
-use super::layout::{
-    BuildKey, Durability, Layout, build_key, now_ms, private_directory, read_json, remove_tree, sync_directory,
-    write_json,
-};
-use super::log::{self, LogLimits, LogWriter};
+use super::layout::{BuildKey, Layout, build_key};
 use super::problem::{Problem, describe};
 use super::sources;
 use super::surroundings;
+use crate::clock::now_ms;
+use crate::drivers::book::{Book, Records};
+use crate::drivers::files::{Durability, private_directory, remove_tree, sync_directory, write_json};
+use crate::drivers::log::{self, LogLimits, LogWriter};
 use crate::drivers::{PrepareError, PrepareRequest};
 use api::desired::RevisionDesired;
 use api::ids::{RevisionId, ServiceId};
@@ -48,8 +48,7 @@ pub struct Preparations {
     services: Mutex<BTreeMap<ServiceId, Arc<tokio::sync::Mutex<()>>>>,
     /// One turn per build: services of one repository may share it.
     keys: Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<()>>>>,
-    states: Mutex<BTreeMap<RevisionId, Stored>>,
-    changes: watch::Sender<u64>,
+    book: Book,
 }
 
 impl Preparations {
@@ -60,7 +59,8 @@ impl Preparations {
         options: &super::ProcessOptions,
         changes: watch::Sender<u64>,
     ) -> Self {
-        let states = load(&layout);
+        let ready = |key: &str| build_key(key).is_ok_and(|key| layout.build(&key).join(READY_MARKER).exists());
+        let book = Book::open(layout.preparations(), changes, ready);
         Self {
             layout,
             git,
@@ -71,22 +71,17 @@ impl Preparations {
             builds: Semaphore::new(options.concurrent_builds.max(1)),
             services: Mutex::default(),
             keys: Mutex::default(),
-            states: Mutex::new(states),
-            changes,
+            book,
         }
     }
 
     pub fn observed(&self) -> Vec<PreparationObserved> {
-        self.states().values().map(|stored| stored.observed.clone()).collect()
+        self.book.observed()
     }
 
     /// Which service and which build each known revision has.
-    pub fn records(&self) -> super::garbage::Records {
-        let states = self.states();
-        let records = states.iter().map(|(revision, stored)| {
-            (revision.clone(), (stored.observed.service_id.clone(), stored.build_key.clone()))
-        });
-        records.collect()
+    pub fn records(&self) -> Records {
+        self.book.records()
     }
 
     pub fn is_ready(&self, key: &BuildKey) -> bool {
@@ -104,13 +99,7 @@ impl Preparations {
 
     /// Forget how preparations ended, except of those in work and those to keep.
     pub fn forget(&self, keep: impl Fn(&RevisionId) -> bool) {
-        self.states().retain(|revision, stored| {
-            let stays = stored.observed.state == PreparationState::Working || keep(revision);
-            if !stays {
-                let _ = std::fs::remove_file(self.layout.preparation(revision));
-            }
-            stays
-        });
+        self.book.forget(keep);
     }
 
     /// Give back what mirrors hold of commits that no build here is of.
@@ -151,15 +140,14 @@ impl Preparations {
             Ok(work) => work,
             Err(problem) => return Err(self.failed_before(&request, problem)),
         };
-        self.note(&request, work.observed.clone());
+        self.book.note(&request, work.observed.clone());
         let result = work.run().await;
         let error = result.err().map(|problem| work.conclude(problem));
         work.observed.ended_at_ms = Some(now_ms());
         match &error {
             None => work.observed.state = PreparationState::Ready,
             Some(error) if error.cancelled => {
-                self.states().remove(&request.revision.revision_id);
-                self.changed();
+                self.book.cancelled(&request.revision.revision_id);
                 return Err(error.clone());
             }
             Some(error) => {
@@ -169,12 +157,7 @@ impl Preparations {
                 work.observed.log_tail = error.log_tail.clone();
             }
         }
-        let path = self.layout.preparation(&request.revision.revision_id);
-        let stored = Stored { build_key: request.revision.build_key.clone(), observed: work.observed.clone() };
-        if let Err(error) = write_json(&path, &stored, Durability::Synced) {
-            tracing::warn!(%error, path = %path.display(), "how a preparation ended could not be written down");
-        }
-        self.note(&request, work.observed.clone());
+        self.book.keep(&request, work.observed.clone());
         error.map_or(Ok(()), Err)
     }
 
@@ -193,79 +176,17 @@ impl Preparations {
             cancelled: false,
             log_tail: Vec::new(),
         };
-        let mut observed = fresh(request, self.attempts(&request.revision.revision_id));
+        let mut observed = self.book.fresh(request, PreparationStep::Sync);
         observed.state = PreparationState::Failed;
         observed.error = Some(error.message.clone());
         observed.retryable = error.retryable;
         observed.ended_at_ms = Some(now_ms());
-        self.note(request, observed);
+        self.book.note(request, observed);
         error
-    }
-
-    fn attempts(&self, revision: &RevisionId) -> u32 {
-        self.states().get(revision).map_or(0, |stored| stored.observed.attempts) + 1
-    }
-
-    fn note(&self, request: &PrepareRequest, observed: PreparationObserved) {
-        let stored = Stored { build_key: request.revision.build_key.clone(), observed };
-        self.states().insert(request.revision.revision_id.clone(), stored);
-        self.changed();
-    }
-
-    fn changed(&self) {
-        self.changes.send_modify(|number| *number = number.wrapping_add(1));
-    }
-
-    fn states(&self) -> std::sync::MutexGuard<'_, BTreeMap<RevisionId, Stored>> {
-        self.states.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn services(&self) -> std::sync::MutexGuard<'_, BTreeMap<ServiceId, Arc<tokio::sync::Mutex<()>>>> {
         self.services.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// How preparations ended before this agent began. A ready one counts only while its build is there;
-/// half-done builds are thrown away with whatever still works on them.
-fn load(layout: &Layout) -> BTreeMap<RevisionId, Stored> {
-    let mut states = BTreeMap::new();
-    for entry in std::fs::read_dir(layout.preparations()).into_iter().flatten().flatten() {
-        let Ok(Some(stored)) = read_json::<Stored>(&entry.path()) else { continue };
-        states.insert(stored.observed.revision_id.clone(), stored);
-    }
-    states
-        .into_iter()
-        .filter(|(_, stored)| match stored.observed.state {
-            PreparationState::Ready => {
-                build_key(&stored.build_key).is_ok_and(|key| layout.build(&key).join(READY_MARKER).exists())
-            }
-            PreparationState::Failed => true,
-            PreparationState::Working | PreparationState::Absent => false,
-        })
-        .collect()
-}
-
-/// As it lies on disk.
-#[derive(serde::Serialize, serde::Deserialize)]
-struct Stored {
-    build_key: String,
-    #[serde(flatten)]
-    observed: PreparationObserved,
-}
-
-fn fresh(request: &PrepareRequest, attempts: u32) -> PreparationObserved {
-    PreparationObserved {
-        service_id: request.service_id.clone(),
-        revision_id: request.revision.revision_id.clone(),
-        deployment_id: request.revision.deployment_id.clone(),
-        state: PreparationState::Working,
-        step: PreparationStep::Sync,
-        started_at_ms: Some(now_ms()),
-        ended_at_ms: None,
-        error: None,
-        retryable: false,
-        attempts,
-        log_tail: Vec::new(),
     }
 }
 
@@ -297,7 +218,7 @@ impl<'a> Work<'a> {
         let failed = |source| Problem::Io { operation: "open the build log", path: directory.clone(), source };
         let log = LogWriter::open(&directory, owner.log_limits).map_err(failed)?;
         write_json(&directory.join(LOG_OWNER), &request.service_id, Durability::Renamed).map_err(failed)?;
-        let observed = fresh(request, owner.attempts(&revision.revision_id));
+        let observed = owner.book.fresh(request, PreparationStep::Sync);
         Ok(Self { owner, request, key, observed, log: Arc::new(Mutex::new(log)), cancel })
     }
 
@@ -331,7 +252,7 @@ impl<'a> Work<'a> {
         self.sync(&source).await?;
         let directory = inside(&source, &git_source(self.revision())?.directory)?;
         self.observed.step = PreparationStep::Build;
-        self.owner.note(self.request, self.observed.clone());
+        self.owner.book.note(self.request, self.observed.clone());
         if let Some(spec) = &self.revision().build {
             self.build(spec, &directory).await?;
         }

@@ -7,7 +7,7 @@
 //! The commit is asked for by its SHA first, which is one round trip for one commit. Servers may
 //! refuse that; then the branch or tag that led to it is fetched, then everything.
 
-use super::layout::remove_tree;
+use crate::drivers::files::remove_tree;
 use api::services::CommitSha;
 use git::GitError;
 use git::run::{Call, Git};
@@ -73,7 +73,7 @@ async fn open_mirror(git: &Git<'_>, mirror: &Path, commit: &CommitSha) -> Result
     }
     let failed = |source| GitError::Io { operation: format!("make the mirror {}", mirror.display()), source };
     remove_tree(mirror).map_err(failed)?;
-    super::layout::private_directory(mirror).map_err(failed)?;
+    crate::drivers::files::private_directory(mirror).map_err(failed)?;
     git.quietly(Call::local("making a mirror").directory(mirror).args([
         "init",
         "--quiet",
@@ -129,7 +129,7 @@ pub async fn check_out(
     submodules: bool,
     say: Say<'_>,
 ) -> Result<(), CheckOutError> {
-    super::layout::private_directory(target).map_err(CheckOutError::io(target))?;
+    crate::drivers::files::private_directory(target).map_err(CheckOutError::io(target))?;
     let here = |operation| Call::local(operation).directory(target);
     git.quietly(here("making a checkout").args(["init", "--quiet", object_format(commit)])).await?;
     let objects = target.join(".git/objects/info");

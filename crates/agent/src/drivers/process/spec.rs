@@ -5,7 +5,7 @@
 //! the one thing that cannot wait for anybody: stop.
 
 use super::cgroup::Group;
-use super::log::LogLimits;
+use crate::drivers::log::LogLimits;
 use api::UnixMillis;
 use api::ids::{DeploymentId, InstanceId, RevisionId, ServiceId};
 use api::name::Name;

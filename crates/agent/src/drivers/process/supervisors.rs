@@ -1,12 +1,12 @@
 //! The agent's end of the supervisors: starting one, asking one, hearing when something changed.
 
 use super::cgroup::Cgroups;
-use super::layout::{Durability, io_error, read_json, write_json};
 use super::spec::{
     CONTROL_SOCKET, InstanceSpec, InstanceStatus, LOCK_FILE, PORT_CLAIMED, Phase, READY, Request, SPEC_FILE,
     STATUS_FILE,
 };
 use crate::drivers::DriverError;
+use crate::drivers::files::{Durability, io_error, read_json, write_json};
 use api::ids::InstanceId;
 use std::collections::BTreeMap;
 use std::fs::File;

@@ -26,11 +26,11 @@
 //! or telling it to stop.
 
 mod control;
-pub mod restart;
+
 mod supervise;
 
-use super::layout::read_json;
 use super::spec::{InstanceSpec, LOCK_FILE, PORT_CLAIMED, READY, SPEC_FILE, port_claim_name};
+use crate::drivers::files::read_json;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::linux::net::SocketAddrExt;

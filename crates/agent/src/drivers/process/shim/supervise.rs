@@ -7,15 +7,16 @@
 //! ```
 
 use super::super::cgroup::{Group, kill_owned};
-use super::super::layout::{Durability, now_ms, read_json, write_json};
-use super::super::log::{LineSplitter, LogWriter};
 use super::super::procfs::{self, Marks};
 use super::super::spawn::spawn_contained;
 use super::super::spec::{
     CONTROL_SOCKET, INSTANCE_VARIABLE, InstanceSpec, InstanceStatus, LOG_DIRECTORY, Phase, STATUS_FILE,
 };
 use super::control::Control;
-use super::restart::RestartPolicy;
+use crate::clock::now_ms;
+use crate::drivers::files::{Durability, read_json, write_json};
+use crate::drivers::log::{LineSplitter, LogWriter};
+use crate::drivers::restart::RestartPolicy;
 use api::logs::LogStream;
 use api::observed::ExitStatus;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};

@@ -1,5 +1,6 @@
-//! When to start again a process that ended: pure arithmetic over the times of its ends. They are lengths
-//! of time since some moment, not times of day: a clock that is set says nothing about a process.
+//! When to start again what ended: pure arithmetic over the times of its ends. A supervisor gives lengths of time since
+//! some moment, not times of day: a clock that is set says nothing about a process. For containers, whose ends have to
+//! survive the agent, they are times of day, and one that lies in the future is forgotten.
 
 use api::services::RestartSpec;
 use std::collections::VecDeque;
@@ -12,7 +13,8 @@ pub struct Verdict {
 }
 
 /// Remembers the ends within the window, no more.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(transparent)]
 pub struct RestartPolicy {
     ends: VecDeque<i64>,
 }
@@ -25,6 +27,7 @@ impl RestartPolicy {
     /// anew when a whole window passed without one. `spread` from 0 to 1 lengthens it by up to a
     /// tenth, so that services which fell together do not come back together.
     pub fn ended(&mut self, spec: &RestartSpec, now_ms: i64, spread: f64) -> Verdict {
+        self.ends.retain(|end| *end <= now_ms);
         self.ends.push_back(now_ms);
         let window = i64::try_from(spec.crash_loop_window_ms).unwrap_or(i64::MAX);
         let oldest = now_ms.saturating_sub(window);
@@ -44,8 +47,13 @@ impl RestartPolicy {
 
     /// Whether enough time passed since the last end to call it well again.
     pub fn recovered(&self, spec: &RestartSpec, now_ms: i64) -> bool {
+        self.recovered_at_ms(spec).is_none_or(|at| now_ms >= at)
+    }
+
+    /// When that will be, if nothing ends meanwhile.
+    pub fn recovered_at_ms(&self, spec: &RestartSpec) -> Option<i64> {
         let window = i64::try_from(spec.crash_loop_window_ms).unwrap_or(i64::MAX);
-        self.ends.back().is_none_or(|end| now_ms.saturating_sub(*end) > window)
+        self.ends.back().map(|end| end.saturating_add(window).saturating_add(1))
     }
 }
 

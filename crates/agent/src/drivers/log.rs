@@ -14,13 +14,17 @@
 //! The supervisor of an instance and the build use the same writer. Deliberately absent: an index,
 //! compression and syncing. The control plane keeps what was shipped; this is the buffer before it.
 
-use api::logs::{LogLine, LogStream};
+use api::UnixMillis;
+use api::ids::ServiceId;
+use api::logs::{LogBatch, LogLine, LogSource, LogStream};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use super::layout::{now_ms, private_directory};
+use crate::clock::now_ms;
+use crate::drivers::DriverError;
+use crate::drivers::files::{io_error, private_directory};
 use plan::disk::{is_low, reserve_bytes};
 
 /// A longer line is cut into pieces.
@@ -70,10 +74,15 @@ impl LogWriter {
     /// Append one line (cut if it is too long). A failure is counted and told with the next line
     /// that can be written; the process whose output this is must not suffer from it.
     pub fn line(&mut self, stream: LogStream, text: &[u8]) {
+        self.line_at(now_ms(), stream, text);
+    }
+
+    /// As [`Self::line`], for a line that was said at another time than now.
+    pub fn line_at(&mut self, at_ms: UnixMillis, stream: LogStream, text: &[u8]) {
         if self.lost > 0 {
             let note =
                 format!("{} before this one could not be written to the log", api::words::count(self.lost, "line"));
-            if self.write(LogStream::Mainstay, note.as_bytes()).is_err() {
+            if self.write(at_ms, LogStream::Mainstay, note.as_bytes()).is_err() {
                 self.lost += 1;
                 return;
             }
@@ -82,7 +91,7 @@ impl LogWriter {
         let mut rest = text;
         loop {
             let (piece, after) = rest.split_at(rest.len().min(LINE_LIMIT_BYTES));
-            if self.write(stream, piece).is_err() {
+            if self.write(at_ms, stream, piece).is_err() {
                 self.lost += 1;
             }
             if after.is_empty() {
@@ -99,7 +108,7 @@ impl LogWriter {
         }
     }
 
-    fn write(&mut self, stream: LogStream, text: &[u8]) -> io::Result<()> {
+    fn write(&mut self, at_ms: UnixMillis, stream: LogStream, text: &[u8]) -> io::Result<()> {
         if self.length >= self.limits.segment_bytes {
             self.rotate()?;
         }
@@ -108,7 +117,7 @@ impl LogWriter {
             LogStream::Stderr => 'e',
             LogStream::Mainstay => 'm',
         };
-        let mut line = format!("{} {mark} ", now_ms()).into_bytes();
+        let mut line = format!("{at_ms} {mark} ").into_bytes();
         line.extend(text.iter().map(|byte| if *byte == b'\n' { b' ' } else { *byte }));
         line.push(b'\n');
         match self.file.write_all(&line) {
@@ -229,6 +238,23 @@ fn try_read(directory: &Path, wanted: u64, max_bytes: usize) -> io::Result<LogRe
         }
     }
     Ok(LogRead { offset: begin, next_offset: offset, lines })
+}
+
+/// What [`read`] found, as it is sent; `None`: there is no log.
+pub fn batch(
+    directory: &Path,
+    source: LogSource,
+    service_id: ServiceId,
+    offset: u64,
+    max_bytes: usize,
+) -> Result<Option<LogBatch>, DriverError> {
+    match read(directory, offset, max_bytes) {
+        Ok(LogRead { offset, next_offset, lines }) => {
+            Ok(Some(LogBatch { source, service_id, offset, next_offset, lines }))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(io_error("read the log in", directory)(error)),
+    }
 }
 
 /// First and end offset; `None`: there is no log.
