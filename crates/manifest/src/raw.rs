@@ -28,6 +28,41 @@ pub struct Manifest {
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Service {
+    /// Image to run as a container: `"nginx:1.27"`, `"registry.example.com/team/shop:2"`, or with a digest. A tag is
+    /// resolved to one exact digest per deployment. Instead of `git`, `build` and `run`.
+    pub image: Option<String>,
+    /// When a server asks the registry for the image: `"missing"` (if it does not have exactly this one), `"always"` or
+    /// `"never"` (it is there already, under this name). Default: `"missing"`.
+    pub pull: Option<String>,
+    /// Instead of the image's entrypoint: a list of words, no shell.
+    pub entrypoint: Option<Vec<String>>,
+    /// Instead of the image's command: a list of words, no shell. `["serve", "--all"]`
+    pub command: Option<Vec<String>>,
+    /// User of the container's processes, by name or number, with a group if needed: `"app"`, `"1000:1000"`. Default: as
+    /// the image says.
+    pub user: Option<String>,
+    /// The image's files cannot be changed while it runs; what must be writable is in `tmpfs` or `volumes`. Default: `false`.
+    pub read_only: Option<bool>,
+    /// Folders in memory, with their size: `{ "/tmp" = "64M" }`.
+    #[serde(default)]
+    pub tmpfs: BTreeMap<String, SizeText>,
+    /// Named volumes by the path at which the container sees them: `{ "/var/lib/app" = "data" }`, or with a table. A volume
+    /// is made when it is first needed, belongs to the project, lies on one server, and stays when the service goes. A
+    /// service with a volume that it may write to starts a new release after the old one has stopped.
+    #[serde(default)]
+    pub volumes: BTreeMap<String, VolumeValue>,
+    /// Files that the container can read, by their path: `{ "/etc/app.conf" = "…" }`. They are kept as secrets are, in
+    /// memory, and are readable by the container's user alone.
+    #[serde(default)]
+    pub files: BTreeMap<String, String>,
+    /// Linux capabilities of the container, such as `["NET_BIND_SERVICE"]`. Default: none.
+    #[serde(default)]
+    pub capabilities: Vec<String>,
+    /// Most files that one process of the container may have open. Default: as the engine says.
+    pub open_files: Option<i64>,
+    /// What keeps the container from the machine's kernel: `"container"`, or `"gvisor"` for code that is not trusted (needs
+    /// `runsc` on the server). Default: `"container"`.
+    pub isolation: Option<String>,
     /// Repository with the code: `https://`, `ssh://`, `git@host:path`, `git://` or `file:///path`.
     /// Default: the repository that holds this file.
     pub git: Option<String>,
@@ -44,21 +79,22 @@ pub struct Service {
     pub directory: Option<String>,
     /// Fetch git submodules too. Default: `false`.
     pub submodules: Option<bool>,
-    /// Name of a stored credential for a private repository (`mainstay credentials add`).
+    /// Name of a stored credential for a private repository or registry (`mainstay credentials add`).
     pub credential: Option<String>,
     /// Command that makes the release, or a table with more settings. Run by `/bin/sh -c` in
     /// `directory`. Default: there is nothing to build.
     pub build: Option<Build>,
     /// Command that runs the service, by `/bin/sh -c` in `directory`. It should listen on the port
-    /// in the environment variable `PORT`, on `127.0.0.1` or on every address. One of `run` and
-    /// `static` is required.
+    /// in the environment variable `PORT`, on `127.0.0.1` or on every address. One of `run`, `static`
+    /// and `image` is required.
     pub run: Option<String>,
     /// Folder of files to serve instead of running a command, relative to `directory`.
     #[serde(rename = "static")]
     pub static_files: Option<String>,
     /// Default: a free port is chosen and given in `PORT`. A number: the command always listens on
     /// this one; then only one replica is possible, and a new release starts after the old one has
-    /// stopped. `false`: nothing listens (a worker).
+    /// stopped. `false`: nothing listens (a worker). A container has its port for itself: several replicas may listen on the
+    /// same one; its default is the port that the image exposes, if it is one, else 8080, and it is given in `PORT`.
     pub port: Option<Port>,
     /// How many instances run, 1 to 100. Default: 1, or what `mainstay scale` last asked for.
     #[schemars(range(min = 1, max = 100))]
@@ -134,6 +170,24 @@ pub struct BuildTable {
 
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(untagged)]
+pub enum VolumeValue {
+    /// The volume's name.
+    Name(String),
+    Table(VolumeTable),
+}
+
+/// A volume with more settings.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct VolumeTable {
+    /// Its name. Required.
+    pub volume: Option<String>,
+    /// The container can only read it. Default: `false`.
+    pub read_only: Option<bool>,
+}
+
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(untagged)]
 pub enum Port {
     /// The command always listens on this port.
     Number(i64),
@@ -191,7 +245,7 @@ pub enum Health {
     Table(HealthTable),
 }
 
-/// A health check with more settings. At most one of `http`, `tcp` and `command`.
+/// A health check with more settings. At most one of `http`, `tcp`, `command` and `image`.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct HealthTable {
@@ -199,8 +253,11 @@ pub struct HealthTable {
     pub http: Option<String>,
     /// `true`: the port accepts a connection.
     pub tcp: Option<bool>,
-    /// This command exits with 0. It has the environment of the service.
+    /// This command exits with 0. It has the environment of the service; that of a container is run inside of it, by its
+    /// `/bin/sh`.
     pub command: Option<String>,
+    /// `true`: the check that the image brings itself (`HEALTHCHECK`).
+    pub image: Option<bool>,
     /// Time between two checks. Default: `"5s"`.
     pub interval: Option<DurationText>,
     /// A check that takes longer has failed. Default: `"2s"`.

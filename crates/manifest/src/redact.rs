@@ -1,4 +1,4 @@
-//! A manifest as it may be shown: without the values of environment variables, which may be secret.
+//! A manifest as it may be shown: without the values of environment variables and the content of files, which may be secret.
 //! Everything else stays as it was written, comments included.
 
 use serde::Deserialize;
@@ -16,17 +16,31 @@ struct Loose {
 struct LooseService {
     #[serde(default)]
     env: BTreeMap<String, Spanned<toml::Value>>,
+    #[serde(default)]
+    files: BTreeMap<String, Spanned<toml::Value>>,
+}
+
+impl LooseService {
+    /// What may be secret, with the field that it is in.
+    fn secrets(&self) -> impl Iterator<Item = (&'static str, &String, &Spanned<toml::Value>)> {
+        let env = self.env.iter().map(|(name, value)| ("env", name, value));
+        env.chain(self.files.iter().map(|(path, value)| ("files", path, value)))
+    }
+
+    fn secret(&self, field: &str, name: &str) -> Option<&Spanned<toml::Value>> {
+        if field == "env" { self.env.get(name) } else { self.files.get(name) }
+    }
 }
 
 /// What stands in place of a value.
 const PLACEHOLDER: &str = "\"(hidden)\"";
 const HIDDEN: &str = "(hidden)";
 
-/// The text with every value of `env` hidden; `None` if it cannot be read as a manifest.
+/// The text with every value of `env` and `files` hidden; `None` if it cannot be read as a manifest.
 pub fn without_env_values(text: &str) -> Option<String> {
     let loose: Loose = toml::from_str(text).ok()?;
-    let values = loose.services.values().flat_map(|service| service.env.values());
-    let mut spans: Vec<Range<usize>> = values.map(Spanned::span).collect();
+    let values = loose.services.values().flat_map(LooseService::secrets);
+    let mut spans: Vec<Range<usize>> = values.map(|(_, _, value)| value.span()).collect();
     spans.sort_by_key(|span| std::cmp::Reverse(span.start));
     let mut shown = text.to_owned();
     for span in spans {
@@ -44,15 +58,15 @@ pub fn with_env_values(text: &str, original: &str) -> Result<String, Vec<String>
     let Ok(loose) = toml::from_str::<Loose>(text) else { return Ok(text.to_owned()) };
     let known: Loose = toml::from_str(original).unwrap_or(Loose { services: BTreeMap::new() });
     let (mut spans, mut unknown) = (Vec::new(), Vec::new());
-    for (service, LooseService { env }) in &loose.services {
-        for (name, value) in env {
+    for (service, secrets) in &loose.services {
+        for (field, name, value) in secrets.secrets() {
             if value.get_ref().as_str() != Some(HIDDEN) {
                 continue;
             }
-            let kept = known.services.get(service).and_then(|service| service.env.get(name));
+            let kept = known.services.get(service).and_then(|service| service.secret(field, name));
             match kept.and_then(|kept| original.get(kept.span())) {
                 Some(kept) => spans.push((value.span(), kept)),
-                None => unknown.push(format!("services.{service}.env.{name}")),
+                None => unknown.push(format!("services.{service}.{field}.{name}")),
             }
         }
     }
@@ -82,6 +96,10 @@ mod tests {
         for kept in ["# ours", "run = \"serve\"", "# why", "# kept", "A = \"(hidden)\"", "D = \"(hidden)\"", "env.E"] {
             assert!(shown.contains(kept), "{kept}: {shown}");
         }
+        let text = "[services.web]\nimage = \"nginx\"\n[services.web.files]\n\"/etc/key\" = \"hunter2\"\n";
+        let shown = without_env_values(text).unwrap();
+        assert!(shown.contains("\"/etc/key\" = \"(hidden)\""), "{shown}");
+        assert_eq!(with_env_values(&shown, text).as_deref(), Ok(text));
         assert_eq!(without_env_values("name = [").as_deref(), None);
     }
 

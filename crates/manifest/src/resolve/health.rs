@@ -4,7 +4,13 @@ use super::checker::Checker;
 use crate::raw::{Health, HealthTable};
 use api::services::{HealthCheck, HealthSpec, PortSpec};
 
-pub fn resolve(check: &mut Checker<'_, '_>, field: &str, raw: Option<&Health>, port: &PortSpec) -> HealthSpec {
+pub fn resolve(
+    check: &mut Checker<'_, '_>,
+    field: &str,
+    raw: Option<&Health>,
+    port: &PortSpec,
+    is_image: bool,
+) -> HealthSpec {
     let field = format!("{field}.health");
     let default = if *port == PortSpec::None { HealthCheck::Process } else { HealthCheck::Tcp };
     let Some(raw) = raw else { return HealthSpec::with(default) };
@@ -20,14 +26,19 @@ pub fn resolve(check: &mut Checker<'_, '_>, field: &str, raw: Option<&Health>, p
         let help = "leave `health` out, or check with a `command`";
         check.fail(&field, "the service has no port (`port = false`) that could be checked".into(), Some(help.into()));
     }
+    if found == Some(HealthCheck::Image) && !is_image {
+        let help = "check with `http`, `tcp` or a `command`";
+        check.fail(&format!("{field}.image"), "only an image brings a health check".into(), Some(help.into()));
+    }
     HealthSpec { check: found.unwrap_or_else(|| spec.check.clone()), ..spec }
 }
 
 fn kind(check: &mut Checker<'_, '_>, field: &str, table: &HealthTable) -> Option<HealthCheck> {
     let tcp = table.tcp.unwrap_or(false);
-    let named = [table.http.is_some(), tcp, table.command.is_some()].into_iter().filter(|n| *n).count();
+    let image = table.image.unwrap_or(false);
+    let named = [table.http.is_some(), tcp, table.command.is_some(), image].into_iter().filter(|n| *n).count();
     if named > 1 {
-        let help = "keep one of `http`, `tcp` and `command`";
+        let help = "keep one of `http`, `tcp`, `command` and `image`";
         check.fail(field, "more than one kind of check is given".into(), Some(help.into()));
         return None;
     }
@@ -36,6 +47,9 @@ fn kind(check: &mut Checker<'_, '_>, field: &str, table: &HealthTable) -> Option
     }
     if let Some(command) = &table.command {
         return check.command(&format!("{field}.command"), command).map(|command| HealthCheck::Command { command });
+    }
+    if image {
+        return Some(HealthCheck::Image);
     }
     tcp.then_some(HealthCheck::Tcp)
 }

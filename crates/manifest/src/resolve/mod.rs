@@ -4,6 +4,7 @@
 //! on, so that one mistake does not hide another.
 
 mod checker;
+mod container;
 mod health;
 mod routes;
 mod service;
@@ -13,7 +14,7 @@ use crate::shape::Document;
 use api::error::ErrorDetail;
 use api::name::Name;
 use api::plans::{DefaultSource, StackSpec};
-use api::services::{PortSpec, ServiceSpec};
+use api::services::ServiceSpec;
 use checker::Checker;
 use std::collections::BTreeMap;
 
@@ -37,7 +38,7 @@ pub fn stack(
         check.missing::<()>(
             "services",
             "the manifest has no service",
-            "add one: `[services.web]` with a `run` command",
+            "add one: `[services.web]` with a `run` command or an `image`",
         );
     }
     if manifest.services.len() > SERVICES_LIMIT {
@@ -62,7 +63,7 @@ pub fn stack(
 fn refuse_shared_ports(check: &mut Checker<'_, '_>, services: &BTreeMap<Name, ServiceSpec>) {
     let mut takers: BTreeMap<u16, &Name> = BTreeMap::new();
     for (name, spec) in services {
-        let PortSpec::Fixed { port } = spec.port else { continue };
+        let Some(port) = spec.machine_port() else { continue };
         if let Some(other) = takers.insert(port, name) {
             let message = format!("port {port} is also the port of service `{other}`");
             let help = "give one of them another port, or leave `port` out and read PORT".to_owned();

@@ -1,7 +1,7 @@
 //! One service of a manifest.
 
 use super::checker::{Checker, TEXT_VALUE_LIMIT_BYTES};
-use super::{health, routes, source};
+use super::{container, health, routes, source};
 use crate::raw::{Build, BuildTable, EnvValue, Port, Service};
 use api::name::Name;
 use api::plans::DefaultSource;
@@ -26,9 +26,16 @@ pub fn resolve(
     raw: &Service,
     default_source: Option<&DefaultSource>,
 ) -> Option<ServiceSpec> {
-    let source = source::resolve(check, field, raw, default_source);
-    let build = raw.build.as_ref().map(|build| self::build(check, field, build));
-    let run = run(check, field, raw);
+    let is_image = raw.image.is_some();
+    let (source, build, run) = if is_image {
+        let (source, run) = container::resolve(check, field, raw).unzip();
+        (source, None, run)
+    } else {
+        container::refuse_what_is_of_images(check, field, raw);
+        let source = source::resolve(check, field, raw, default_source);
+        let build = raw.build.as_ref().map(|build| self::build(check, field, build));
+        (source, build, run(check, field, raw))
+    };
     let port = port(check, field, raw);
     let routes = routes::resolve(check, field, raw.route.as_ref());
     if !routes.is_empty() && port == Some(PortSpec::None) {
@@ -36,7 +43,8 @@ pub fn resolve(
         check.fail(&format!("{field}.route"), message, Some("leave out one of the two".into()));
     }
     // A port that could not be read must not make the health check look wrong as well.
-    let health = health::resolve(check, field, raw.health.as_ref(), port.as_ref().unwrap_or(&PortSpec::Injected));
+    let health_port = port.as_ref().unwrap_or(&PortSpec::Injected);
+    let health = health::resolve(check, field, raw.health.as_ref(), health_port, is_image);
     let env = env(check, field, raw);
     let limits = Limits {
         memory_bytes: check.size(&format!("{field}.memory"), raw.memory.as_ref(), MEMORY_RANGE),
@@ -44,7 +52,7 @@ pub fn resolve(
         pids: check.count(&format!("{field}.pids"), raw.pids, PIDS_RANGE).map(u64::from),
     };
     let replicas = check.count(&format!("{field}.replicas"), raw.replicas, 1..=i64::from(REPLICAS_LIMIT));
-    if let (Some(PortSpec::Fixed { port }), Some(2..)) = (&port, replicas) {
+    if let (Some(PortSpec::Fixed { port }), Some(2..), false) = (&port, replicas, is_image) {
         let message = format!("{} replicas cannot all listen on port {port}", replicas.unwrap_or(0));
         let help = "leave `port` out and listen on the port in PORT, or run one replica";
         check.fail(&format!("{field}.replicas"), message, Some(help.into()));
@@ -132,8 +140,7 @@ fn run(check: &mut Checker<'_, '_>, field: &str, raw: &Service) -> Option<RunSpe
             Some(RunSpec::Static { directory: if directory.is_empty() { ".".into() } else { directory } })
         }
         (None, None) => {
-            let help =
-                "write `run = \"…\"` with the command that starts it, or `static = \"public\"` for a folder of files";
+            let help = "write `run = \"…\"` with the command that starts it, `static = \"public\"` for a folder of files, or `image = \"…\"`";
             // The complaint stands at the service's header, where the missing line belongs.
             check.missing(&format!("{field}.run"), "the service has nothing to run", help)
         }
@@ -154,7 +161,7 @@ fn port(check: &mut Checker<'_, '_>, field: &str, raw: &Service) -> Option<PortS
             check.fail(&field, "`true` does not say which port".into(), Some(help.into()));
             None
         }
-        Some(Port::Number(number)) if INSTANCE_PORTS.contains(number) => {
+        Some(Port::Number(number)) if INSTANCE_PORTS.contains(number) && raw.image.is_none() => {
             let help = "choose another, or leave `port` out and listen on the port in PORT";
             let message = format!("port {number} is among those that Mainstay hands out itself (20000 to 29999)");
             check.fail(&field, message, Some(help.into()));

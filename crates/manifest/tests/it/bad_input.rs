@@ -48,7 +48,7 @@ fn an_unknown_field_is_placed_and_the_nearest_one_named() {
     check(
         "name = \"shop\"\nrun = \"x\"\n[service.web]\nrun = \"x\"",
         &[
-            "1:1 services: the manifest has no service | add one: `[services.web]` with a `run` command",
+            "1:1 services: the manifest has no service | add one: `[services.web]` with a `run` command or an `image`",
             "2:1 run: unknown field `run` | `run` belongs to a service: write it below `[services.NAME]`",
             "3:2 service: unknown field `service` | did you mean `services`?",
         ],
@@ -80,7 +80,7 @@ fn all_mistakes_are_reported_at_once_in_the_order_of_their_lines() {
         "name = \"My Shop\"\n[services.web]\nrn = \"x\"\nport = \"http\"\nreplicas = 0\n[services.web.stop]\ngrace = 5",
         &[
             "1:8 name: `My Shop` is not a DNS-safe name: use lowercase letters, digits and single hyphens, beginning with a letter and ending with a letter or digit | `my-shop` would do",
-            "2:11 services.web.run: the service has nothing to run | write `run = \"…\"` with the command that starts it, or `static = \"public\"` for a folder of files",
+            "2:11 services.web.run: the service has nothing to run | write `run = \"…\"` with the command that starts it, `static = \"public\"` for a folder of files, or `image = \"…\"`",
             "3:1 services.web.rn: unknown field `rn` | did you mean `run`?",
             "4:8 services.web.port: expected a whole number or true or false, found the text \"http\"",
             "5:12 services.web.replicas: 0 is out of range | it may be from 1 to 100",
@@ -342,7 +342,9 @@ fn a_health_check_must_fit_the_service() {
     );
     check_service(
         "health = { http = \"/\", command = \"true\" }",
-        &["4:1 services.web.health: more than one kind of check is given | keep one of `http`, `tcp` and `command`"],
+        &[
+            "4:1 services.web.health: more than one kind of check is given | keep one of `http`, `tcp`, `command` and `image`",
+        ],
     );
 }
 
@@ -454,4 +456,72 @@ proptest! {
             }
         }
     }
+}
+
+/// The same for a service that comes from an image.
+#[track_caller]
+fn check_image(lines: &str, expected: &[&str]) {
+    check(&format!("name = \"shop\"\n[services.web]\nimage = \"nginx\"\n{lines}\n"), expected);
+}
+
+#[test]
+fn what_a_repository_has_is_refused_beside_an_image_and_the_other_way_round() {
+    check_image(
+        "tag = \"1.27\"\nrun = \"nginx\"",
+        &[
+            "4:7 services.web.tag: `image` and `tag` are both given: a service comes from an image or from a repository | write it with the image: `image = \"name:tag\"`",
+            "5:7 services.web.run: `image` and `run` are both given: a service comes from an image or from a repository | write it as `command`, a list of words: `command = [\"serve\", \"--all\"]`; or leave `image` out",
+        ],
+    );
+    check_service(
+        "command = [\"x\"]\nvolumes = { \"/data\" = \"data\" }",
+        &[
+            "4:11 services.web.command: `command` is for services that come from an `image` | write the command that runs the service as `run`, or name an `image`",
+            "5:1 services.web.volumes: `volumes` is for services that come from an `image` | leave it out, or name an `image`",
+        ],
+    );
+    check_service(
+        "health = { image = true }",
+        &[
+            "4:20 services.web.health.image: only an image brings a health check | check with `http`, `tcp` or a `command`",
+        ],
+    );
+}
+
+#[test]
+fn what_would_open_a_container_to_the_machine_is_refused() {
+    check(
+        "name = \"shop\"\n[services.web]\nimage = \"--privileged\"",
+        &[
+            "3:9 services.web.image: `--privileged` is not an image: a name is made of lowercase letters, digits and single separators (`.`, `_`, `-`, `/`) | write it as `nginx:1.27` or `registry.example.com/team/shop:2`",
+        ],
+    );
+    check_image(
+        "capabilities = [\"CAP_SYS_ADMIN\", \"chown\", \"FLY\"]\nvolumes = { \"/data\" = \"/var/run/docker.sock\", \"/a:b\" = \"x\" }",
+        &[
+            "4:17 services.web.capabilities[0]: `SYS_ADMIN` would give the container power over the machine | run what needs it outside of Mainstay",
+            "4:43 services.web.capabilities[2]: `FLY` is not a capability that can be given | it is one of AUDIT_WRITE, CHOWN, DAC_OVERRIDE, FOWNER, FSETID, IPC_LOCK, KILL, LEASE, MKNOD, NET_BIND_SERVICE, NET_RAW, SETFCAP, SETGID, SETPCAP, SETUID, SYS_CHROOT, SYS_NICE, SYS_RESOURCE",
+            "5:23 services.web.volumes./data: folders of the machine cannot be mounted | name a volume, such as \"data\": it is made when it is first needed, and kept",
+            "5:56 services.web.volumes./a:b: `/a:b` is not a usable path: colons, commas, backslashes and control characters cannot be in it | write an absolute path such as \"/var/lib/app\"",
+        ],
+    );
+}
+
+#[test]
+fn values_of_an_image_that_mean_nothing_are_named() {
+    check_image(
+        "pull = \"daily\"\nuser = \"-x\"\nisolation = \"vm\"\ntmpfs = { \"tmp\" = \"1K\" }\ncommand = []",
+        &[
+            "4:8 services.web.pull: `daily` is not a time to pull an image | write \"missing\" (if the server lacks it), \"always\" or \"never\"",
+            "5:8 services.web.user: `-x` is not a user of a container | write a name or number, with a group if needed: \"app\", \"1000:1000\"",
+            "6:13 services.web.isolation: `vm` is not a kind of isolation | write \"container\" or \"gvisor\"",
+            "7:19 services.web.tmpfs.tmp: `1K` is out of range | it may be from 4K to 64T",
+            "7:19 services.web.tmpfs.tmp: `tmp` is not a usable path: it must begin with `/` | write an absolute path such as \"/var/lib/app\"",
+            "8:11 services.web.command: there is no program in it | write `[\"serve\", \"--port\", \"8080\"]`, or leave it out",
+        ],
+    );
+    check_image(
+        "tmpfs = { \"/a\" = \"1M\" }\nfiles = { \"/a\" = \"hunter2\" }",
+        &["5:18 services.web.files./a: `/a` is also in `tmpfs` | keep one of the two"],
+    );
 }

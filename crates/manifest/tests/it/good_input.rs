@@ -125,3 +125,44 @@ fn a_branch_without_git_chooses_another_branch_of_the_same_repository() {
         ("https://example.com/shop.git", "release/2")
     );
 }
+
+#[test]
+fn three_lines_describe_a_container_and_everything_else_can_be_said() {
+    let stack = parse("name = \"shop\"\n[services.web]\nimage = \"nginx:1.27\"\nport = 25000\nreplicas = 3");
+    let web = &stack.services[&"web".parse().unwrap()];
+    assert_eq!(web.run, RunSpec::Container(Default::default()));
+    assert_eq!((&web.port, web.machine_port()), (&PortSpec::Fixed { port: 25_000 }, None));
+    let stack = parse(
+        r#"
+name = "shop"
+[services.web]
+image = "registry.example.com:5000/team/shop@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+pull = "always"
+credential = "registry"
+entrypoint = ["/entry"]
+command = ["serve", "--all"]
+user = "1000:1000"
+read_only = true
+tmpfs = { "/tmp" = "64M" }
+volumes = { "/data/" = "data", "/models" = { volume = "models", read_only = true } }
+files = { "/etc/app.conf" = "secret" }
+capabilities = ["cap_net_bind_service"]
+open_files = 4096
+isolation = "gvisor"
+health = { image = true, interval = "10s" }
+memory = "64M"
+"#,
+    );
+    let web = &stack.services[&"web".parse().unwrap()];
+    let expected = serde_json::json!({
+        "kind": "container",
+        "entrypoint": ["/entry"], "command": ["serve", "--all"], "user": "1000:1000", "read_only": true,
+        "tmpfs": { "/tmp": 64 << 20 },
+        "volumes": { "/data": { "volume": "data", "read_only": false }, "/models": { "volume": "models", "read_only": true } },
+        "files": { "/etc/app.conf": "secret" },
+        "capabilities": ["NET_BIND_SERVICE"], "open_files": 4096, "isolation": "gvisor",
+    });
+    assert_eq!(serde_json::to_value(&web.run).unwrap(), expected);
+    assert_eq!((&web.health.check, web.health.interval_ms), (&HealthCheck::Image, 10_000));
+    assert_eq!(web.limits.memory_bytes, Some(64 << 20));
+}
