@@ -16,6 +16,7 @@
 //! What is held back is as much an answer as what is done: every difference has a change or a
 //! [`Blocked`](api::observed::Blocked) with its reason.
 
+pub mod certificates;
 pub mod disk;
 pub mod gateway;
 pub mod host;
