@@ -24,10 +24,11 @@ const fn extra(package: &'static str, programs: &'static [&'static str], without
     Need { package, programs, without, is_extra: true }
 }
 
-static NEEDS: [Need; 16] = [
+static NEEDS: [Need; 17] = [
     need("git", &["git"], "everything that clones"),
     need("openssh-client", &["ssh-keygen"], "deploy keys"),
     need("openssl", &["openssl"], "private repositories over https"),
+    need("pebble", &["pebble"], "certificates from an authority"),
     need("python3-asyncssh", &["/usr/lib/python3/dist-packages/asyncssh/__init__.py"], "private repositories over ssh"),
     need("curl", &["curl"], "the commands of the README"),
     need("faketime", &["faketime"], "clocks that jump"),

@@ -59,6 +59,17 @@ kinds! {
     DiskFreed,
     GatewayStarted,
     GatewayStopped,
+    /// A certificate is to be ordered, because it is needed or a person asked.
+    CertificateOrdered,
+    /// A certificate was stored for a host: ordered, or given by a person.
+    CertificateIssued,
+    /// A certificate could not be ordered.
+    CertificateFailed,
+    /// A certificate that a person gave ends soon, or has ended.
+    CertificateExpiring,
+    CertificateRemoved,
+    /// Automatic HTTPS was set up, changed or turned off.
+    HttpsSetUp,
     TokenCreated,
     TokenUsed,
     TokenRevoked,
@@ -85,11 +96,13 @@ pub enum EventTopic {
     Builds,
     Instances,
     Servers,
+    Certificates,
     Access,
 }
 
 impl EventTopic {
-    pub const ALL: [Self; 5] = [Self::Deployments, Self::Builds, Self::Instances, Self::Servers, Self::Access];
+    pub const ALL: [Self; 6] =
+        [Self::Deployments, Self::Builds, Self::Instances, Self::Servers, Self::Certificates, Self::Access];
 
     /// The word in JSON and in addresses: `builds`.
     pub fn key(self) -> &'static str {
@@ -98,6 +111,7 @@ impl EventTopic {
             Self::Builds => "builds",
             Self::Instances => "instances",
             Self::Servers => "servers",
+            Self::Certificates => "certificates",
             Self::Access => "access",
         }
     }
@@ -149,6 +163,12 @@ impl EventTopic {
             | K::DiskFreed
             | K::GatewayStarted
             | K::GatewayStopped => Self::Servers,
+            K::CertificateOrdered
+            | K::CertificateIssued
+            | K::CertificateFailed
+            | K::CertificateExpiring
+            | K::CertificateRemoved
+            | K::HttpsSetUp => Self::Certificates,
             K::TokenCreated | K::TokenUsed | K::TokenRevoked | K::UserSignedIn | K::PasswordChanged => Self::Access,
         }
     }

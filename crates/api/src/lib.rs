@@ -17,6 +17,7 @@ pub mod agent;
 pub mod cause;
 pub mod deployments;
 pub mod desired;
+pub mod domains;
 pub mod error;
 pub mod events;
 pub mod fleet;

@@ -8,6 +8,7 @@ use crate::exit::FailureAnswer;
 use crate::running::Running;
 use api::deployments::Deployment;
 use api::desired::CredentialView;
+use api::domains::{AcmeSettings, DomainView};
 use api::events::EventRecord;
 use api::logs::LogRecord;
 use api::metrics::{ServerMetrics, ServiceMetrics};
@@ -32,7 +33,18 @@ macro_rules! are_answers {
     ($($answer:ty),* $(,)?) => { $(impl Answer for $answer {})* };
 }
 
-are_answers!(Deployment, CredentialView, EventRecord, LogRecord, DeployAnswer, StackPlan, ServerView, EnvVariable);
+are_answers!(
+    Deployment,
+    CredentialView,
+    EventRecord,
+    LogRecord,
+    DeployAnswer,
+    StackPlan,
+    ServerView,
+    EnvVariable,
+    DomainView,
+    AcmeSettings
+);
 are_answers!(ServiceView, StackView, TokenCreated, TokenView, Backup, Manifest, Restored, FailureAnswer);
 are_answers!(crate::commands::doctor::Examination, crate::usage::Usage, ServiceMetrics, ServerMetrics);
 are_answers!(Started, Stopped, Written, Opened, Changed, Removed, Revoked, Stored, SignedIn, Versions);
@@ -203,6 +215,10 @@ fn reference() -> Reference {
     all.add::<Stored>(One, &["credentials add"]);
     all.add::<CredentialView>(List, &["credentials list"]);
     all.add::<Removed>(One, &["credentials remove"]);
+    all.add::<DomainView>(List, &["domains list"]);
+    all.add::<DomainView>(One, &["domains add", "domains renew"]);
+    all.add::<Removed>(One, &["domains remove"]);
+    all.add::<AcmeSettings>(One, &["domains setup"]);
     all.add::<SignedIn>(One, &["login"]);
     all.add::<crate::commands::doctor::Examination>(One, &["doctor"]);
     all.add::<Backup>(One, &["backup"]);

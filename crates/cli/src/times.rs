@@ -18,6 +18,18 @@ pub fn ago(at_ms: UnixMillis, now_ms: UnixMillis) -> String {
     }
 }
 
+/// `in 12s`, `in 3m`, `in 5d`.
+pub fn until(at_ms: UnixMillis, now_ms: UnixMillis) -> String {
+    let seconds = (at_ms - now_ms).max(0) / 1000;
+    match seconds {
+        0..=1 => "now".into(),
+        2..=119 => format!("in {seconds}s"),
+        120..=7199 => format!("in {}m", seconds / 60),
+        7200..=172_799 => format!("in {}h", seconds / 3600),
+        _ => format!("in {}d", seconds / 86_400),
+    }
+}
+
 /// `0.4s`, `12.4s`, `3m 07s`, `2h 05m`.
 pub fn length(ms: i64) -> String {
     let ms = ms.max(0);

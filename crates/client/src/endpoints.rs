@@ -6,6 +6,7 @@ use crate::follow::Follow;
 use crate::lines::Lines;
 use api::deployments::{Deployment, RollbackRequest};
 use api::desired::{CredentialRequest, CredentialView};
+use api::domains::{AcmeSettings, CertificateRequest, DomainView};
 use api::events::{EventKind, EventLevel, EventRecord, EventTopic};
 use api::ids::{DeploymentId, InstanceId, RequestId, TokenId};
 use api::logs::LogRecord;
@@ -14,6 +15,7 @@ use api::plans::{DeployAnswer, DeployRequest, PlanRequest, StackPlan};
 use api::servers::{AcceptRestoreRequest, ServerView};
 use api::services::{EnvPatch, EnvVariable, Revision, ScaleRequest, ServiceView};
 use api::stacks::StackView;
+use api::tls::CertificateName;
 use api::tokens::{Info, SignInRequest, TokenCreated, TokenRequest, TokenView};
 use reqwest::Method;
 use serde::de::DeserializeOwned;
@@ -140,6 +142,10 @@ fn post<'a, B: serde::Serialize>(path: &[&'a str], body: &'a B, action: &'a str)
     Call { body: Some(body), ..Call::new(Method::POST, path, action) }
 }
 
+fn put<'a, B: serde::Serialize>(path: &[&'a str], body: &'a B, action: &'a str) -> Call<'a, B> {
+    Call { body: Some(body), ..Call::new(Method::PUT, path, action) }
+}
+
 fn delete<'a>(path: &[&'a str], action: &'a str) -> Call<'a> {
     Call { body: NOTHING, ..Call::new(Method::DELETE, path, action) }
 }
@@ -198,6 +204,39 @@ impl Client {
 
     pub async fn credential_remove(&self, name: &str) -> Result<(), ClientError> {
         self.send_for_nothing(delete(&["api", "v1", "credentials", name], "remove a credential")).await
+    }
+}
+
+/// Hosts and their certificates.
+impl Client {
+    pub async fn domains(&self) -> Result<Vec<DomainView>, ClientError> {
+        self.send(get(&["api", "v1", "domains"], "list hosts")).await
+    }
+
+    pub async fn certificate_give(
+        &self,
+        host: &CertificateName,
+        request: &CertificateRequest,
+    ) -> Result<DomainView, ClientError> {
+        let path = ["api", "v1", "domains", host.as_str(), "certificate"];
+        self.send(put(&path, request, "store a certificate")).await
+    }
+
+    pub async fn certificate_take_back(&self, host: &CertificateName) -> Result<(), ClientError> {
+        let path = ["api", "v1", "domains", host.as_str(), "certificate"];
+        self.send_for_nothing(delete(&path, "remove a certificate")).await
+    }
+
+    pub async fn domain_renew(&self, host: &CertificateName) -> Result<DomainView, ClientError> {
+        self.send(post(&["api", "v1", "domains", host.as_str(), "renew"], &(), "order a certificate")).await
+    }
+
+    pub async fn acme(&self) -> Result<AcmeSettings, ClientError> {
+        self.send(get(&["api", "v1", "acme"], "say how automatic HTTPS is set up")).await
+    }
+
+    pub async fn acme_set(&self, settings: &AcmeSettings) -> Result<AcmeSettings, ClientError> {
+        self.send(put(&["api", "v1", "acme"], settings, "set up automatic HTTPS")).await
     }
 }
 

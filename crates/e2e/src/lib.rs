@@ -4,6 +4,7 @@
 //! folder. What a test started is found again by that folder in the command lines of processes, and
 //! ended when the test ends, also when it fails. Only loopback is ever talked to.
 
+mod authority;
 mod clock;
 mod connection;
 pub mod fleet;
@@ -17,6 +18,7 @@ mod repository;
 mod small_disk;
 mod visitors;
 
+pub use authority::{Authority, make_own_certificate};
 pub use clock::Clock;
 pub use followers::{Follower, all_records};
 pub use git_servers::{HttpsHost, SshHost};

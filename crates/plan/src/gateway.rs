@@ -14,8 +14,7 @@ use api::gateway::{
     DnsResponder, GatewayConfig, GatewayRoute, GatewayService, InternalName, Listener, ListenerKind, Upstream,
 };
 use api::ids::{InstanceId, ServiceId};
-use api::name::HostName;
-use api::name::Name;
+use api::name::{HostName, Name};
 use api::observed::{InstanceObserved, InstanceState, PreparationObserved, PreparationState};
 use api::services::RouteSpec;
 use api::tls::{CertificateReference, ChallengeKind, GatewayTls, TlsMode, is_public_host};

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! mainstay backup, format 1. It holds secrets. …       a line for whoever finds the file
-//! signing.key │ cli-token │ initial-password           the files beside the database
+//! signing.key │ sealing.key │ cli-token │ …            the files beside the database
 //! database.jsonl.gz                                    every row, see store::dump
 //! {"format":1,"schema":…,"rows":…,"parts":[…]}         the manifest: what and how much, SHA-256 of each part
 //! mainstay backup ends. Manifest at …, SHA-256 …       fixed length, so that it is found from the end
@@ -28,6 +28,7 @@ mod restore;
 pub use restore::restore;
 
 use crate::clock;
+use crate::files;
 use crate::options::ServerOptions;
 use anyhow::{Context, Result, bail, ensure};
 use aws_lc_rs::digest;
@@ -48,7 +49,8 @@ const ANY_FORMAT: &str = "mainstay backup, format ";
 const FORMAT: u32 = 1;
 const DATABASE: &str = "database.jsonl.gz";
 /// In the control plane's directory; those that are there are taken along.
-const FILES: [&str; 3] = ["signing.key", crate::bootstrap::CLI_TOKEN_FILE, crate::bootstrap::PASSWORD_FILE];
+const FILES: [&str; 4] =
+    [files::SIGNING_KEY, files::SEALING_KEY, crate::bootstrap::CLI_TOKEN_FILE, crate::bootstrap::PASSWORD_FILE];
 /// Such a file is a line of text.
 const FILE_LIMIT_BYTES: u64 = 64 * 1024;
 const MANIFEST_LIMIT_BYTES: u64 = 1024 * 1024;
@@ -401,7 +403,6 @@ impl<W: Write> Write for Hashed<W> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::files;
     use std::os::unix::fs::PermissionsExt;
 
     /// A control plane with little in it, and a backup of it.

@@ -11,7 +11,7 @@ use crate::presence::Heard;
 use crate::recovery::Recoveries;
 use crate::registry::{HttpRegistries, Registries};
 use crate::state::{AppState, Shared, fresh};
-use crate::{clock, files};
+use crate::{certificates, clock, files};
 use anyhow::{Context, Result};
 use api::ids::{OrganizationId, ProjectId, TokenId, UserId};
 use api::name::Name;
@@ -63,6 +63,7 @@ pub async fn begin(options: ServerOptions, address: SocketAddr, edges: Edges) ->
     let directory = options.directory();
     files::make_directory(&directory)?;
     let signing_key = files::signing_key(&directory)?;
+    let sealing_key = files::sealing_key(&directory)?;
     let git = git::Environment::prepare(&directory.join("git"), &options.mainstay_binary).context("prepare for git")?;
     let store = open(&options).await?;
     let store = match edges.gate {
@@ -97,6 +98,8 @@ pub async fn begin(options: ServerOptions, address: SocketAddr, edges: Edges) ->
         options,
         address,
         signing_key,
+        sealing_key,
+        certificates: Default::default(),
         git,
         organization,
         wakeups: Default::default(),
@@ -110,6 +113,7 @@ pub async fn begin(options: ServerOptions, address: SocketAddr, edges: Edges) ->
         registries,
         poll_limit: edges.poll_limit,
     });
+    certificates::reload(&state, &scope).await.map_err(|e| anyhow::anyhow!("read the certificates: {e:#?}"))?;
     Ok(Begun { state, initial_password })
 }
 

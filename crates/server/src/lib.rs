@@ -19,10 +19,12 @@
 //! writes a stage and its event in one transaction; a request writes its events right after the change,
 //! so a crash in between can lose the sentence about it, never the change.
 
+mod acme;
 pub mod actions;
 pub mod auth;
 pub mod backup;
 pub mod bootstrap;
+pub mod certificates;
 pub mod clock;
 pub mod desired;
 mod disk;

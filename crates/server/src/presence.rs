@@ -39,6 +39,12 @@ impl crate::state::Shared {
         self.heard_all().get(id).cloned()
     }
 
+    /// The newest reports of all servers that have reported.
+    pub fn heard_from(&self) -> Vec<(ServerId, Arc<ObservedState>)> {
+        let heard = self.heard_all();
+        heard.iter().filter_map(|(id, heard)| Some((id.clone(), heard.observed.clone()?))).collect()
+    }
+
     /// Takes a newer report in; answers what was known before.
     pub fn hear(&self, id: &ServerId, heard: Heard) -> Option<Heard> {
         self.heard_all().insert(id.clone(), heard)

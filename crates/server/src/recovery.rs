@@ -29,6 +29,7 @@
 
 use crate::auth::Caller;
 use crate::auth::agent::SignedRequest;
+use crate::certificates;
 use crate::clock;
 use crate::desired;
 use crate::error::{HttpError, Result};
@@ -219,6 +220,9 @@ pub async fn on_report(
                 is_ahead(state, scope, id, held.generation).await?;
             } else if let (None, Some(shown)) = (&document, held.document) {
                 genuine(state, id, &shown)?;
+                let mut shown = shown;
+                // It may hold private keys.
+                shown.document = certificates::seal_document(state, scope, id, &shown.document);
                 let document = Some(Box::new(shown));
                 recoveries.set(state, scope, id, Some(Recovery::Ahead { since_ms, generation, document })).await?;
             }
@@ -281,7 +285,8 @@ fn genuine(state: &AppState, id: &ServerId, shown: &SignedDesiredState) -> Resul
     let refused = |reason: String| {
         HttpError::invalid("held.document", format!("the document that was shown is not believed: {reason}"))
     };
-    let document: DesiredState = ours.verify(shown).map_err(|error| refused(error.to_string()))?;
+    let shown = certificates::open_document(state, &state.organization, id, shown.clone())?;
+    let document: DesiredState = ours.verify(&shown).map_err(|error| refused(error.to_string()))?;
     if document.server_id != *id {
         return Err(refused("it is of another server".into()));
     }

@@ -15,8 +15,8 @@
 
 use crate::requests;
 use crate::routes::{
-    agent, credentials, deployments, env, events, health, info, logs, metrics, plans, servers, services, session,
-    stacks, tokens,
+    agent, credentials, deployments, domains, env, events, health, info, logs, metrics, plans, servers, services,
+    session, stacks, tokens,
 };
 use crate::state::AppState;
 use axum::extract::DefaultBodyLimit;
@@ -70,6 +70,10 @@ fn api_router() -> (Router<AppState>, OpenApi) {
         .routes(routes!(tokens::revoke))
         .routes(routes!(credentials::list, credentials::store))
         .routes(routes!(credentials::delete))
+        .routes(routes!(domains::list))
+        .routes(routes!(domains::give, domains::take_back))
+        .routes(routes!(domains::renew))
+        .routes(routes!(domains::settings, domains::set_up))
         .routes(routes!(stacks::list))
         .routes(routes!(stacks::show, stacks::remove))
         .routes(routes!(services::list))

@@ -84,3 +84,26 @@ pub fn observed_instance(number: u128) -> InstanceObserved {
         cpu_ms: None,
     }
 }
+
+/// One that was ordered for the host, good for a long time.
+pub fn certificate(
+    key: &sealing::SealingKey,
+    organization: &api::ids::OrganizationId,
+    host: &api::name::HostName,
+) -> store::Certificate {
+    let name = api::tls::CertificateName::from(host.clone());
+    let source = api::domains::CertificateSource::Acme;
+    let identity = crate::certificates::key_identity(organization, &name, source);
+    store::Certificate {
+        sealed_key: key.seal(&identity, "key"),
+        names: vec![name.clone()],
+        host: name,
+        source,
+        issuer: "Authority".into(),
+        digest: "1".into(),
+        chain: String::new(),
+        not_before_ms: 0,
+        not_after_ms: i64::MAX,
+        created_at_ms: 0,
+    }
+}

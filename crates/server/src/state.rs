@@ -7,7 +7,7 @@ use api::events::EventKind;
 use api::ids::{OrganizationId, ServerId};
 use std::collections::HashMap;
 use std::ops::Deref;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use store::{Scope, Store};
 use tokio_util::sync::CancellationToken;
 
@@ -20,6 +20,9 @@ pub struct Shared {
     pub(crate) options: ServerOptions,
     pub(crate) address: std::net::SocketAddr,
     pub(crate) signing_key: wire::SigningKey,
+    pub(crate) sealing_key: sealing::SealingKey,
+    /// The certificates that there are, with their keys; see [`crate::certificates`].
+    pub(crate) certificates: Mutex<Arc<crate::certificates::Book>>,
     pub(crate) git: git::Environment,
     /// The organization of the first start; more come with tenancy.
     pub(crate) organization: OrganizationId,
@@ -75,6 +78,14 @@ impl AppState {
 
     pub fn organization_name(&self) -> &'static str {
         crate::bootstrap::ORGANIZATION
+    }
+
+    pub fn certificates(&self) -> Arc<crate::certificates::Book> {
+        self.certificates.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn set_certificates(&self, book: crate::certificates::Book) {
+        *self.certificates.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(book);
     }
 
     /// Ends when the control plane does.

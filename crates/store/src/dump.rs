@@ -32,7 +32,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, Write};
 
 /// Every table, each after those that it refers to.
-pub const TABLES: [&str; 20] = [
+pub const TABLES: [&str; 25] = [
     "organizations",
     "counters",
     "projects",
@@ -41,6 +41,11 @@ pub const TABLES: [&str; 20] = [
     "tokens",
     "credentials",
     "settings",
+    "certificates",
+    "certificate_orders",
+    "certificate_order_log",
+    "challenges",
+    "acme_accounts",
     "servers",
     "nonces",
     "desired_states",

@@ -21,6 +21,8 @@
 //! [`Store::dump`] of one database can be [`load`]ed into the other.
 
 mod addresses;
+mod certificate_orders;
+mod certificates;
 mod codec;
 mod connect;
 mod credentials;
@@ -56,6 +58,8 @@ mod tokens;
 pub mod unscoped;
 mod users;
 
+pub use certificate_orders::{CertificateOrder, OrderBegun};
+pub use certificates::Certificate;
 pub use connect::drivers_are_installed;
 pub use credentials::Credential;
 pub use deployments::{Begun, DeploymentCreate, RevisionCreate, Tell};

@@ -8,7 +8,7 @@ use sqlx::SqlSafeStr;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 
 /// Version, description, SQL; oldest first.
-const ALL: [(i64, &str, &str); 7] = [
+const ALL: [(i64, &str, &str); 8] = [
     (1, "foundation", include_str!("../migrations/0001_foundation.sql")),
     (2, "server numbers", include_str!("../migrations/0002_server_numbers.sql")),
     (3, "instance indexes", include_str!("../migrations/0003_instance_indexes.sql")),
@@ -16,6 +16,7 @@ const ALL: [(i64, &str, &str); 7] = [
     (5, "metrics", include_str!("../migrations/0005_metrics.sql")),
     (6, "event filters", include_str!("../migrations/0006_event_filters.sql")),
     (7, "fleet", include_str!("../migrations/0007_fleet.sql")),
+    (8, "certificates", include_str!("../migrations/0008_certificates.sql")),
 ];
 
 pub const NEWEST: i64 = ALL[ALL.len() - 1].0;

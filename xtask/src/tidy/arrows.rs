@@ -6,17 +6,18 @@
 use super::Tree;
 
 /// A crate and the crates of ours that it may use. Adding an edge here is a decision about the design.
-const ARROWS: [(&str, &[&str]); 17] = [
+const ARROWS: [(&str, &[&str]); 18] = [
     ("ambient", &[]),
     ("api", &[]),
     ("sockets", &[]),
     ("wire", &["api"]),
+    ("sealing", &["api"]),
     ("manifest", &["api"]),
     ("plan", &["api"]),
     ("git", &["api"]),
     ("store", &["ambient", "api"]),
     ("client", &["api", "wire"]),
-    ("server", &["ambient", "api", "wire", "manifest", "plan", "git", "store", "sockets"]),
+    ("server", &["ambient", "api", "wire", "sealing", "manifest", "plan", "git", "store", "sockets"]),
     ("agent", &["ambient", "api", "wire", "plan", "git", "client", "sockets"]),
     ("gateway", &["api", "wire", "sockets"]),
     ("cli", &["api", "wire", "manifest", "plan", "git", "store", "client", "server", "agent", "gateway", "sockets"]),

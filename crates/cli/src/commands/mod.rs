@@ -7,6 +7,7 @@ pub mod completions;
 pub mod credentials;
 pub mod deploy;
 pub mod doctor;
+pub mod domains;
 pub mod down;
 pub mod env;
 pub mod events;

@@ -11,6 +11,7 @@ mod commands;
 mod crashes;
 mod disk_full;
 mod fleet;
+mod https;
 mod joining;
 mod kill_loop;
 mod looking;

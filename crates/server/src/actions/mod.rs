@@ -6,6 +6,7 @@
 
 pub mod credentials;
 pub mod deploy;
+pub mod domains;
 pub mod env;
 pub mod fingerprint;
 pub mod planning;

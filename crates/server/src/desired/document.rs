@@ -1,6 +1,7 @@
 //! The desired state of one server, put together from plain parts. Pure: equal parts give an equal
 //! document, whatever order they come in, so that its digest says whether anything changed.
 
+use crate::certificates::Book;
 use crate::options::ServerOptions;
 use api::desired::{
     DesiredState, GitCredential, InstanceDesired, ResolvedGit, ResolvedImage, ResolvedSource, RevisionDesired,
@@ -8,9 +9,11 @@ use api::desired::{
 };
 use api::ids::{DeploymentId, ProjectId, RevisionId, ServerId, ServiceId, StackId};
 use api::images::RegistryCredential;
-use api::name::Name;
+use api::name::{HostName, Name};
 use api::services::{Revision, ServiceSpec, SourceSpec, SourceVersion};
-use std::collections::BTreeMap;
+use api::tls::ChallengeAnswer;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// The server itself.
 pub struct ServerPart {
@@ -21,6 +24,15 @@ pub struct ServerPart {
     pub agent_is_root: bool,
     /// Whether there is a fleet state for it.
     pub in_fleet: bool,
+}
+
+/// What gateways need for HTTPS.
+#[derive(Default)]
+pub struct HttpsPart {
+    pub book: Arc<Book>,
+    pub challenges: Vec<ChallengeAnswer>,
+    /// Hosts of services on other servers, which every server of the fleet answers for; `None` is any.
+    pub fleet_hosts: Arc<BTreeSet<Option<HostName>>>,
 }
 
 /// A stack with the services of which something lands on the server.
@@ -48,9 +60,14 @@ pub fn assemble(
     server: &ServerPart,
     mut stacks: Vec<StackPart>,
     credentials: &BTreeMap<Name, GitCredential>,
+    https: &HttpsPart,
     options: &ServerOptions,
 ) -> DesiredState {
     stacks.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
+    let stacks: Vec<StackDesired> = stacks.into_iter().map(|stack| stack_desired(stack, credentials)).collect();
+    let routes = stacks.iter().flat_map(|stack| &stack.services).flat_map(|service| &service.routes);
+    let elsewhere = https.fleet_hosts.iter().filter(|_| server.in_fleet).map(Option::as_ref);
+    let certificates = https.book.for_routes(routes.map(|route| route.host.as_ref()).chain(elsewhere));
     DesiredState {
         server_id: server.id.clone(),
         server_name: server.name.clone(),
@@ -61,9 +78,9 @@ pub fn assemble(
         security_mode: server.security_mode,
         gateway: options.gateway_settings(server.agent_is_root),
         dns: options.dns.clone(),
-        stacks: stacks.into_iter().map(|stack| stack_desired(stack, credentials)).collect(),
-        certificates: Vec::new(),
-        challenges: Vec::new(),
+        stacks,
+        certificates,
+        challenges: https.challenges.clone(),
     }
 }
 
@@ -208,7 +225,7 @@ mod tests {
             version: 1,
             services: vec![service],
         };
-        assemble(&server, vec![stack], &BTreeMap::new(), &ServerOptions::new("/x"))
+        assemble(&server, vec![stack], &BTreeMap::new(), &HttpsPart::default(), &ServerOptions::new("/x"))
     }
 
     #[test]
@@ -219,6 +236,30 @@ mod tests {
         assert_eq!(routes(document(Some(&old), &[&new, &old], instances.clone())), "/old");
         assert_eq!(routes(document(Some(&new), &[&new, &old], instances)), "/new");
         assert_eq!(routes(document(None, &[&new], vec![instance(2, &new, 2)])), "/new");
+    }
+
+    #[test]
+    fn a_server_of_the_fleet_has_the_certificates_of_hosts_that_are_served_elsewhere_and_one_alone_has_not() {
+        let key = sealing::SealingKey::from_base64(&sealing::SealingKey::generate()).unwrap();
+        let organization = api::ids::OrganizationId::from_uuid(uuid::Uuid::nil());
+        let host: HostName = "elsewhere.example.com".parse().unwrap();
+        let row = samples::certificate(&key, &organization, &host);
+        let https = HttpsPart {
+            book: Arc::new(Book::of(vec![row], &key, &organization, 1)),
+            fleet_hosts: Arc::new(BTreeSet::from([Some(host)])),
+            ..HttpsPart::default()
+        };
+        let certificates = |in_fleet| {
+            let server = ServerPart {
+                id: ServerId::from_uuid(uuid::Uuid::from_u128(1)),
+                name: "local".parse().unwrap(),
+                security_mode: SecurityMode::Closed,
+                agent_is_root: false,
+                in_fleet,
+            };
+            assemble(&server, vec![], &BTreeMap::new(), &https, &ServerOptions::new("/x")).certificates.len()
+        };
+        assert_eq!((certificates(true), certificates(false)), (1, 0));
     }
 
     #[test]

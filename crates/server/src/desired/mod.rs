@@ -11,6 +11,7 @@ mod turns;
 
 pub use turns::Turns;
 
+use crate::certificates;
 use crate::clock;
 use crate::error::{HttpError, Result};
 use crate::recovery;
@@ -153,7 +154,11 @@ async fn refresh_one(
     }
     next.generation = generation.max(floor) + 1;
     next.issued_at_ms = clock::now_ms();
-    let row = DesiredRow { generation: next.generation, digest, signed: state.signing_key.sign(&next) };
+    let mut signed = state.signing_key.sign(&next);
+    if !next.certificates.is_empty() {
+        signed.document = certificates::seal_document(state, scope, server_id, &signed.document);
+    }
+    let row = DesiredRow { generation: next.generation, digest, signed };
     match state.store().desired_state_put(scope, server_id, &row).await {
         Ok(()) => {
             state.wakeups().server_changed(server_id, row.generation);
@@ -193,7 +198,7 @@ pub async fn newer_than(
             && recovery::on_poll(state, scope, server_id, after, generation).await?
             && let Some(row) = state.store().desired_state_get(scope, server_id).await?
         {
-            return Ok(Some(row.signed));
+            return certificates::open_document(state, &scope.organization, server_id, row.signed).map(Some);
         }
         if limit.is_zero() {
             return Ok(None);

@@ -2,7 +2,7 @@
 //! that the documents of a few servers need. What a change of one service costs must not grow with the
 //! number of servers.
 
-use super::document::{self, ServerPart, ServicePart, StackPart};
+use super::document::{self, HttpsPart, ServerPart, ServicePart, StackPart};
 use super::may_take;
 use crate::error::Result;
 use crate::state::AppState;
@@ -24,6 +24,7 @@ pub struct Rows {
     instances: BTreeMap<ServerId, Vec<Instance>>,
     revisions: BTreeMap<RevisionId, Revision>,
     credentials: BTreeMap<Name, GitCredential>,
+    https: HttpsPart,
 }
 
 impl Rows {
@@ -47,6 +48,7 @@ impl Rows {
             instances,
             revisions: revisions.into_iter().map(|revision| (revision.id.clone(), revision)).collect(),
             credentials: credentials(state, scope).await?,
+            https: https(state, scope).await?,
         })
     }
 
@@ -62,6 +64,7 @@ impl Rows {
             instances: BTreeMap::new(),
             revisions: BTreeMap::new(),
             credentials: credentials(state, scope).await?,
+            https: https(state, scope).await?,
         };
         for service in store.service_list_idle(scope).await? {
             rows.idle.push(service.id.clone());
@@ -129,7 +132,7 @@ impl Rows {
                 services,
             })
         });
-        document::assemble(&part, parts.collect(), &self.credentials, state.options())
+        document::assemble(&part, parts.collect(), &self.credentials, &self.https, state.options())
     }
 
     fn service_part(&self, service: &Service, here: &[&Instance]) -> ServicePart {
@@ -152,6 +155,14 @@ impl Rows {
             instances: here.iter().map(instance).collect(),
         }
     }
+}
+
+async fn https(state: &AppState, scope: &Scope) -> Result<HttpsPart> {
+    Ok(HttpsPart {
+        book: state.certificates(),
+        challenges: state.store().challenge_list(scope).await?,
+        fleet_hosts: state.fleet.known().hosts(),
+    })
 }
 
 async fn credentials(state: &AppState, scope: &Scope) -> Result<BTreeMap<Name, GitCredential>> {

@@ -11,7 +11,9 @@
 
 use api::fleet::FleetState;
 use api::ids::{InstanceId, ServerId, ServiceId};
+use api::name::HostName;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// Instances of which it is remembered when they went; older ones count as gone with the newest generation.
 const GONE_LIMIT: usize = 10_000;
@@ -22,6 +24,7 @@ pub struct Known {
     generation: u64,
     digest: String,
     members: BTreeSet<ServerId>,
+    hosts: Arc<BTreeSet<Option<HostName>>>,
     told: BTreeMap<InstanceId, Told>,
     gone: BTreeMap<InstanceId, u64>,
     /// Services whose rollout waits for servers to acknowledge something.
@@ -64,8 +67,13 @@ impl Known {
         &self.members
     }
 
-    /// Takes in a document that was given out.
-    pub fn take(&mut self, state: &FleetState, digest: String) {
+    /// Hosts of the routes that all members serve; `None` is any.
+    pub fn hosts(&self) -> Arc<BTreeSet<Option<HostName>>> {
+        self.hosts.clone()
+    }
+
+    /// Takes in a document that was given out. Answers whether the hosts are others than before.
+    pub fn take(&mut self, state: &FleetState, digest: String) -> bool {
         let generation = state.generation;
         let mut before = std::mem::take(&mut self.told);
         for instance in state.services.iter().flat_map(|service| &service.instances) {
@@ -82,6 +90,13 @@ impl Known {
         self.generation = generation;
         self.digest = digest;
         self.members = state.peers.iter().map(|peer| peer.server_id.clone()).collect();
+        let routes = state.services.iter().flat_map(|service| &service.routes);
+        let hosts: BTreeSet<Option<HostName>> = routes.map(|route| route.host.clone()).collect();
+        let others = hosts != *self.hosts;
+        if others {
+            self.hosts = Arc::new(hosts);
+        }
+        others
     }
 
     /// Whether every other server that reports knows that it may send requests to the instance.

@@ -69,10 +69,11 @@ pub async fn refresh(state: &AppState) -> Result<()> {
             Err(Error::Stale { .. }) => continue,
             Err(error) => return Err(error.into()),
         }
-        state.fleet.known().take(&next, row.digest);
+        let other_hosts = state.fleet.known().take(&next, row.digest);
         state.wakeups().fleet_told(next.generation);
-        if began {
-            // From now on there is something to ask for.
+        let other_certificates = other_hosts && !state.certificates().all().is_empty();
+        if began || other_certificates {
+            // From now on there is something to ask for, or another host to have a certificate for.
             crate::desired::refresh_all(state, &scope).await?;
         }
         return Ok(());

@@ -4,6 +4,7 @@
 pub mod agent;
 pub mod credentials;
 pub mod deployments;
+pub mod domains;
 pub mod env;
 pub mod events;
 pub mod health;

@@ -2,6 +2,7 @@
 //! again" or looks on a timer, reads rows, and acts on what they say. Killing one at any point and
 //! starting it again is therefore always right.
 
+mod certificates;
 mod disk;
 mod fleet;
 mod metrics;
@@ -18,6 +19,7 @@ pub fn spawn(state: &AppState) -> Vec<JoinHandle<()>> {
         tokio::spawn(rollout::run(state.clone())),
         tokio::spawn(presence::run(state.clone())),
         tokio::spawn(retention::run(state.clone())),
+        tokio::spawn(certificates::run(state.clone())),
         tokio::spawn(disk::run(state.clone())),
         tokio::spawn(fleet::run(state.clone())),
         tokio::spawn(metrics::run(state.clone())),

@@ -4,6 +4,7 @@
 //! arrives, like every view of something that moves. Nothing here writes.
 
 mod conditions;
+pub mod domains;
 mod pages;
 mod rows;
 

@@ -1,17 +1,22 @@
 //! Everything that views are made of, read once, and the views made of it.
 
 use super::conditions::{self, Part};
+use crate::certificates::Book;
+use crate::clock;
 use crate::error::Result;
 use crate::presence::Heard;
 use crate::state::AppState;
 use crate::urls;
+use api::UnixMillis;
 use api::deployments::Deployment;
 use api::gateway::GatewaySettings;
 use api::ids::{RevisionId, ServerId, ServiceId};
+use api::name::HostName;
 use api::observed::{InstanceState, StackCondition, StackObserved};
 use api::services::{InstanceView, PortSpec, Revision, RevisionSummary, ServiceCondition, ServiceView};
 use api::stacks::StackView;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use store::{Instance, Project, Scope, Server, Service, Stack};
 
 pub(super) struct Rows {
@@ -24,6 +29,8 @@ pub(super) struct Rows {
     revisions: BTreeMap<RevisionId, Revision>,
     heard: BTreeMap<ServerId, Heard>,
     gateways: BTreeMap<ServerId, GatewaySettings>,
+    certificates: Arc<Book>,
+    now_ms: UnixMillis,
 }
 
 impl Rows {
@@ -70,6 +77,8 @@ impl Rows {
             instances_of.entry(instance.service_id.clone()).or_default().push(instance);
         }
         Ok(Self {
+            certificates: state.certificates(),
+            now_ms: clock::now_ms(),
             projects: store.project_list(scope).await?,
             heard: servers.iter().filter_map(|s| Some((s.id.clone(), state.heard(&s.id)?))).collect(),
             gateways: servers.iter().map(|s| (s.id.clone(), state.options().gateway_settings(s.facts.root))).collect(),
@@ -142,7 +151,7 @@ impl Rows {
         let listens = revision.is_some_and(|revision| revision.spec.port != PortSpec::None);
         let here: BTreeSet<&ServerId> = instances.iter().map(|instance| &instance.server_id).collect();
         let gateways: Vec<&GatewaySettings> = here.into_iter().filter_map(|id| self.gateways.get(id)).collect();
-        let urls = if listens { urls::of_service(&routes, gateways) } else { Vec::new() };
+        let urls = if listens { urls::of_service(&routes, gateways, |host| self.is_secured(host)) } else { Vec::new() };
         Some(ServiceView {
             id: service.id.clone(),
             name: service.name.clone(),
@@ -159,6 +168,10 @@ impl Rows {
             instances,
             routes,
         })
+    }
+
+    fn is_secured(&self, host: &HostName) -> bool {
+        self.certificates.find(host).is_some_and(|held| held.is_good(self.now_ms))
     }
 
     pub fn stack_view(&self, stack: &Stack) -> StackView {

@@ -73,6 +73,7 @@ fn topic_name(topic: EventTopic) -> &'static str {
         EventTopic::Builds => "Builds",
         EventTopic::Instances => "Instances and health",
         EventTopic::Servers => "Servers and gateways",
+        EventTopic::Certificates => "Certificates",
         EventTopic::Access => "Sign-ins and tokens",
     }
 }

@@ -1,6 +1,7 @@
 //! Pages that are looked at: each reads its subject and renders it.
 
 use super::builds::BuildFilter;
+use super::domains::DomainsPage;
 use super::edit::EditPage;
 use super::events::EventFilter;
 use super::frame::Frame;
@@ -287,6 +288,12 @@ pub async fn join(State(state): State<AppState>, visitor: Visitor) -> Result<Mar
 
 pub async fn join_page(state: &AppState, visitor: &Visitor, made: Option<JoinMade>) -> Result<JoinPage> {
     Ok(JoinPage { stacks: state.store().stack_names_with(visitor.caller.scope(), "", STACKS_OFFERED).await?, made })
+}
+
+pub async fn domains(State(state): State<AppState>, visitor: Visitor) -> Result<Markup> {
+    let domains = actions::domains::list(&state, &visitor.caller).await?;
+    let settings = actions::domains::settings(&state, &visitor.caller).await?;
+    Ok(DomainsPage { domains, settings }.render(&visitor.frame))
 }
 
 pub async fn tokens(State(state): State<AppState>, visitor: Visitor) -> Result<Markup> {

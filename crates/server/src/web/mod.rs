@@ -25,6 +25,7 @@ mod builds;
 mod charts;
 mod confirm;
 mod deployments;
+mod domains;
 mod edit;
 mod events;
 mod forms;
@@ -90,6 +91,7 @@ pub fn router() -> Router<AppState> {
         .route("/events", get(handlers::events))
         .route("/builds", get(handlers::builds))
         .route("/settings", get(handlers::settings))
+        .route("/domains", get(handlers::domains))
         .route("/search", get(handlers::search))
         .route("/search/hits", get(handlers::search_hits))
         .route("/tokens", get(handlers::tokens).post(forms::make_token))

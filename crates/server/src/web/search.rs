@@ -30,7 +30,7 @@ impl Hit {
     }
 }
 
-const PAGES: [(&str, &str); 11] = [
+const PAGES: [(&str, &str); 12] = [
     ("Overview", "/"),
     ("Services", "/services"),
     ("Services that are down", "/services?condition=down"),
@@ -39,6 +39,7 @@ const PAGES: [(&str, &str); 11] = [
     ("Events", "/events"),
     ("Errors among the events", "/events?level=error"),
     ("Builds", "/builds"),
+    ("Domains and certificates", "/domains"),
     ("Tokens", "/tokens"),
     ("Settings and password", "/settings"),
     ("API reference", "/docs"),

@@ -86,6 +86,7 @@ impl SettingsPage {
                 dl.facts {
                     dt { "New ones" } dd { (words::security_mode(self.security_mode)) }
                     dt { "Report every" } dd { (times::duration_text(i64::try_from(self.poll_interval_ms).unwrap_or(i64::MAX))) "; three missed reports make a server offline" }
+                    dt { "HTTPS" } dd { a href="/domains" { "hosts and their certificates" } }
                     dt { "Replicas" } dd { "at most " (api::services::REPLICAS_LIMIT) " of one service" }
                 }
             }

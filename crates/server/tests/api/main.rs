@@ -5,6 +5,7 @@
 
 mod agent;
 mod deploy;
+mod domains;
 mod env;
 mod events;
 mod fake_agent;

@@ -164,6 +164,7 @@ async fn every_page_is_strict_small_and_holds_nothing_inline() {
         "/services?before=z%2Fz",
         "/builds",
         "/settings",
+        "/domains",
         "/search",
         "/search?q=restart+web",
         "/search/hits?q=we",

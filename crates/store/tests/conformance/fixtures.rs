@@ -268,3 +268,27 @@ pub fn run_of(instance: &Instance) -> LogSource {
 pub fn build_of(deployment: &Deployment) -> LogSource {
     LogSource::Build { deployment_id: deployment.id.clone() }
 }
+
+pub fn certificate(host: &str) -> store::Certificate {
+    store::Certificate {
+        host: host.parse().unwrap(),
+        source: api::domains::CertificateSource::Acme,
+        names: vec![host.parse().unwrap()],
+        issuer: "Authority".into(),
+        digest: "1".into(),
+        chain: "-----BEGIN CERTIFICATE-----\n".into(),
+        sealed_key: "sealed:1:x".into(),
+        not_before_ms: NOW,
+        not_after_ms: NOW + 1,
+        created_at_ms: NOW,
+    }
+}
+
+pub fn challenge(host: &str, token: &str) -> api::tls::ChallengeAnswer {
+    api::tls::ChallengeAnswer {
+        host: host.parse().unwrap(),
+        kind: api::tls::ChallengeKind::TlsAlpn01,
+        token: token.into(),
+        key_authorization: format!("{token}.thumbprint"),
+    }
+}

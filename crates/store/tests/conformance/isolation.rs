@@ -44,6 +44,12 @@ impl World {
         store.user_create(scope, &user, "admin", "hash", NOW).await.unwrap();
         store.session_create(scope, "session", &user, NOW, NOW + 10).await.unwrap();
         store.credential_put(scope, &name("github"), &credential("secret"), NOW).await.unwrap();
+        store.certificate_put(scope, &certificate("shop.example.com"), &[]).await.unwrap();
+        let host = "shop.example.com".parse().unwrap();
+        store.certificate_orders_begin(scope, std::slice::from_ref(&host), NOW, &[]).await.unwrap();
+        store.certificate_order_failed(scope, &host, "why", NOW, &[]).await.unwrap();
+        store.challenges_set(scope, &[challenge("shop.example.com", "token")]).await.unwrap();
+        store.acme_account_put(scope, "https://authority", "sealed:1:x", NOW).await.unwrap();
         store.service_env_patch(scope, &deployment.service_id, &variable("1"), &[]).await.unwrap();
         store.desired_state_put(scope, &server.id, &desired(1)).await.unwrap();
         store.report_take(scope, &server.id, &saw(&observed(&server.id, 1)), NOW).await.unwrap();
@@ -72,6 +78,11 @@ impl World {
             all(store.token_list(scope, NOW).await),
             all(store.credential_list(scope).await),
             all(store.credential_view_list(scope).await),
+            all(store.certificate_list(scope).await),
+            all(store.certificate_order_list(scope).await),
+            all(store.certificate_order_log(scope).await),
+            all(store.challenge_list(scope).await),
+            all(store.acme_account_get(scope, "https://authority").await),
             all(store.desired_state_get(scope, &self.server.id).await),
             all(store.observed_list(scope).await),
             all(store.session_find("session", NOW).await),

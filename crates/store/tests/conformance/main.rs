@@ -8,6 +8,7 @@ mod database;
 mod fixtures;
 
 mod access;
+mod certificates;
 mod deployments;
 mod desired;
 mod dump;
