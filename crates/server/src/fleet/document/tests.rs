@@ -65,7 +65,7 @@ fn revision() -> Revision {
 fn parts(instances: Vec<Instance>, seen: &[(u32, u32, InstanceState)]) -> Parts {
     let mut online: BTreeMap<ServerId, ObservedState> = BTreeMap::new();
     for (number, server, state) in seen {
-        let observed = online.entry(id("srv", *server)).or_insert_with(|| samples::observed_nothing());
+        let observed = online.entry(id("srv", *server)).or_insert_with(samples::observed_nothing);
         let mut told = samples::observed_instance(1);
         told.instance_id = id("ins", *number);
         told.revision_id = revision().id;
