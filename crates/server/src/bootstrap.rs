@@ -100,6 +100,7 @@ pub async fn begin(options: ServerOptions, address: SocketAddr, edges: Edges) ->
         signing_key,
         sealing_key,
         certificates: Default::default(),
+        wanted_hosts: Default::default(),
         git,
         organization,
         wakeups: Default::default(),

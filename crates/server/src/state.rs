@@ -23,6 +23,7 @@ pub struct Shared {
     pub(crate) sealing_key: sealing::SealingKey,
     /// The certificates that there are, with their keys; see [`crate::certificates`].
     pub(crate) certificates: Mutex<Arc<crate::certificates::Book>>,
+    pub(crate) wanted_hosts: crate::acme::WantedHosts,
     pub(crate) git: git::Environment,
     /// The organization of the first start; more come with tenancy.
     pub(crate) organization: OrganizationId,

@@ -27,4 +27,4 @@ mod situation;
 
 pub use order::order;
 pub use settings::{read as settings, store as store_settings};
-pub use situation::Situation;
+pub use situation::{Situation, WantedHosts};

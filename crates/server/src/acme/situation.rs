@@ -11,8 +11,20 @@ use api::name::{HostName, Name};
 use api::tls::{TlsMode, is_public_host};
 use plan::certificates::{Begun, Budget, HostOrders, OrderPlan, Validity};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use store::{CertificateOrder, Scope};
+
+/// Which hosts are wanted, for as long as the same revisions have traffic. Whoever looks often mostly finds that
+/// nothing is new, and reading the specifications of ten thousand services to see that would be most of the work.
+#[derive(Default)]
+pub struct WantedHosts(Mutex<Kept>);
+
+#[derive(Default)]
+struct Kept {
+    /// Revisions that have traffic, each with its service.
+    of: BTreeMap<RevisionId, Name>,
+    wanted: Arc<BTreeMap<HostName, Wanted>>,
+}
 
 /// A host that a route names.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,7 +36,7 @@ pub struct Wanted {
 
 pub struct Situation {
     pub settings: AcmeSettings,
-    pub wanted: BTreeMap<HostName, Wanted>,
+    pub wanted: Arc<BTreeMap<HostName, Wanted>>,
     pub orders: BTreeMap<HostName, CertificateOrder>,
     pub book: Arc<Book>,
     pub plan: OrderPlan,
@@ -55,13 +67,17 @@ impl Situation {
 }
 
 /// The hosts of all routes that have traffic.
-async fn wanted(state: &AppState, scope: &Scope) -> Result<BTreeMap<HostName, Wanted>> {
+async fn wanted(state: &AppState, scope: &Scope) -> Result<Arc<BTreeMap<HostName, Wanted>>> {
     let services = state.store().service_list(scope, None).await?;
     let services: BTreeMap<RevisionId, Name> = services
         .into_iter()
         .filter(|service| !service.removing)
         .filter_map(|service| Some((service.current_revision_id?, service.name)))
         .collect();
+    let kept = || state.wanted_hosts.0.lock().unwrap_or_else(PoisonError::into_inner);
+    if kept().of == services {
+        return Ok(kept().wanted.clone());
+    }
     let mut wanted: BTreeMap<HostName, Wanted> = BTreeMap::new();
     for revision in state.store().revision_list_of(scope, services.keys()).await? {
         let Some(name) = services.get(&revision.id) else { continue };
@@ -73,6 +89,8 @@ async fn wanted(state: &AppState, scope: &Scope) -> Result<BTreeMap<HostName, Wa
             entry.tls = entry.tls.min(route.tls);
         }
     }
+    let wanted = Arc::new(wanted);
+    *kept() = Kept { of: services, wanted: wanted.clone() };
     Ok(wanted)
 }
 
