@@ -26,7 +26,7 @@ const ARROWS: [(&str, &[&str]); 18] = [
     ("sim", &["ambient", "api", "wire", "plan", "git", "store", "server", "agent"]),
     // Measures: plans and desired states in its own process, everything else as the released program. A desired state
     // has no address without a signed request, whose checks cost more than what is to be measured.
-    ("bench", &["api", "manifest", "plan", "client", "store", "server"]),
+    ("bench", &["api", "wire", "manifest", "plan", "client", "store", "server"]),
     ("xtask", &["api", "manifest", "server", "cli"]),
 ];
 

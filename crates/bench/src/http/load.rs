@@ -4,11 +4,12 @@ use super::body;
 use super::histogram::Histogram;
 use super::poller::{Interest, Poller};
 use super::sockets::begin_connection;
+use super::tls::Line;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 const HEAD_LIMIT_BYTES: usize = 16 * 1024;
@@ -23,6 +24,8 @@ pub struct LoadSpec {
     pub connections: usize,
     /// Otherwise each request comes on a connection of its own.
     pub keep_alive: bool,
+    /// Over TLS.
+    pub tls: bool,
     /// `h0.bench.test` to `hN.bench.test`, in an order without a pattern.
     pub hosts: usize,
     pub body_bytes: usize,
@@ -106,7 +109,7 @@ struct Load<'a> {
 /// One connection and the request that is open on it.
 #[derive(Default)]
 struct Visitor {
-    stream: Option<TcpStream>,
+    stream: Option<Line>,
     asked: Option<Instant>,
     /// The request could not be written yet: the connection does not stand.
     unsent: Option<usize>,
@@ -155,7 +158,14 @@ impl<'a> Load<'a> {
             match begin_connection(self.spec.address) {
                 Ok(stream) => {
                     self.poller.add(&stream, number, Interest::Reading)?;
-                    visitor.stream = Some(stream);
+                    let line = match self.spec.tls {
+                        true => Line::secure(stream, &host(request)),
+                        false => Ok(Line::Plain(stream)),
+                    };
+                    match line {
+                        Ok(line) => visitor.stream = Some(line),
+                        Err(error) => return self.fail(number, format!("connect: {error}")),
+                    }
                 }
                 Err(error) => return self.fail(number, format!("connect: {error}")),
             }
@@ -173,7 +183,8 @@ impl<'a> Load<'a> {
             }
             Ok(_) => self.fail(number, "a request was taken in part".into()),
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::NotConnected) => {
-                self.poller.change(&*stream, number, Interest::Writing)
+                let interest = stream.waits_for();
+                self.poller.change(&*stream, number, interest)
             }
             Err(error) => self.fail(number, format!("send: {error}")),
         }
@@ -189,6 +200,7 @@ impl<'a> Load<'a> {
         loop {
             let visitor = &mut self.visitors[number];
             let Some(stream) = &mut visitor.stream else { return Ok(()) };
+            let may_hold_more = stream.may_hold_more();
             let length = match stream.read(&mut self.scratch) {
                 Ok(length) => length,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
@@ -199,7 +211,7 @@ impl<'a> Load<'a> {
             }
             match visitor.take(&self.scratch[..length], &self.expected) {
                 Err(problem) => return self.fail(number, problem),
-                Ok(false) if length < self.scratch.len() => return Ok(()),
+                Ok(false) if length < self.scratch.len() && !may_hold_more => return Ok(()),
                 Ok(false) => {}
                 Ok(true) => return self.answered(number),
             }

@@ -13,6 +13,7 @@ pub mod load;
 pub mod origin;
 pub mod poller;
 pub mod sockets;
+pub mod tls;
 pub mod visitor;
 
 /// The answer to `GET /N`: N bytes that both ends know.

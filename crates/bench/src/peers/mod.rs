@@ -1,6 +1,6 @@
 //! What one would use instead, configured as its documentation says and as near to each other as can be:
 //! one core each, connections to the origin kept, no access log, the usual forwarding headers, no
-//! TLS, every route a host of its own that leads to the same origin.
+//! TLS unless that is measured, every route a host of its own that leads to the same origin.
 
 mod configs;
 mod proxy;

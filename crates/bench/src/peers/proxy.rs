@@ -3,8 +3,11 @@
 use super::{Kind, configs};
 use crate::context::Context;
 use crate::http::load::host;
+use crate::http::tls::{Files, Line};
 use crate::process::Running;
 use anyhow::{Context as _, Result, bail};
+use api::secret::Secret;
+use api::tls::{CertificateDesired, CertificateMaterial, CertificateName};
 use client::gateway::GatewayClient;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -22,17 +25,19 @@ pub struct Proxy {
     folder: tempfile::TempDir,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Wish {
     pub kind: Kind,
     pub origin: SocketAddr,
     pub routes: usize,
     pub access_log: bool,
+    /// Speaks TLS with this certificate.
+    pub tls: Option<Files>,
 }
 
 impl Proxy {
     pub fn start(context: &Context, kind: Kind, origin: SocketAddr, routes: usize) -> Result<Self> {
-        Self::start_as(context, Wish { kind, origin, routes, access_log: false })
+        Self::start_as(context, Wish { kind, origin, routes, access_log: false, tls: None })
     }
 
     pub fn start_as(context: &Context, wish: Wish) -> Result<Self> {
@@ -49,9 +54,13 @@ impl Proxy {
         let mut proxy = Self { kind, address, running: Some(running), folder };
         if kind == Kind::Mainstay {
             let log = wish.access_log.then(|| proxy.folder.path().join("access.log").display().to_string());
-            proxy.put_config(&configs::mainstay(address, origin, routes, log))?;
+            let mut config = configs::mainstay(address, origin, routes, log);
+            if let Some(files) = &wish.tls {
+                proxy.put_certificate(&mut config, files)?;
+            }
+            proxy.put_config(&config)?;
         }
-        proxy.wait_until_ready(routes)?;
+        proxy.wait_until_ready(routes, wish.tls.is_some())?;
         Ok(proxy)
     }
 
@@ -83,17 +92,32 @@ impl Proxy {
         })
     }
 
+    /// Brings the certificate as an agent does, and has the config name it.
+    fn put_certificate(&mut self, config: &mut api::gateway::GatewayConfig, files: &Files) -> Result<()> {
+        let chain = std::fs::read_to_string(&files.certificate).context("read the certificate")?;
+        let private_key = Secret::new(std::fs::read_to_string(&files.key).context("read the key")?);
+        let names = config.routes.iter().filter_map(|route| route.host.clone()).map(CertificateName::from).collect();
+        let digest = wire::sha256_hex(chain.as_bytes());
+        let certificate = CertificateDesired { digest, names, material: CertificateMaterial { chain, private_key } };
+        configs::secured(config, &certificate);
+        // The gateway is there once it has taken any config.
+        self.put_config(&Default::default())?;
+        let client = GatewayClient::new(self.folder.path());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start tokio")?;
+        runtime.block_on(client.put_certificate(&certificate)).context("give the gateway a certificate")
+    }
+
     pub fn config(&self, origin: SocketAddr, routes: usize) -> api::gateway::GatewayConfig {
         configs::mainstay(self.address, origin, routes, None)
     }
 
-    fn wait_until_ready(&mut self, routes: usize) -> Result<()> {
+    fn wait_until_ready(&mut self, routes: usize, tls: bool) -> Result<()> {
         let begun = Instant::now();
         loop {
             if let Some(running) = &mut self.running {
                 running.check(self.folder.path())?;
             }
-            match ask(self.address, &host(routes - 1)) {
+            match ask(self.address, &host(routes - 1), tls) {
                 Ok(status) if status == "200" => return Ok(()),
                 last if begun.elapsed() > START_LIMIT => {
                     bail!("{} is not ready after {} s: {last:?}", self.kind.name(), START_LIMIT.as_secs())
@@ -113,21 +137,21 @@ fn write_configs(wish: &Wish, address: SocketAddr, folder: PathBuf) -> Result<Ve
         Kind::Direct => Vec::new(),
         Kind::Mainstay => words(&["gateway", "--directory", &folder.display().to_string()]),
         Kind::Nginx => {
-            write("nginx.conf", &configs::nginx(address, wish.origin, wish.routes, &folder, wish.access_log))?;
+            write("nginx.conf", &configs::nginx(address, wish, &folder))?;
             words(&["-p", &folder.display().to_string(), "-c", &path("nginx.conf")])
         }
         Kind::Haproxy => {
-            let (config, map) = configs::haproxy(address, wish.origin, wish.routes, &folder);
+            let (config, map) = configs::haproxy(address, wish, &folder);
             write("hosts.map", &map)?;
             write("haproxy.cfg", &config)?;
             words(&["-db", "-f", &path("haproxy.cfg")])
         }
         Kind::Caddy => {
-            write("caddy.json", &configs::caddy(address, wish.origin, wish.routes))?;
+            write("caddy.json", &configs::caddy(address, wish))?;
             words(&["run", "--config", &path("caddy.json")])
         }
         Kind::Traefik => {
-            let (fixed, dynamic) = configs::traefik(address, wish.origin, wish.routes, &folder);
+            let (fixed, dynamic) = configs::traefik(address, wish, &folder);
             write("routes.yml", &dynamic)?;
             write("traefik.yml", &fixed)?;
             words(&[&format!("--configFile={}", path("traefik.yml"))])
@@ -142,10 +166,11 @@ pub fn free_address() -> Result<SocketAddr> {
 }
 
 /// The status of one small answer.
-fn ask(address: SocketAddr, host: &str) -> Result<String> {
+fn ask(address: SocketAddr, host: &str, tls: bool) -> Result<String> {
     let limit = Duration::from_secs(2);
-    let mut stream = TcpStream::connect_timeout(&address, limit)?;
+    let stream = TcpStream::connect_timeout(&address, limit)?;
     stream.set_read_timeout(Some(limit))?;
+    let mut stream = if tls { Line::secure(stream, host)? } else { Line::Plain(stream) };
     write!(stream, "GET /1 HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")?;
     let mut text = [0; 12];
     stream.read_exact(&mut text)?;

@@ -3,7 +3,8 @@
 
 use crate::context::Context;
 use crate::figure::{Better, Figure, MAINSTAY};
-use crate::http::load::{LoadReport, LoadSpec, run_apart};
+use crate::http::load::{LoadReport, LoadSpec, host, run_apart};
+use crate::http::tls::Files;
 use crate::peers::{Kind, Proxy, Wish};
 use crate::process::OriginProcess;
 use anyhow::Result;
@@ -20,9 +21,10 @@ struct Shape {
     bytes: usize,
     routes: usize,
     access_log: bool,
+    tls: bool,
 }
 
-const USUAL: Shape = Shape { connections: 64, keep_alive: true, bytes: 1024, routes: 1, access_log: false };
+const USUAL: Shape = Shape { connections: 64, keep_alive: true, bytes: 1024, routes: 1, access_log: false, tls: false };
 
 pub fn connections(context: &Context) -> Result<Vec<Figure>> {
     let mut figures = Vec::new();
@@ -53,6 +55,22 @@ pub fn routes(context: &Context) -> Result<Vec<Figure>> {
     for routes in [1, 100, 10_000] {
         let what = format!("1 KB, 64 kept connections, {routes} routes");
         figures.extend(measure(context, "gateway-routes", &what, Shape { routes, ..USUAL }, Some(routes as u64))?);
+    }
+    Ok(figures)
+}
+
+/// TLS on kept connections, and a full handshake for each new one.
+pub fn tls(context: &Context) -> Result<Vec<Figure>> {
+    // Nobody speaks TLS where nobody stands between.
+    let kinds: Vec<Kind> = context.tools.proxies().into_iter().filter(|kind| *kind != Kind::Direct).collect();
+    let secure = Shape { tls: true, ..USUAL };
+    let mut figures = Vec::new();
+    for (what, shape) in [
+        ("TLS, 1 KB, 64 kept connections", secure),
+        ("TLS, 1 MB, 64 kept connections", Shape { bytes: 1 << 20, ..secure }),
+        ("TLS, 1 KB, 64 visitors, a new connection each", Shape { keep_alive: false, ..secure }),
+    ] {
+        figures.extend(measure_kinds(context, "gateway-tls", what, shape, None, &kinds)?);
     }
     Ok(figures)
 }
@@ -149,20 +167,24 @@ fn note_failures(figure: &mut Figure, kind: Kind, report: &LoadReport) {
 pub struct World {
     proxies: Vec<Proxy>,
     _origin: OriginProcess,
+    _folder: tempfile::TempDir,
 }
 
 impl World {
     fn start(context: &Context, shape: Shape, kinds: &[Kind]) -> Result<Self> {
         let origin = OriginProcess::start(context.load_core)?;
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, origin.port));
+        let folder = tempfile::Builder::new().prefix("mainstay-bench-").tempdir()?;
+        let names = || (0..shape.routes).map(host).collect();
+        let tls = shape.tls.then(|| Files::make(folder.path(), names())).transpose()?;
         let proxies = kinds
             .iter()
             .map(|kind| {
                 let Shape { routes, access_log, .. } = shape;
-                Proxy::start_as(context, Wish { kind: *kind, origin: address, routes, access_log })
+                Proxy::start_as(context, Wish { kind: *kind, origin: address, routes, access_log, tls: tls.clone() })
             })
             .collect::<Result<_>>()?;
-        Ok(Self { proxies, _origin: origin })
+        Ok(Self { proxies, _origin: origin, _folder: folder })
     }
 
     fn load(&self, context: &Context, proxy: &Proxy, shape: Shape) -> Result<LoadReport> {
@@ -170,6 +192,7 @@ impl World {
             address: proxy.address,
             connections: shape.connections,
             keep_alive: shape.keep_alive,
+            tls: shape.tls,
             hosts: shape.routes,
             body_bytes: shape.bytes,
             warm_up: context.warm_up(),

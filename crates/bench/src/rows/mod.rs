@@ -37,6 +37,7 @@ pub static ROWS: &[Row] = &[
     row("gateway-connections", "1 KB over 1, 64 and 512 kept connections", gateway::connections),
     row("gateway-new", "1 KB, each request on a connection of its own", gateway::new_connections),
     row("gateway-large", "1 MB over 64 kept connections", gateway::large),
+    row("gateway-tls", "1 KB and 1 MB over TLS, on kept connections and with a handshake each", gateway::tls),
     row("gateway-routes", "1, 100 and 10,000 hosts, 64 kept connections", gateway::routes),
     row("gateway-latency", "what is added to one request at a time", gateway::latency),
     row("gateway-log", "the same with an access log", gateway::access_log),

@@ -26,6 +26,7 @@ pub fn swap(context: &Context) -> Result<Vec<Figure>> {
             address: proxy.address,
             connections: 64,
             keep_alive: true,
+            tls: false,
             hosts: ROUTES,
             body_bytes: 1024,
             warm_up: context.warm_up(),
