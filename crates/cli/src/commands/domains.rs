@@ -112,8 +112,16 @@ pub async fn run(context: &Context, options: Options) -> Outcome {
         }
         Action::Renew { host } => {
             let domain = context.client()?.domain_renew(&host).await?;
-            context.printer.either(&domain, |_, printer| {
-                printer.data(&format!("a certificate for {host} is being ordered"));
+            context.printer.either(&domain, |domain, printer| {
+                // The budget may hold it back, also when a person asks.
+                let wait = domain.next_order_at_ms.filter(|at_ms| *at_ms > now_ms() + 1_000);
+                printer.data(&match wait {
+                    Some(at_ms) => {
+                        let when = until(at_ms, now_ms());
+                        format!("a certificate for {host} is ordered {when}: so many were ordered lately")
+                    }
+                    None => format!("a certificate for {host} is being ordered"),
+                });
                 printer.hint("See how it goes: mainstay events --about certificates --follow");
             });
         }

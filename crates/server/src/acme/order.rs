@@ -175,13 +175,9 @@ async fn spread(state: &AppState, scope: &Scope, answers: &[ChallengeAnswer]) ->
     loop {
         let servers = state.store().server_list(scope).await.map_err(|error| ours("waited for", &error))?;
         let online: BTreeSet<_> = servers.iter().filter(|server| server.online).map(|server| &server.id).collect();
-        let heard = state.heard_from();
-        let heard: Vec<&(_, _)> = heard.iter().filter(|(id, _)| online.contains(id)).collect();
-        let knows = |observed: &ObservedState| {
-            let known: BTreeSet<&str> = observed.gateway.challenges.iter().map(String::as_str).collect();
-            tokens.is_subset(&known)
-        };
-        let knowing = heard.iter().filter(|(_, observed)| knows(observed)).count();
+        let mut heard = state.heard_from();
+        heard.retain(|(id, _)| online.contains(id));
+        let knowing = heard.iter().filter(|(_, observed)| knows(observed, &tokens)).count();
         if !online.is_empty() && knowing == online.len() {
             return Ok(());
         }
@@ -207,6 +203,12 @@ async fn spread(state: &AppState, scope: &Scope, answers: &[ChallengeAnswer]) ->
             () = tokio::time::sleep(SPREAD_LOOK) => {}
         }
     }
+}
+
+/// Whether the gateway of a server gives the answers to all of these.
+fn knows(observed: &ObservedState, tokens: &BTreeSet<&str>) -> bool {
+    let known: BTreeSet<&str> = observed.gateway.challenges.iter().map(String::as_str).collect();
+    observed.gateway.running && tokens.is_subset(&known)
 }
 
 /// Has the authority look, and takes the certificate.
@@ -315,4 +317,23 @@ async fn fail(
 
 fn cause(action: &str) -> Cause {
     Cause::system("certificates", action)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::samples;
+
+    #[test]
+    fn a_server_knows_the_answers_when_its_running_gateway_gives_all_of_them() {
+        let tokens = BTreeSet::from(["a", "b"]);
+        let says = |running, challenges: &[&str]| {
+            let mut observed = samples::observed_nothing();
+            observed.gateway.running = running;
+            observed.gateway.challenges = challenges.iter().map(|token| (*token).to_owned()).collect();
+            knows(&observed, &tokens)
+        };
+        assert!(says(true, &["a", "b"]) && says(true, &["c", "b", "a"]));
+        assert!(!says(true, &["a"]) && !says(true, &[]) && !says(false, &["a", "b"]));
+    }
 }
