@@ -230,6 +230,25 @@ impl ServiceSpec {
             _ => None,
         }
     }
+
+    /// A volume that it writes to: two releases that write to one at the same time may spoil it.
+    pub fn written_volume(&self) -> Option<&Name> {
+        let RunSpec::Container(container) = &self.run else { return None };
+        container.volumes.values().find(|mount| !mount.read_only).map(|mount| &mount.volume)
+    }
+
+    /// What only one instance on a server may have at a time, so that a new release starts after the old one has stopped.
+    pub fn sole(&self) -> Option<Sole> {
+        let port = self.machine_port().map(Sole::Port);
+        port.or_else(|| self.written_volume().map(|_| Sole::Volumes))
+    }
+}
+
+/// See [`ServiceSpec::sole`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sole {
+    Port(u16),
+    Volumes,
 }
 
 /// What the user last asked of a service as a whole.

@@ -40,7 +40,7 @@ use api::desired::{InstanceIntent, Traffic};
 use api::ids::{DeploymentId, InstanceId, RevisionId, ServerId};
 use api::name::Name;
 use api::observed::{Blocked, InstanceObserved, InstanceState, PreparationObserved};
-use api::services::{PortSpec, RolloutSpec, ServiceIntent};
+use api::services::{PortSpec, RolloutSpec, ServiceIntent, Sole};
 
 /// Everything about one service that a tick looks at.
 #[derive(Debug, Clone)]
@@ -70,8 +70,11 @@ pub struct RolloutInput {
 pub struct RolloutRevision {
     pub id: RevisionId,
     pub number: u64,
-    /// Of the machine: a container's fixed port is its own, and so counts as injected.
     pub port: PortSpec,
+    /// What only one instance on a server may have at a time.
+    pub sole: Option<Sole>,
+    /// It is pulled, and not built.
+    pub is_image: bool,
     pub rollout: RolloutSpec,
 }
 
@@ -261,11 +264,8 @@ impl<'a> Tick<'a> {
             .any(|c| matches!(c, RolloutChange::DeleteInstance { instance_id } if instance_id == id))
     }
 
-    fn fixed_port_of(&self, id: &RevisionId) -> Option<u16> {
-        match self.revision(id).map(|r| &r.port) {
-            Some(PortSpec::Fixed { port }) => Some(*port),
-            _ => None,
-        }
+    fn sole_of(&self, id: &RevisionId) -> Option<Sole> {
+        self.revision(id).and_then(|revision| revision.sole)
     }
 
     /// Whether its gateway was last heard to send it requests; a worker gets none.

@@ -259,12 +259,39 @@ fn notes(spec: &ServiceSpec, current: Option<&CurrentService>, action: ServicePl
              expect a short gap (let it read PORT to avoid that)"
         ));
     }
+    notes.extend(volume_notes(spec, current.map(|current| &current.spec)));
     if spec.port != PortSpec::None && spec.routes.is_empty() && current.is_none() {
         notes.push("it has no route: it is reachable from services on the same machine only".into());
     }
     if matches!(spec.health.check, HealthCheck::Tcp) && current.is_none() {
         notes.push("no health path is given: it counts as healthy as soon as its port accepts a connection".into());
     }
+    notes
+}
+
+/// What becomes of data.
+fn volume_notes(spec: &ServiceSpec, before: Option<&ServiceSpec>) -> Vec<String> {
+    let volumes = |spec: &ServiceSpec| -> BTreeSet<Name> {
+        let RunSpec::Container(container) = &spec.run else { return BTreeSet::new() };
+        container.volumes.values().map(|mount| mount.volume.clone()).collect()
+    };
+    let (had, has) = (before.map(volumes).unwrap_or_default(), volumes(spec));
+    let mut notes = Vec::new();
+    if let (Some(volume), Some(_)) = (spec.written_volume(), before) {
+        notes.push(format!(
+            "it writes to the volume `{volume}`, so the running release is stopped before the new one starts: expect a \
+             short gap"
+        ));
+    }
+    notes.extend(has.difference(&had).map(|volume| {
+        format!(
+            "the volume `{volume}` is new to it: it is empty, unless a service of this project had one of this name on \
+             the same server"
+        )
+    }));
+    notes.extend(had.difference(&has).map(|volume| {
+        format!("it no longer has the volume `{volume}`; the volume stays on its server with what is in it")
+    }));
     notes
 }
 
@@ -406,6 +433,25 @@ mod tests {
         let plan = diff(Some(&current(spec("run"))), &stack(&[other]), &BTreeMap::new());
         let actions: Vec<_> = plan.services.iter().map(|s| (s.service.as_str(), s.action)).collect();
         assert_eq!(actions, [("api", ServicePlanAction::Create), ("web", ServicePlanAction::Remove)]);
+    }
+
+    #[test]
+    fn a_volume_is_announced_when_it_comes_and_when_it_goes() {
+        let with = |volumes: &[&str]| {
+            let mount = |name: &&str| {
+                let mount = api::images::VolumeMount { volume: name.parse().unwrap(), read_only: false };
+                (format!("/{name}"), mount)
+            };
+            let volumes = volumes.iter().map(mount).collect();
+            let run = RunSpec::Container(api::images::ContainerSpec { volumes, ..Default::default() });
+            ServiceSpec { run, ..spec("x") }
+        };
+        let first = volume_notes(&with(&["data"]), None);
+        assert!(first.len() == 1 && first[0].contains("`data` is new to it"), "{first:?}");
+        let notes = volume_notes(&with(&["other"]), Some(&with(&["data"])));
+        assert!(notes[0].contains("stopped before the new one starts"), "{notes:?}");
+        assert!(notes[1].contains("`other` is new") && notes[2].contains("`data`; the volume stays"), "{notes:?}");
+        assert_eq!(volume_notes(&spec("x"), Some(&spec("y"))), Vec::<String>::new());
     }
 
     #[test]

@@ -13,7 +13,7 @@ use api::desired::Traffic;
 use api::events::{Event, EventKind, EventLevel};
 use api::ids::{InstanceId, RevisionId, ServerId, ServiceId};
 use api::observed::ObservedState;
-use api::services::{PortSpec, Revision, RunSpec};
+use api::services::{Revision, RunSpec, SourceSpec};
 use plan::placement::Candidate;
 use plan::rollout::{RolloutChange, RolloutInput, RolloutInstance, RolloutPlan, RolloutRevision};
 use std::collections::{BTreeMap, BTreeSet};
@@ -119,10 +119,9 @@ async fn read(state: &AppState, scope: &Scope, service: &Service) -> Result<Read
     let revision = |revision: Revision| RolloutRevision {
         id: revision.id,
         number: revision.number,
-        port: match (&revision.spec.port, revision.spec.machine_port()) {
-            (PortSpec::Fixed { .. }, None) => PortSpec::Injected,
-            (port, _) => port.clone(),
-        },
+        sole: revision.spec.sole(),
+        is_image: matches!(revision.spec.source, SourceSpec::Image(_)),
+        port: revision.spec.port,
         rollout: revision.spec.rollout,
     };
     let revisions = revisions.into_iter().map(revision).collect();

@@ -57,6 +57,15 @@ pub fn resolve(
         let help = "leave `port` out and listen on the port in PORT, or run one replica";
         check.fail(&format!("{field}.replicas"), message, Some(help.into()));
     }
+    let written = run.as_ref().and_then(|run| match run {
+        RunSpec::Container(container) => container.volumes.values().find(|mount| !mount.read_only),
+        _ => None,
+    });
+    if let (Some(mount), Some(2..)) = (written, replicas) {
+        let message = format!("{} replicas cannot all write to the volume `{}`", replicas.unwrap_or(0), mount.volume);
+        let help = "mount it with `read_only = true`, or run one replica";
+        check.fail(&format!("{field}.replicas"), message, Some(help.into()));
+    }
     let rollout = rollout(check, field, raw);
     let stop = StopSpec {
         grace_ms: check.duration(

@@ -4,6 +4,7 @@
 use super::{InstanceIntent, RolloutChange, RolloutInstance, Tick, Traffic};
 use api::deployments::{Deployment, DeploymentFailure, DeploymentKind, Stage, StageEntry};
 use api::observed::{InstanceState, PreparationObserved, PreparationState};
+use api::services::Sole;
 
 /// A process that ended this often before it was ever healthy is not waited for any longer.
 const RESTARTS_BEFORE_FAILURE: u32 = 3;
@@ -30,8 +31,7 @@ impl Tick<'_> {
             let step = match deployment.stage {
                 Stage::Pending | Stage::Unknown => self.pending(&deployment),
                 Stage::Building => self.building(&deployment),
-                // Nothing is pulled for processes; containers will wait here.
-                Stage::Pulling => Step::Next(Stage::Starting),
+                Stage::Pulling => self.pulling(&deployment),
                 Stage::Starting => self.starting(&deployment),
                 Stage::Healthy => Step::Next(Stage::DnsUpdating),
                 // Internal names lead to the gateway whatever the release, so there is nothing to wait for.
@@ -99,8 +99,8 @@ impl Tick<'_> {
         (0..self.instances.len()).filter(|&i| !targets.contains(&i) && !self.is_deleted(i)).collect()
     }
 
-    fn fixed_port(&self, deployment: &Deployment) -> bool {
-        self.fixed_port_of(&deployment.revision_id).is_some()
+    fn has_sole(&self, deployment: &Deployment) -> bool {
+        self.sole_of(&deployment.revision_id).is_some()
     }
 
     fn pending(&mut self, deployment: &Deployment) -> Step {
@@ -110,9 +110,9 @@ impl Tick<'_> {
             return Step::Next(Stage::Building);
         }
         let taken: Vec<u32> = targets.iter().map(|&i| self.instances[i].ordinal).collect();
-        // A target may be prepared but not started while others hold its port or its room.
-        let holds_port = self.fixed_port(deployment) && !self.others(deployment).is_empty();
-        let waits = holds_port || !self.has_room(deployment);
+        // A target may be prepared but not started while others hold its port, its volumes or its room.
+        let holds_sole = self.has_sole(deployment) && !self.others(deployment).is_empty();
+        let waits = holds_sole || !self.has_room(deployment);
         let intent = if waits { InstanceIntent::Stop } else { InstanceIntent::Run };
         if !self.create(missing, &deployment.revision_id, &deployment.id, &taken, intent) {
             self.block("no server that may run it reports; add one with `mainstay tokens create` or bring one back");
@@ -128,7 +128,22 @@ impl Tick<'_> {
         Step::Done
     }
 
+    /// Nothing is built for an image.
     fn building(&mut self, deployment: &Deployment) -> Step {
+        if self.is_image(deployment) { Step::Next(Stage::Pulling) } else { self.prepared(deployment, Stage::Building) }
+    }
+
+    /// Nothing is pulled for a commit.
+    fn pulling(&mut self, deployment: &Deployment) -> Step {
+        if self.is_image(deployment) { self.prepared(deployment, Stage::Pulling) } else { Step::Next(Stage::Starting) }
+    }
+
+    fn is_image(&self, deployment: &Deployment) -> bool {
+        self.revision(&deployment.revision_id).is_some_and(|revision| revision.is_image)
+    }
+
+    /// Whether every server has what it is to run; `stage` is the one that waits for it.
+    fn prepared(&mut self, deployment: &Deployment, stage: Stage) -> Step {
         let targets = self.targets(deployment);
         if (targets.len() as u32) < deployment.replicas {
             return self.pending(deployment);
@@ -145,32 +160,36 @@ impl Tick<'_> {
                 PreparationState::Failed => {
                     let Some(preparation) = preparation.cloned() else { continue };
                     if !preparation.retryable || preparation.attempts >= PREPARATION_ATTEMPTS {
-                        self.fail_preparation(deployment, &instance, &preparation);
+                        self.fail_preparation(deployment, &instance, &preparation, stage);
                         return Step::Done;
                     }
                     waits = true;
                 }
                 PreparationState::Absent | PreparationState::Working => waits = true,
             }
-            let deadline_ms = self.entered_at_ms(deployment, Stage::Building) + PREPARED_WITHIN_MS;
+            let deadline_ms = self.entered_at_ms(deployment, stage) + PREPARED_WITHIN_MS;
             if waits && !instance.server_online {
                 if self.input.now_ms >= deadline_ms {
                     let minutes = PREPARED_WITHIN_MS / 60_000;
                     let message = format!("it was not prepared within {minutes} min: its server does not report");
-                    self.fail_at(deployment, &instance, Stage::Building, message);
+                    self.fail_at(deployment, &instance, stage, message);
                     return Step::Done;
                 }
                 self.wake_at(deadline_ms);
             }
         }
         if waits {
-            self.block("its release is being prepared");
+            self.block(if stage == Stage::Pulling {
+                "its image is being pulled"
+            } else {
+                "its release is being prepared"
+            });
             return Step::Wait;
         }
-        if !self.fixed_port(deployment) && !self.may_start(deployment, &targets) {
+        if !self.has_sole(deployment) && !self.may_start(deployment, &targets) {
             return Step::Wait;
         }
-        Step::Next(Stage::Pulling)
+        Step::Next(if stage == Stage::Building { Stage::Pulling } else { Stage::Starting })
     }
 
     /// Whether all targets run, or can run beside what is there.
@@ -185,10 +204,16 @@ impl Tick<'_> {
         self.input.preparations.iter().find(own).map(|(_, preparation)| preparation)
     }
 
-    fn fail_preparation(&mut self, deployment: &Deployment, instance: &RolloutInstance, seen: &PreparationObserved) {
-        let error = seen.error.clone().unwrap_or_else(|| "the build failed without a message".into());
+    fn fail_preparation(
+        &mut self,
+        deployment: &Deployment,
+        instance: &RolloutInstance,
+        seen: &PreparationObserved,
+        stage: Stage,
+    ) {
+        let error = seen.error.clone().unwrap_or_else(|| "it failed without a message".into());
         let failure = DeploymentFailure {
-            stage: Stage::Building,
+            stage,
             message: error,
             server_id: Some(instance.server_id.clone()),
             last_probe: None,
@@ -202,8 +227,8 @@ impl Tick<'_> {
         if (targets.len() as u32) < deployment.replicas {
             return self.pending(deployment);
         }
-        let free = match self.fixed_port(deployment) {
-            true => self.free_port(deployment),
+        let free = match self.has_sole(deployment) {
+            true => self.free_sole(deployment),
             false => self.may_start(deployment, &targets),
         };
         if !free {
@@ -238,9 +263,9 @@ impl Tick<'_> {
         self.entered_at_ms(deployment, Stage::Starting) + spec.healthy_within_ms as i64
     }
 
-    /// Fixed port: the others leave first. Answers whether they are gone. What is on a server that does
+    /// A fixed port, or volumes: the others leave first. Answers whether they are gone. What is on a server that does
     /// not report may run on, and nobody asked for two copies: then the deployment fails after a while.
-    fn free_port(&mut self, deployment: &Deployment) -> bool {
+    fn free_sole(&mut self, deployment: &Deployment) -> bool {
         let mut held_by = None;
         for index in self.others(deployment) {
             self.retire(index, false);
@@ -254,11 +279,20 @@ impl Tick<'_> {
         let drain_ms = self.rollout_spec(&holder.revision_id).drain_ms as i64;
         let deadline_ms = self.healthy_deadline_ms(deployment) + drain_ms;
         if !holder.server_online && self.input.now_ms >= deadline_ms {
-            let message = "the server of the release before does not report, and may run it on its fixed port; bring it back, or remove it with `mainstay servers remove`";
-            self.fail_at(deployment, &holder, Stage::Starting, message.into());
+            let where_ = match self.sole_of(&holder.revision_id) {
+                Some(Sole::Volumes) => "with its volumes",
+                _ => "on its fixed port",
+            };
+            let message = format!(
+                "the server of the release before does not report, and may run it {where_}; bring it back, or remove it with `mainstay servers remove`"
+            );
+            self.fail_at(deployment, &holder, Stage::Starting, message);
             return false;
         }
-        self.block("its fixed port is freed: the release before drains and stops");
+        self.block(match self.sole_of(&holder.revision_id) {
+            Some(Sole::Volumes) => "its volumes are freed: the release before drains and stops",
+            _ => "its fixed port is freed: the release before drains and stops",
+        });
         if !holder.server_online {
             self.wake_at(deadline_ms);
         }

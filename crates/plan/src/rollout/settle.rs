@@ -5,7 +5,7 @@ use super::{InstanceIntent, RolloutChange, RolloutInstance, Tick, Traffic, broke
 use api::deployments::{Deployment, DeploymentFailure, DeploymentKind, Stage};
 use api::ids::{RevisionId, ServerId};
 use api::observed::InstanceState;
-use api::services::ServiceIntent;
+use api::services::{ServiceIntent, Sole};
 use std::collections::BTreeMap;
 
 impl Tick<'_> {
@@ -28,9 +28,9 @@ impl Tick<'_> {
         }
         self.replace_missing(wanted, &kept, room);
         // Traffic leaves the others only when somebody is there to take it; unless they hold a fixed
-        // port, without which nobody ever will be.
-        let on_fixed_port = self.input.current_revision_id.as_ref().is_some_and(|id| self.fixed_port_of(id).is_some());
-        let served = wanted == 0 || on_fixed_port || self.is_served_by(&kept);
+        // port or volumes, without which nobody ever will be.
+        let on_sole = self.input.current_revision_id.as_ref().is_some_and(|id| self.sole_of(id).is_some());
+        let served = wanted == 0 || on_sole || self.is_served_by(&kept);
         let awaited = self.awaits(&kept);
         for index in others {
             let instance = &self.instances[index];
@@ -110,8 +110,11 @@ impl Tick<'_> {
             if !room {
                 return;
             }
-            if self.port_is_taken(index) {
-                self.block("its fixed port is still held by another instance");
+            if self.sole_is_taken(index) {
+                self.block(match self.sole_of(&self.instances[index].revision_id) {
+                    Some(Sole::Volumes) => "its volumes are still held by another instance",
+                    _ => "its fixed port is still held by another instance",
+                });
                 return;
             }
             self.set_traffic(index, Traffic::Candidate);
@@ -136,18 +139,18 @@ impl Tick<'_> {
         }
     }
 
-    /// Whether another instance on the same server still holds the fixed port of this one.
-    fn port_is_taken(&self, index: usize) -> bool {
+    /// Whether another instance on the same server still holds the fixed port or the volumes of this one.
+    fn sole_is_taken(&self, index: usize) -> bool {
         let own = &self.instances[index];
-        let Some(port) = self.fixed_port_of(&own.revision_id) else { return false };
+        let Some(sole) = self.sole_of(&own.revision_id) else { return false };
         self.instances
             .iter()
             .enumerate()
-            .any(|(i, other)| i != index && other.server_id == own.server_id && self.holds(other, port))
+            .any(|(i, other)| i != index && other.server_id == own.server_id && self.holds(other, sole))
     }
 
-    fn holds(&self, instance: &RolloutInstance, port: u16) -> bool {
-        self.fixed_port_of(&instance.revision_id) == Some(port)
+    fn holds(&self, instance: &RolloutInstance, sole: Sole) -> bool {
+        self.sole_of(&instance.revision_id) == Some(sole)
             && (instance.intent == InstanceIntent::Run || !instance.gone())
     }
 
@@ -163,9 +166,9 @@ impl Tick<'_> {
         };
         let taken: Vec<u32> = kept.iter().map(|&i| self.instances[i].ordinal).collect();
         let id = deployment.id.clone();
-        // On a fixed port it is started only when nobody holds that any more.
-        let port = self.fixed_port_of(&current);
-        let held = port.is_some_and(|port| self.instances.iter().any(|other| self.holds(other, port)));
+        // On a fixed port, or with volumes, it is started only when nobody holds them any more.
+        let sole = self.sole_of(&current);
+        let held = sole.is_some_and(|sole| self.instances.iter().any(|other| self.holds(other, sole)));
         let intent = if held { InstanceIntent::Stop } else { InstanceIntent::Run };
         if !self.create(missing, &current, &id, &taken, intent) {
             self.block("no server that may run it reports; add one or bring one back");

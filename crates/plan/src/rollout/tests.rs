@@ -4,6 +4,7 @@ use super::*;
 use api::cause::Cause;
 use api::deployments::{DeploymentKind, StageEntry};
 use api::observed::{ExitStatus, PreparationState, PreparationStep, ProbeResult};
+use api::services::Sole;
 
 fn id<T: std::str::FromStr>(prefix: &str, number: u64) -> T
 where
@@ -41,6 +42,11 @@ impl World {
             id: revision_id(number),
             number,
             port: port.clone(),
+            sole: match port {
+                PortSpec::Fixed { port } => Some(Sole::Port(port)),
+                _ => None,
+            },
+            is_image: false,
             rollout: RolloutSpec::default(),
         };
         let input = RolloutInput {
@@ -428,6 +434,33 @@ fn on_a_fixed_port_the_old_release_is_gone_before_the_new_one_starts() {
     }
     assert_eq!(world.active_revisions(), [2]);
     assert_eq!(world.stage_names(), Stage::PATH);
+}
+
+#[test]
+fn two_releases_never_write_to_one_volume() {
+    let mut world = World::new(PortSpec::Injected);
+    world.input.revisions.iter_mut().for_each(|revision| revision.sole = Some(Sole::Volumes));
+    world.input.replicas = 1;
+    world.deploy(DeploymentKind::Deploy, 1, Fate::Healthy);
+    assert_eq!(world.run(20), Stage::Running);
+    world.deploy(DeploymentKind::Deploy, 2, Fate::Healthy);
+    for _ in 0..30 {
+        world.step();
+        let started = world.input.instances.iter().filter(|i| i.observed.is_some()).count();
+        assert!(started <= 1, "two instances with one volume");
+    }
+    assert_eq!(world.active_revisions(), [2]);
+}
+
+#[test]
+fn an_image_that_cannot_be_pulled_fails_where_it_is_pulled() {
+    let mut world = running_world();
+    world.input.revisions.iter_mut().for_each(|revision| revision.is_image = true);
+    world.deploy(DeploymentKind::Deploy, 2, Fate::BuildFails);
+    assert_eq!(world.run(20), Stage::Failed);
+    let failure = world.input.deployment.as_ref().and_then(|deployment| deployment.failure.clone()).unwrap();
+    assert_eq!(failure.stage, Stage::Pulling);
+    assert_eq!(world.active_revisions(), [1, 1]);
 }
 
 #[test]

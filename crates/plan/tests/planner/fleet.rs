@@ -9,7 +9,7 @@ use api::deployments::{Deployment, DeploymentKind, Stage, StageEntry};
 use api::desired::{DesiredState, Traffic};
 use api::ids::{InstanceId, RevisionId};
 use api::observed::{InstanceObserved, PreparationObserved};
-use api::services::{PortSpec, RolloutSpec, ServiceIntent};
+use api::services::{PortSpec, RolloutSpec, ServiceIntent, Sole};
 use plan::placement::Candidate;
 use plan::rollout::{RolloutChange, RolloutInput, RolloutInstance, RolloutPlan, RolloutRevision};
 use std::collections::BTreeSet;
@@ -187,6 +187,11 @@ impl Fleet {
                     id: id("rev", number),
                     number,
                     port: self.port.clone(),
+                    sole: match self.port {
+                        PortSpec::Fixed { port } => Some(Sole::Port(port)),
+                        _ => None,
+                    },
+                    is_image: false,
                     rollout: ROLLOUT,
                 })
                 .collect(),

@@ -7,7 +7,7 @@ use api::cause::Cause;
 use api::deployments::{Deployment, DeploymentKind, Stage, StageEntry};
 use api::desired::{InstanceIntent, Traffic};
 use api::observed::{ExitStatus, InstanceState, PreparationState};
-use api::services::{PortSpec, RolloutSpec, ServiceIntent};
+use api::services::{PortSpec, RolloutSpec, ServiceIntent, Sole};
 use plan::placement::Candidate;
 use plan::rollout::{RolloutInput, RolloutInstance, RolloutRevision};
 use proptest::prelude::*;
@@ -252,6 +252,11 @@ fn build((service, deployment, mut instances, releases, servers, ports): Parts) 
                 id: id("rev", number),
                 number,
                 port: ports[number as usize - 1].clone(),
+                sole: match ports[number as usize - 1] {
+                    PortSpec::Fixed { port } => Some(Sole::Port(port)),
+                    _ => None,
+                },
+                is_image: false,
                 rollout: RolloutSpec::default(),
             })
             .collect(),

@@ -9,7 +9,7 @@ use api::deployments::{Deployment, DeploymentKind, Stage, StageEntry};
 use api::desired::{DesiredState, InstanceIntent, SecurityMode, ServiceDesired, Traffic};
 use api::ids::{InstanceId, RevisionId, ServerId, ServiceId};
 use api::observed::*;
-use api::services::{PortSpec, RolloutSpec, RouteSpec, ServiceIntent};
+use api::services::{PortSpec, RolloutSpec, RouteSpec, ServiceIntent, Sole};
 use api::tls::{CertificateDesired, CertificateMaterial, ChallengeAnswer, ChallengeKind, TlsMode};
 use plan::gateway::RenderContext;
 use plan::host::{ConfigKind, ConfigView, Failure, Subject};
@@ -524,6 +524,11 @@ impl World {
                     id: revision_id(revision.number),
                     number: revision.number,
                     port: revision.port.clone(),
+                    sole: match revision.port {
+                        PortSpec::Fixed { port } => Some(Sole::Port(port)),
+                        _ => None,
+                    },
+                    is_image: false,
                     rollout: revision.rollout.clone(),
                 })
                 .collect(),

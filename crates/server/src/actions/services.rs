@@ -212,6 +212,10 @@ pub async fn scale(state: &AppState, caller: &Caller, stack: &str, name: &str, r
         return Err(HttpError::invalid("replicas", message)
             .help("remove `port` from its manifest and let it listen on the port in the variable PORT"));
     }
+    if let (Some(volume), true) = (spec.written_volume(), replicas > 1) {
+        let message = format!("{} writes to its volume `{volume}`, which two instances would spoil", service.name);
+        return Err(HttpError::invalid("replicas", message).help("mount it `read_only`, or keep one instance"));
+    }
     let message = format!(
         "{} has {} now; before it had {}",
         service.name,

@@ -9,7 +9,7 @@ use crate::extract::{Path, Query};
 use crate::state::AppState;
 use crate::views;
 use api::desired::Traffic;
-use api::services::{REPLICAS_LIMIT, ServiceView};
+use api::services::{REPLICAS_LIMIT, ServiceView, Sole};
 use axum::extract::State;
 use maud::{Markup, html};
 use serde::Deserialize;
@@ -48,11 +48,12 @@ pub async fn restart(
         Some(current) => Some(state.store().revision_get(scope, &current.id).await?),
         None => None,
     };
-    if serving.is_some_and(|revision| revision.spec.machine_port().is_some()) {
-        what.push("It listens on a fixed port, so the old one has to stop first: there is a short gap.".into());
-    } else {
-        what.push("Requests go to them once they are healthy; then the old ones stop. Visitors notice nothing.".into());
-    }
+    let gap = "so the old one has to stop first: there is a short gap.";
+    what.push(match serving.and_then(|revision| revision.spec.sole()) {
+        Some(Sole::Port(_)) => format!("It listens on a fixed port, {gap}"),
+        Some(Sole::Volumes) => format!("It writes to a volume, {gap}"),
+        None => "Requests go to them once they are healthy; then the old ones stop. Visitors notice nothing.".into(),
+    });
     Ok(ConfirmPage { what, ..about(&service, "Restart", "restart") }.render(&visitor.frame))
 }
 
