@@ -333,8 +333,9 @@ impl Collector<'_> {
             return self.stopped(now);
         }
         let exit = now.last_end();
+        let why = now.problem.as_ref().map(|problem| format!(": {problem}")).unwrap_or_default();
         let message = format!(
-            "{}: the process of instance {} {exit}",
+            "{}: the process of instance {} {exit}{why}",
             self.names.service(&now.service_id),
             now.instance_id.short()
         );

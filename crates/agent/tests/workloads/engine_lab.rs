@@ -40,6 +40,14 @@ impl Namespace {
         Self { name }
     }
 
+    /// From here on, this thread and what it starts are inside of it.
+    #[allow(dead_code, reason = "not every test that includes this file has to")]
+    pub fn enter(&self) {
+        let file = std::fs::File::open(format!("/run/netns/{}", self.name)).unwrap();
+        let kind = Some(rustix::thread::LinkNameSpaceType::Network);
+        rustix::thread::move_into_link_name_space(std::os::fd::AsFd::as_fd(&file), kind).unwrap();
+    }
+
     /// A command inside of it. Not by `ip netns exec`, which hides the control groups.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new("nsenter");
@@ -70,6 +78,9 @@ impl Engine {
         // crun refuses machines that have both versions of control groups; runc does not.
         let conf = "[engine]\nruntime = \"runc\"\n[containers]\ndefault_ulimits = [\"nofile=1024:1024\", \"nproc=1024:1024\"]\n";
         std::fs::write(engine.place.join("conf/containers.conf"), conf).unwrap();
+        // Of its own namespace.
+        let registries = "[[registry]]\nlocation = \"127.0.0.1:5000\"\ninsecure = true\n";
+        std::fs::write(engine.place.join("conf/registries.conf"), registries).unwrap();
         engine.start_service();
         engine
     }
@@ -106,6 +117,7 @@ impl Engine {
         let mut command = self.namespace.command("podman");
         command
             .env("CONTAINERS_CONF", at("conf/containers.conf"))
+            .env("CONTAINERS_REGISTRIES_CONF", at("conf/registries.conf"))
             .env("XDG_RUNTIME_DIR", at("run"))
             .env("TMPDIR", at("tmp"))
             .arg("--root")

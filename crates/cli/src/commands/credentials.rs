@@ -12,7 +12,7 @@ use api::secret::Secret;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-/// Store, list and remove credentials for private git repositories
+/// Store, list and remove credentials for private git repositories and registries of images
 #[derive(Debug, clap::Args)]
 pub struct Options {
     #[command(subcommand)]
@@ -32,7 +32,7 @@ enum Action {
             conflicts_with = "git_token_file"
         )]
         deploy_key: Option<PathBuf>,
-        /// File with an access token, for https addresses; `-` reads stdin
+        /// File with an access token, for https addresses and registries; `-` reads stdin
         #[arg(long = "git-token-file", value_name = "FILE")]
         git_token_file: Option<PathBuf>,
         /// User that goes with the token

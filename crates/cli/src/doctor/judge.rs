@@ -23,7 +23,8 @@ const OPEN_FILES_MIN: u64 = 65_536;
 
 /// All findings, in the order in which a person would mend them.
 pub fn judge(facts: &Facts) -> Vec<Finding> {
-    let mut findings = vec![kernel(facts), rights(facts), cgroups(facts), systemd(facts), git(facts)];
+    let mut findings =
+        vec![kernel(facts), rights(facts), cgroups(facts), systemd(facts), git(facts), containers(facts)];
     findings.extend([disk_space(facts), inodes(facts), open_files(facts), clock(facts)]);
     findings.extend(facts.ports.iter().map(port));
     findings.push(control_plane(facts));
@@ -119,6 +120,17 @@ fn git(facts: &Facts) -> Finding {
         return finding("git", Verdict::Warning, message).mend("apt-get install git-lfs");
     }
     good("git", format!("{version}, with git-lfs"))
+}
+
+fn containers(facts: &Facts) -> Finding {
+    match &facts.engine {
+        Ok(engine) => good("containers", engine.as_str()),
+        // Who runs no images needs none.
+        Err(reason) => {
+            let short = reason.split("; looked").next().unwrap_or(reason);
+            finding("containers", Verdict::Note, short).mend("apt-get install podman netavark")
+        }
+    }
 }
 
 fn disk_space(facts: &Facts) -> Finding {

@@ -17,6 +17,7 @@ fn whole() -> Facts {
         ports: vec![port("the gateway", 80), port("the control plane", 4600)],
         git: Some("2.39.5".into()),
         git_lfs: true,
+        engine: Ok("podman 4.3.1 answers at /run/podman/podman.sock".into()),
         systemd: true,
         time_service: Some("chronyd".into()),
         clock_difference_ms: Some(800),
@@ -84,6 +85,9 @@ fn git_is_a_must_and_an_old_one_or_one_without_lfs_is_a_warning() {
     check(&says("git", |f| f.git = None), Verdict::Problem, "nothing can be fetched", "apt-get install git");
     check(&says("git", |f| f.git = Some("2.30.2".into())), Verdict::Warning, "older than 2.39", "newer");
     check(&says("git", |f| f.git_lfs = false), Verdict::Warning, "refused", "git-lfs");
+    check(&says("containers", |_| {}), Verdict::Good, "podman 4.3.1", "");
+    let away = Err("this server has no container engine: install Podman".to_owned());
+    check(&says("containers", |f| f.engine = away), Verdict::Note, "no container engine", "apt-get install podman");
 }
 
 #[test]

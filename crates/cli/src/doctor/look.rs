@@ -57,6 +57,7 @@ pub async fn look(context: &Context) -> Result<Facts, Failure> {
         ports: ports(&data_dir).await,
         git: version_of("git", &["version"]).await,
         git_lfs: version_of("git", &["lfs", "version"]).await.is_some(),
+        engine: agent::drivers::container::engine_of(&data_dir.join("agent")).await,
         systemd,
         time_service: time_service(root),
         clock_difference_ms: seen.clock_difference_ms,

@@ -56,6 +56,8 @@ pub struct Facts {
     /// `2.39.5`
     pub git: Option<String>,
     pub git_lfs: bool,
+    /// The container engine, or why there is none.
+    pub engine: Result<String, String>,
     pub systemd: bool,
     /// The program that keeps the clock right, if one runs: `systemd-timesyncd`.
     pub time_service: Option<String>,

@@ -8,6 +8,7 @@ mod backup;
 mod bad_input;
 mod clock_jumps;
 mod commands;
+mod containers;
 mod crashes;
 mod disk_full;
 mod fleet;

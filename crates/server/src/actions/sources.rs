@@ -207,7 +207,7 @@ async fn ask_registry(
                 field: "credential",
                 message: "a deploy key opens no registry".into(),
                 help: Some(
-                    "store user and token: `mainstay credentials add NAME --user USER --token-file FILE`".into(),
+                    "store user and token: `mainstay credentials add NAME --user USER --git-token-file FILE`".into(),
                 ),
             });
         }

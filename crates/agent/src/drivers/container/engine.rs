@@ -10,7 +10,6 @@
 
 use super::answers::{Info, Version};
 use super::api::{Api, ApiError};
-use super::create::GVISOR;
 use crate::drivers::files::{Durability, read_json, write_json};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -128,6 +127,7 @@ pub struct Finder {
     places: Places,
     /// Where it is written down which one is used.
     memory: PathBuf,
+    writes: bool,
     found: Mutex<Option<Arc<Engine>>>,
     missed: Mutex<Option<(Instant, EngineError)>>,
     service: tokio::sync::Mutex<Option<tokio::process::Child>>,
@@ -145,11 +145,18 @@ impl Finder {
         Self {
             places,
             memory,
+            writes: true,
             found: Mutex::default(),
             missed: Mutex::default(),
             service: tokio::sync::Mutex::default(),
             looking: tokio::sync::Mutex::default(),
         }
+    }
+
+    /// For whoever only looks: nothing is written down.
+    pub fn without_memory(mut self) -> Self {
+        self.writes = false;
+        self
     }
 
     /// The engine, if one has been found, without looking.
@@ -236,6 +243,9 @@ impl Finder {
     }
 
     fn remember(&self, engine: &Engine) {
+        if !self.writes {
+            return;
+        }
         let remembered = Remembered { socket: engine.api.socket().to_owned(), kind: engine.kind };
         if let Err(error) = write_json(&self.memory, &remembered, Durability::Synced) {
             tracing::warn!(path = %self.memory.display(), %error, "which container engine is used cannot be written down");
@@ -348,11 +358,6 @@ fn judge(kind: EngineKind, info: &Info, exists: impl Fn(&str) -> bool) -> Abilit
         limitations
             .push(format!("The container engine cannot enforce {what} limits here: they are ignored for images."));
     }
-    if !runtimes.iter().any(|name| name == GVISOR) {
-        limitations.push(
-            "gVisor (`runsc`) is not installed: services with isolation = \"gvisor\" are not placed here.".into(),
-        );
-    }
     Abilities { runtimes, rootless, limitations }
 }
 
@@ -386,7 +391,7 @@ mod tests {
         .unwrap();
         let found = judge(EngineKind::Podman, &info, |_| false);
         assert_eq!(found.runtimes, ["runc"]);
-        assert!(found.limitations.len() == 1 && found.limitations[0].contains("gVisor"), "{found:?}");
+        assert_eq!(found.limitations, Vec::<String>::new());
         let found = judge(EngineKind::Podman, &info, |path| path == "/usr/bin/runsc");
         assert_eq!((found.runtimes.len(), found.limitations.len()), (2, 0));
         let rootless = Info { rootless: true, ..info };

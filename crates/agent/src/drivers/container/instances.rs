@@ -323,6 +323,7 @@ impl Instances {
         };
         if let Some(text) = text {
             self.copy_log(id).await;
+            self.finish_log(id).await;
             self.note(id, text).await;
         }
     }
@@ -519,6 +520,11 @@ impl Instances {
         if let (Some(path), Some(copier)) = (source, self.copier(id)) {
             let _ = blocking(move || lock(&copier).copy(&path)).await;
         }
+    }
+
+    async fn finish_log(&self, id: &InstanceId) {
+        let Some(copier) = self.copier(id) else { return };
+        let _ = blocking(move || lock(&copier).finish()).await;
     }
 
     pub async fn copy_logs(&self) {

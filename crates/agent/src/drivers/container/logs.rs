@@ -67,9 +67,20 @@ impl Copier {
         self.writer.note(text);
     }
 
+    /// It has ended: what it said without an end of line is a line.
+    pub fn finish(&mut self) {
+        for (index, stream) in [LogStream::Stdout, LogStream::Stderr].into_iter().enumerate() {
+            let text = std::mem::take(&mut self.cut[index]);
+            if !text.is_empty() {
+                self.writer.line(stream, &text);
+            }
+        }
+    }
+
     /// Copy all that is there. `path` is where the engine writes now.
     pub fn copy(&mut self, path: &Path) {
         if self.position.path != path {
+            self.finish();
             self.source = None;
             self.rest.clear();
             self.position = Position { path: path.to_owned(), ..Position::default() };
@@ -323,5 +334,12 @@ mod tests {
         place.say("2026-12-01T11:47:40.1+00:00 stderr F between\n2026-12-01T11:47:40.2+00:00 stdout F and half\n");
         place.copier().copy(&place.engine);
         assert_eq!(place.lines(), ["between", "half and half"]);
+        place.say("2026-12-01T11:47:40.3+00:00 stderr P last words");
+        place.say("\n");
+        let mut copier = place.copier();
+        copier.copy(&place.engine);
+        assert_eq!(place.lines().len(), 2, "it may go on");
+        copier.finish();
+        assert_eq!(place.lines()[2], "last words");
     }
 }

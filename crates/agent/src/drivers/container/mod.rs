@@ -94,6 +94,27 @@ impl ContainerOptions {
     }
 }
 
+/// Which engine an agent with this data directory uses, or would use, and where: for whoever looks at a machine. Starts
+/// nothing.
+pub async fn engine_of(data_dir: &Path) -> Result<String, String> {
+    let options = ContainerOptions::new(data_dir);
+    let root = rustix::process::geteuid().is_root();
+    let mut places = Places::usual(None, &options.run_dir, root);
+    let own = places.own_service.take();
+    places.candidates.extend(own.as_ref().map(|own| own.socket.clone()));
+    let finder = Finder::new(places, data_dir.join("containers/engine.json")).without_memory();
+    match (finder.engine().await, own) {
+        (Ok(engine), _) => {
+            let socket = engine.api.socket().display();
+            Ok(format!("{} {} answers at {socket}", engine.kind.as_str(), engine.version))
+        }
+        (Err(EngineError::None { .. }), Some(own)) => {
+            Ok(format!("{} is installed; the agent runs its API", own.podman.display()))
+        }
+        (Err(error), _) => Err(error.to_string()),
+    }
+}
+
 /// Whose a container is: a data directory's, so that an agent that lost what was in it finds its containers again.
 fn owner_of(data_dir: &Path) -> String {
     let path = std::path::absolute(data_dir).unwrap_or_else(|_| data_dir.to_owned());

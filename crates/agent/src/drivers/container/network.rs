@@ -105,9 +105,15 @@ pub async fn ensure(
     };
     match made {
         Ok(_) => Ok(()),
-        // Made by a start that was killed, or a moment ago.
-        Err(error) if error.is_name_taken() => Ok(()),
-        Err(error) => Err(error.into()),
+        Err(error) if error.is_away() => Err(error.into()),
+        // Made a moment ago, perhaps; or its bridge or subnet is another network's.
+        Err(error) => match api.find::<NetworkInspect>(&path).await? {
+            Some(_) if error.is_name_taken() => Ok(()),
+            _ => Err(NetworkError::Conflict(format!(
+                "the containers' network {} could not be made: {error}",
+                wanted.subnet
+            ))),
+        },
     }
 }
 
