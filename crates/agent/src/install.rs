@@ -58,6 +58,8 @@ pub struct InstallOptions {
     pub name: Option<Name>,
     /// Whether internal names may be hooked into this machine's resolver.
     pub dns_hook: bool,
+    /// What the agent is told of the mesh, as it takes it on its command line.
+    pub mesh_arguments: Vec<String>,
 }
 
 #[derive(Debug, Clone)]
@@ -77,7 +79,10 @@ pub async fn install(options: InstallOptions, say: &mut (dyn FnMut(&str) + Send)
     }
     join(&options, say).await?;
     let path = unit_path(&options.root);
-    write(&path, &unit(&options.binary, base(&options.data_dir), options.dns_hook))?;
+    let mut arguments: Vec<String> = Vec::new();
+    arguments.extend((!options.dns_hook).then(|| "--no-dns".to_owned()));
+    arguments.extend(options.mesh_arguments.iter().cloned());
+    write(&path, &unit(&options.binary, base(&options.data_dir), &arguments))?;
     say(&format!("wrote {}", path.display()));
     if live {
         systemctl(&["daemon-reload"]).await?;
@@ -192,9 +197,9 @@ fn base(agent_directory: &Path) -> &Path {
     parent.unwrap_or(agent_directory)
 }
 
-/// The unit's text.
-pub fn unit(binary: &Path, data_dir: &Path, dns_hook: bool) -> String {
-    let no_dns = if dns_hook { "" } else { " --no-dns" };
+/// The unit's text; `arguments` are those of the agent beside its directory.
+pub fn unit(binary: &Path, data_dir: &Path, arguments: &[String]) -> String {
+    let arguments: String = arguments.iter().map(|argument| format!(" {argument}")).collect();
     format!(
         "# Made by `mainstay agent install`; removed by `mainstay agent uninstall`.\n\
          [Unit]\n\
@@ -205,7 +210,7 @@ pub fn unit(binary: &Path, data_dir: &Path, dns_hook: bool) -> String {
          \n\
          [Service]\n\
          Type=exec\n\
-         ExecStart={} agent --data-dir {}{no_dns}\n\
+         ExecStart={} agent --data-dir {}{arguments}\n\
          Restart=always\n\
          RestartSec=1\n\
          # Services and gateway outlive the agent.\n\
@@ -332,12 +337,12 @@ mod tests {
 
     #[test]
     fn the_unit_keeps_services_running_and_takes_odd_paths_literally() {
-        let text = unit(Path::new("/opt/main stay/mainstay"), Path::new("/data/100%$x\"y"), false);
+        let text = unit(Path::new("/opt/main stay/mainstay"), Path::new("/data/100%$x\"y"), &["--no-dns".to_owned()]);
         assert!(
             text.contains("ExecStart=\"/opt/main stay/mainstay\" agent --data-dir \"/data/100%%$$x\\\"y\" --no-dns\n"),
             "{text}"
         );
-        assert!(!unit(Path::new("/m"), Path::new("/d"), true).contains("--no-dns"));
+        assert!(!unit(Path::new("/m"), Path::new("/d"), &[]).contains("--no-dns"));
         for line in ["KillMode=process", "Restart=always", "OOMPolicy=continue", "After=network-online.target"] {
             assert!(text.lines().any(|l| l == line), "{line} is missing");
         }
@@ -354,6 +359,7 @@ mod tests {
             join: None,
             name: None,
             dns_hook: true,
+            mesh_arguments: Vec::new(),
         };
         let error = install(options, &mut |_| {}).await.unwrap_err();
         assert!(matches!(error, InstallError::NotJoined), "{error}");
@@ -385,6 +391,7 @@ mod tests {
             join: None,
             name: None,
             dns_hook: true,
+            mesh_arguments: Vec::new(),
         };
         let mut said = Vec::new();
         install(options, &mut |step| said.push(step.to_owned())).await.unwrap();

@@ -99,7 +99,10 @@ fn stack_condition(stack: &StackDesired, evidence: &Evidence<'_>) -> StackObserv
     }
     let concerned = stack.services.iter().any(|s| s.instances.iter().any(|i| i.intent == InstanceIntent::Run));
     if concerned {
-        for config in evidence.configs.iter().filter(|c| c.live_digest.as_ref() != Some(&c.desired_digest)) {
+        // A peer that is not set up yet takes nothing from what runs here; it is told with the mesh.
+        let concerns = |config: &&ConfigView| config.kind != ConfigKind::Mesh;
+        let differs = |config: &&ConfigView| config.live_digest.as_ref() != Some(&config.desired_digest);
+        for config in evidence.configs.iter().filter(concerns).filter(differs) {
             pending = true;
             problems.extend(config_problem(config.kind, evidence));
         }
@@ -230,6 +233,7 @@ pub fn significant(observed: &ObservedState) -> ObservedState {
     kept.resources = Default::default();
     kept.gateway.services.clear();
     kept.gateway.access_log_dropped = 0;
+    kept.mesh.clear_gauges();
     for instance in &mut kept.instances {
         instance.memory_bytes = None;
         instance.cpu_ms = None;

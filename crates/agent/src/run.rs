@@ -5,6 +5,7 @@ use crate::control_plane::ControlPlane;
 use crate::drivers::both::Both;
 use crate::drivers::container::{ContainerDriver, ContainerOptions};
 use crate::drivers::dns::{self, DnsDriver, DnsPaths};
+use crate::drivers::mesh::{self, MeshDriver, MeshSettings};
 use crate::drivers::process::{ProcessDriver, ProcessOptions};
 use crate::drivers::routes::GatewayDriver;
 use crate::drivers::{Config, DriverError, Workloads};
@@ -36,6 +37,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 const FACTS_INTERVAL: Duration = Duration::from_secs(3_600);
+const ADDRESSES_INTERVAL: Duration = Duration::from_secs(60);
 /// How long the tasks may take to end.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long stopping everything waits beyond the longest grace time.
@@ -63,6 +65,7 @@ pub struct AgentOptions {
     pub container_socket: Option<PathBuf>,
     /// Name of the containers' network in the engine; `None`: the usual one.
     pub container_network: Option<String>,
+    pub mesh: MeshSettings,
 }
 
 impl AgentOptions {
@@ -77,6 +80,7 @@ impl AgentOptions {
             disk_reserve_bytes: None,
             container_socket: None,
             container_network: None,
+            mesh: MeshSettings::default(),
         }
     }
 }
@@ -143,6 +147,9 @@ impl Agent {
         if let Err(error) = gateway.remove().await {
             stopped.problems.push(format!("gateway: {}", error.describe()));
         }
+        if let Err(error) = ::mesh::kernel::remove_all_of(&directory.root().display().to_string()).await {
+            stopped.problems.push(format!("mesh: {}", error.describe()));
+        }
         if let Err(error) = dns::remove_hooks(&DnsPaths::system(), &directory.root().display().to_string()).await {
             stopped.problems.push(format!("internal names: {}", error.describe()));
         }
@@ -199,7 +206,17 @@ async fn start(
         let consequence = "switched off here; `SERVICE_<NAME>_URL` points to a port on loopback instead";
         DnsDriver::off(directory.root(), consequence)
     });
+    let gateway_directory = directory.gateway();
+    let mesh = MeshDriver::open(
+        identity.server_id.clone(),
+        identity.index,
+        options.mesh.clone(),
+        directory.root(),
+        &gateway_directory,
+        host.is_root(),
+    );
     let machine = Machine {
+        mesh: Arc::new(mesh.await),
         health: Arc::new(Health::new(workloads.clone())),
         workloads,
         gateway,
@@ -254,12 +271,13 @@ pub async fn assemble_over<W: Workloads, G: Gateway>(
 ) -> anyhow::Result<JoinSet<()>> {
     let control_plane = Arc::new(control_plane);
     let workloads = machine.workloads.clone();
+    let mesh = machine.mesh.clone();
     let (accepted, accepted_seen) = watch::channel(Accepted::default());
     let (observed, observed_seen) = watch::channel(None);
     let (state, state_seen) = watch::channel(AgentState::Idle);
     let interval = Duration::from_millis(identity.poll_interval_ms.clamp(100, 600_000));
     let (poll_interval, poll_interval_seen) = watch::channel(interval);
-    let (facts, facts_seen) = watch::channel(facts::detect(host, workloads.probe().await));
+    let (facts, facts_seen) = watch::channel(detect(host, workloads.as_ref(), &mesh).await);
     let hurry = Arc::new(Notify::new());
     let shipped = Shipped::default();
 
@@ -294,23 +312,41 @@ pub async fn assemble_over<W: Workloads, G: Gateway>(
     tasks.spawn(ambient::inherit(subscribe::run(control_plane, gatekeeper, state_seen, hurry, shutdown.clone())));
     tasks.spawn(ambient::inherit(reporter.run(shutdown.clone())));
     tasks.spawn(ambient::inherit(shipping.run(shutdown.clone())));
-    tasks.spawn(ambient::inherit(refresh_facts(host.clone(), workloads, facts, shutdown.clone())));
+    tasks.spawn(ambient::inherit(mesh::run(mesh.clone(), shutdown.clone())));
+    tasks.spawn(ambient::inherit(refresh_facts(host.clone(), workloads, mesh, facts, shutdown.clone())));
     Ok(tasks)
+}
+
+async fn detect<W: Workloads>(host: &Host, workloads: &W, mesh: &MeshDriver) -> ServerFacts {
+    let mut found = workloads.probe().await;
+    found.limitations.extend(mesh.limitation());
+    let mut facts = facts::detect(host, found);
+    facts.mesh = mesh.facts().await;
+    facts
 }
 
 async fn refresh_facts<W: Workloads>(
     host: Host,
     workloads: Arc<W>,
+    mesh: Arc<MeshDriver>,
     facts: watch::Sender<ServerFacts>,
     shutdown: CancellationToken,
 ) {
+    let mut whole_at = tokio::time::Instant::now() + FACTS_INTERVAL;
     loop {
         tokio::select! {
             biased;
             () = shutdown.cancelled() => return,
-            () = tokio::time::sleep(FACTS_INTERVAL) => {}
+            () = tokio::time::sleep(if mesh.takes_part() { ADDRESSES_INTERVAL } else { FACTS_INTERVAL }) => {}
         }
-        facts.send_replace(facts::detect(&host, workloads.probe().await));
+        if tokio::time::Instant::now() >= whole_at {
+            whole_at += FACTS_INTERVAL;
+            facts.send_replace(detect(&host, workloads.as_ref(), &mesh).await);
+            continue;
+        }
+        // A machine that has another address now is to be reached there before an hour is over.
+        let place = mesh.facts().await;
+        facts.send_if_modified(|facts| std::mem::replace(&mut facts.mesh, place.clone()) != place);
     }
 }
 

@@ -10,6 +10,7 @@ use api::cause::Cause;
 use api::desired::DesiredState;
 use api::events::{Event, EventKind, EventLevel};
 use api::ids::{DeploymentId, EventId, InstanceId, RevisionId, ServiceId, StackId};
+use api::mesh::MeshPeerState;
 use api::observed::{
     InstanceObserved, InstanceState, ObservedState, PreparationObserved, PreparationState, PreparationStep,
     StackCondition, StackObserved,
@@ -65,6 +66,7 @@ pub fn transitions(
             out.preparations(before);
             out.instances(before);
             out.network(before);
+            out.mesh(before);
             out.stacks(before, told);
         }
     }
@@ -354,6 +356,32 @@ impl Collector<'_> {
         let name = self.names.service(&now.service_id);
         let message = format!("{name}: instance {} {what}{detail}", now.instance_id.short());
         self.of_instance(now, EventKind::HealthChanged, level, message, probe.unwrap_or_else(|| "health check".into()));
+    }
+
+    fn mesh(&mut self, before: &ObservedState) {
+        let (was, now) = (&before.mesh, &self.after.mesh);
+        for peer in &now.peers {
+            let before = was.peers.iter().find(|other| other.server_id == peer.server_id).map(|other| other.state);
+            let (level, message, action) = match peer.state {
+                state if Some(state) == before => continue,
+                MeshPeerState::Connecting => continue,
+                MeshPeerState::Direct => {
+                    let at = peer.endpoint.map_or_else(String::new, |endpoint| format!(" at {endpoint}"));
+                    (EventLevel::Info, format!("{} is reached through the mesh{at}", peer.name), "handshake".to_owned())
+                }
+                MeshPeerState::Unreachable => {
+                    let reason = peer.reason.clone().unwrap_or_else(|| "no handshake".into());
+                    let message = format!("{} is not reached through the mesh: {reason}", peer.name);
+                    (EventLevel::Warning, message, reason)
+                }
+            };
+            self.push(EventKind::MeshPeerChanged, level, message, action);
+        }
+        if let Some(repair) = now.repaired.as_ref().filter(|repair| was.repaired.as_ref() != Some(*repair)) {
+            let what = repair.what.join("; ");
+            let message = format!("the mesh was not as this agent had left it, and was put right: {what}");
+            self.push(EventKind::MeshRepaired, EventLevel::Warning, message, what);
+        }
     }
 
     fn network(&mut self, before: &ObservedState) {

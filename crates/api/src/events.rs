@@ -34,6 +34,10 @@ kinds! {
     HealthChanged,
     RoutesChanged,
     DnsChanged,
+    /// A peer in the mesh is reached now, or no longer.
+    MeshPeerChanged,
+    /// The tunnel was not as the agent had left it, and was put right.
+    MeshRepaired,
     ConfigReceived,
     ConfigApplied,
     ConfigRefused,
@@ -150,6 +154,8 @@ impl EventTopic {
             | K::HealthChanged => Self::Instances,
             K::RoutesChanged
             | K::DnsChanged
+            | K::MeshPeerChanged
+            | K::MeshRepaired
             | K::ConfigReceived
             | K::ConfigApplied
             | K::ConfigRefused

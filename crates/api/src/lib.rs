@@ -27,6 +27,7 @@ pub mod images;
 pub mod latency;
 pub mod logs;
 pub mod mesh;
+pub mod mesh_device;
 pub mod metrics;
 pub mod name;
 pub mod nearest;

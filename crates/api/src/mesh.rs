@@ -120,6 +120,13 @@ pub struct MeshPeer {
     pub keepalive_seconds: u16,
 }
 
+impl MeshPeer {
+    /// The server itself in the mesh: the first address of the first of its networks.
+    pub fn mesh_address(&self) -> Option<Ipv4Addr> {
+        self.allowed.first().map(|subnet| Ipv4Addr::from_bits(subnet.network().to_bits() | 1))
+    }
+}
+
 /// What a machine's mesh should be. Its private key is in a file beside it and not here.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
@@ -192,10 +199,33 @@ pub struct MeshProbes {
     pub round_trip_micros: Option<u64>,
 }
 
+impl MeshObserved {
+    /// Without what moves by itself: counters, ages and measurements.
+    pub fn clear_gauges(&mut self) {
+        for peer in &mut self.peers {
+            peer.last_handshake_at_ms = None;
+            peer.received_bytes = 0;
+            peer.sent_bytes = 0;
+            peer.probes = MeshProbes::default();
+        }
+    }
+}
+
 impl MeshProbes {
     /// `None` before the first probe has been counted.
     pub fn loss_percent(&self) -> Option<f64> {
         (self.sent > 0).then(|| f64::from(self.lost) * 100.0 / f64::from(self.sent))
+    }
+
+    /// `0 % of 60 lost, 0.4 ms`; `None` before the first has been counted.
+    pub fn describe(&self) -> Option<String> {
+        let percent = self.loss_percent()?;
+        let loss = if percent > 0.0 && percent < 10.0 { format!("{percent:.1}") } else { format!("{percent:.0}") };
+        let time = self.round_trip_micros.map_or_else(String::new, |micros| {
+            let millis = micros as f64 / 1_000.0;
+            if millis < 10.0 { format!(", {millis:.1} ms") } else { format!(", {millis:.0} ms") }
+        });
+        Some(format!("{loss} % of {} lost{time}", self.sent))
     }
 }
 
@@ -211,8 +241,19 @@ pub struct MeshObserved {
     pub port: Option<u16>,
     pub public_key: Option<PublicKey>,
     pub peers: Vec<MeshPeerObserved>,
+    /// The last time that the device was not as it had been left and was put right.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repaired: Option<MeshRepair>,
     /// Why it is off, or not as desired.
     pub problem: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct MeshRepair {
+    pub at_ms: UnixMillis,
+    /// What was otherwise: `peer jNQKmw+I… is missing`.
+    pub what: Vec<String>,
 }
 
 /// Whether an address is of use to another machine: not loopback, not link-local, not multicast, not "any".
@@ -242,8 +283,11 @@ mod tests {
 
     #[test]
     fn loss_is_told_only_where_something_was_sent() {
-        assert_eq!(MeshProbes::default().loss_percent(), None);
-        assert_eq!(MeshProbes { sent: 40, lost: 1, round_trip_micros: None }.loss_percent(), Some(2.5));
+        let said = |sent, lost, round_trip_micros| MeshProbes { sent, lost, round_trip_micros }.describe();
+        assert_eq!(said(0, 0, None), None);
+        assert_eq!(said(60, 0, Some(412)).as_deref(), Some("0 % of 60 lost, 0.4 ms"));
+        assert_eq!(said(40, 1, Some(31_700)).as_deref(), Some("2.5 % of 40 lost, 32 ms"));
+        assert_eq!(said(5, 5, None).as_deref(), Some("100 % of 5 lost"));
     }
 
     #[test]

@@ -43,7 +43,11 @@ impl Running {
     ) -> Result<Self> {
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "INT"]).arg(program).args(arguments).envs(environment.iter().copied());
-        command.env_remove("MAINSTAY_SERVER").env_remove("MAINSTAY_TOKEN").env("MAINSTAY_NO_DNS", "1");
+        command
+            .env_remove("MAINSTAY_SERVER")
+            .env_remove("MAINSTAY_TOKEN")
+            .env("MAINSTAY_NO_DNS", "1")
+            .env("MAINSTAY_NO_MESH", "1");
         Self::spawn(name, command, folder, Signal::INT)
     }
 

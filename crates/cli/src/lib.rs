@@ -24,6 +24,7 @@ mod gateway_port;
 mod installed;
 mod log_search;
 mod logging;
+mod mesh_options;
 mod paths;
 mod plan_file;
 mod plan_text;

@@ -7,6 +7,7 @@ use crate::config::Config;
 use crate::context::{Context, read_cli_token};
 use crate::exit::Failure;
 use crate::running::Claim;
+use agent::drivers::mesh::MeshSettings;
 use agent::identity::Identity;
 use agent::{Agent, AgentOptions};
 use api::desired::SecurityMode;
@@ -69,6 +70,7 @@ pub struct Wishes {
     /// Free space that new work leaves alone, of the control plane and of the agent.
     pub disk_reserve_bytes: Option<u64>,
     pub containers: ContainerOptions,
+    pub mesh: MeshSettings,
 }
 
 pub struct System {
@@ -193,6 +195,7 @@ async fn start_agent(
         name: wishes.name.clone(),
         dns_hook: wishes.dns_hook,
         disk_reserve_bytes: wishes.disk_reserve_bytes,
+        mesh: wishes.mesh.clone(),
         ..AgentOptions::new(directory, own_binary()?)
     };
     Ok(tokio::spawn(Agent::run(wishes.containers.apply(options), shutdown)))

@@ -7,6 +7,7 @@
 //! always reaches the process that owns the socket now, also in the middle of an upgrade.
 
 use api::gateway::{GatewayConfig, GatewayObserved};
+use api::mesh_device::{GatewayMesh, GatewayMeshLive};
 use api::tls::CertificateDesired;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
@@ -132,6 +133,31 @@ impl GatewayClient {
     pub async fn status(&self) -> Result<GatewayObserved, GatewayError> {
         let call = "GET /status";
         let (status, bytes) = self.call(call, Method::GET, "/status", Vec::new()).await?;
+        match status {
+            StatusCode::OK => parse(call, status, &bytes),
+            _ => Err(unexpected(call, status, &bytes)),
+        }
+    }
+
+    /// Tells the gateway what it does for the mesh, whole.
+    pub async fn put_mesh(&self, told: &GatewayMesh) -> Result<(), GatewayError> {
+        let call = "PUT /mesh";
+        let body = serde_json::to_vec(told).expect("what a gateway does for the mesh serializes to JSON");
+        let (status, bytes) = self.call(call, Method::PUT, "/mesh", body).await?;
+        match status {
+            StatusCode::OK => Ok(()),
+            StatusCode::UNPROCESSABLE_ENTITY => {
+                let refusal = parse::<Refusal>(call, status, &bytes)?;
+                Err(GatewayError::Refused { call, problem: refusal.problem })
+            }
+            _ => Err(unexpected(call, status, &bytes)),
+        }
+    }
+
+    /// What the gateway is to the mesh right now.
+    pub async fn mesh(&self) -> Result<GatewayMeshLive, GatewayError> {
+        let call = "GET /mesh";
+        let (status, bytes) = self.call(call, Method::GET, "/mesh", Vec::new()).await?;
         match status {
             StatusCode::OK => parse(call, status, &bytes),
             _ => Err(unexpected(call, status, &bytes)),

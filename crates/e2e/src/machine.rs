@@ -106,6 +106,8 @@ impl Machine {
             .env_remove("MAINSTAY_TOKEN")
             // The names of the machine that tests run on are not theirs to change.
             .env("MAINSTAY_NO_DNS", "1")
+            // Several agents share one network here, and so do their numbers.
+            .env("MAINSTAY_NO_MESH", "1")
             .env("NO_COLOR", "1")
             .env("MAINSTAY_DATA_DIR", self.data())
             .envs(&self.environment)
@@ -208,6 +210,10 @@ pub struct Part {
 }
 
 impl Part {
+    pub(crate) fn new(child: std::process::Child) -> Self {
+        Self { child }
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.id()
     }

@@ -1,7 +1,7 @@
 //! The control socket: HTTP/1.1 and JSON, for the agent on the same machine.
 //!
 //! The socket file's mode (0600) is the access control. Requests: `PUT /config`, `GET /status`,
-//! `GET /certificates`, `PUT /certificates/DIGEST`, `POST /stop`.
+//! `GET /certificates`, `PUT /certificates/DIGEST`, `GET /mesh`, `PUT /mesh`, `POST /stop`.
 
 use crate::core::Gateway;
 use api::gateway::GatewayConfig;
@@ -92,6 +92,11 @@ async fn answer(gateway: Arc<Gateway>, request: Request<Incoming>) -> Result<Res
         (&Method::PUT, path) if path.starts_with(CERTIFICATES) => {
             put_certificate(&gateway, path[CERTIFICATES.len()..].to_owned(), body).await
         }
+        (&Method::GET, "/mesh") => match serde_json::to_value(gateway.mesh.live().await) {
+            Ok(live) => (StatusCode::OK, live),
+            Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, problem(&error)),
+        },
+        (&Method::PUT, "/mesh") => put_mesh(&gateway, body).await,
         (&Method::POST, "/stop") => {
             tracing::info!("asked to stop");
             gateway.stop.cancel();
@@ -139,6 +144,17 @@ async fn put_certificate(gateway: &Gateway, digest: String, body: Incoming) -> (
         Err(answer) => return answer,
     };
     match gateway.certificate_put(digest, material).await {
+        Ok(()) => (StatusCode::OK, json!({})),
+        Err(error) => (StatusCode::UNPROCESSABLE_ENTITY, problem(&error)),
+    }
+}
+
+async fn put_mesh(gateway: &Gateway, body: Incoming) -> (StatusCode, Value) {
+    let told = match read(body, CONFIG_LIMIT_BYTES, "part in the mesh").await {
+        Ok(told) => told,
+        Err(refusal) => return refusal,
+    };
+    match gateway.mesh.apply(told).await {
         Ok(()) => (StatusCode::OK, json!({})),
         Err(error) => (StatusCode::UNPROCESSABLE_ENTITY, problem(&error)),
     }

@@ -9,6 +9,7 @@
 use crate::config::{self, ConfigError};
 use crate::dns::{BoundDns, Dns};
 use crate::listeners::{BindError, BoundListener, Listener};
+use crate::mesh::Mesh;
 use crate::routes::RouteTable;
 use crate::shared::Shared;
 use crate::tls::{Certificates, TlsError, Vault, VaultError};
@@ -46,6 +47,7 @@ pub struct Gateway {
     pub directory: PathBuf,
     pub stop: CancellationToken,
     vault: Arc<std::sync::Mutex<Vault>>,
+    pub mesh: Mesh,
     state: Mutex<State>,
 }
 
@@ -79,7 +81,8 @@ pub struct Inherited {
 impl Gateway {
     pub fn new(directory: PathBuf, shared: Arc<Shared>, stop: CancellationToken) -> Self {
         let vault = Arc::new(std::sync::Mutex::new(Vault::new(&directory)));
-        Self { shared, directory, stop, vault, state: Mutex::default() }
+        let mesh = Mesh::new(directory.clone());
+        Self { shared, directory, stop, vault, mesh, state: Mutex::default() }
     }
 
     pub async fn lock(&self) -> MutexGuard<'_, State> {

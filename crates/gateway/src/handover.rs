@@ -11,6 +11,8 @@
 //! ```
 //!
 //! At every moment at least one process accepts, and the queues of the sockets are never closed.
+//! Of the mesh's tunnel only one of the two may read, so the new one begins with it after `done`, which the old one says
+//! when it has stopped; packets wait in the queues for that moment.
 //! If the new process fails before `ready`, the old one goes on as if nothing had been. The lock on
 //! the directory is a descriptor like the others, so it, too, is never free in between.
 //!
@@ -18,6 +20,7 @@
 //! groups that the kernel can carry. All of it is blocking code with timeouts, in a thread of its own.
 
 use api::gateway::{GatewayConfig, ListenerKind};
+use api::mesh_device::GatewayMesh;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
 };
@@ -48,6 +51,8 @@ pub enum Role {
     Listener { address: SocketAddr, listener: ListenerKind },
     DnsUdp { address: SocketAddr },
     DnsTcp { address: SocketAddr },
+    MeshTun,
+    MeshUdp,
 }
 
 /// All that the new process needs; `roles` names the descriptors in their order.
@@ -55,6 +60,8 @@ pub enum Role {
 pub struct Offer {
     pub pid: u32,
     pub config: GatewayConfig,
+    #[serde(default)]
+    pub mesh: GatewayMesh,
     pub roles: Vec<Role>,
 }
 

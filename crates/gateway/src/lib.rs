@@ -9,6 +9,7 @@
 //!                              │                                │
 //! handover.sock ─► handover ───┤                                └─► upstreams (counts, connections)
 //!                              └──► dns (names of services on loopback)
+//! control.sock ─► control ─► mesh (the tunnel to other servers, where the kernel has none)
 //! ```
 //!
 //! A request of HTTP/1.1 is passed on by our own code (`http1`), one of HTTP/2 by hyper (`proxy`); what
@@ -28,6 +29,7 @@ mod handover;
 mod http1;
 mod limits;
 mod listeners;
+mod mesh;
 mod process;
 mod proxy;
 mod routes;

@@ -11,6 +11,7 @@ use crate::listeners::BoundListener;
 use crate::shared::{Phase, Shared};
 use anyhow::{Context, bail};
 use api::gateway::GatewayConfig;
+use mesh::userspace::PassedOn;
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io::{Read, Seek, Write};
@@ -66,6 +67,7 @@ struct Belongings {
     handover: StdUnixListener,
     config: Option<GatewayConfig>,
     inherited: Inherited,
+    tunnel: Option<PassedOn>,
     accepted: Option<Accepted>,
 }
 
@@ -86,11 +88,15 @@ pub async fn run_until(options: GatewayOptions, mut limits: Limits, stop: Cancel
     }
     if let Some(accepted) = belongings.accepted {
         let pid = accepted.offer.pid;
+        let mesh = accepted.offer.mesh.clone();
         // Both processes accept now; if the old one does not answer it has ended, which is as good.
         if let Err(error) = tokio::task::spawn_blocking(move || accepted.ready()).await? {
             tracing::warn!(%error, pid, "the old gateway did not say that it stopped accepting");
         }
+        gateway.mesh.adopt(mesh, belongings.tunnel).await;
         tracing::info!(pid, "took over from the old gateway");
+    } else {
+        gateway.mesh.resume().await;
     }
     write_pid(&belongings.lock);
 
@@ -137,6 +143,7 @@ async fn wait_for_end(
             _ = chores.tick() => {
                 gateway.bind_missing().await;
                 gateway.sweep().await;
+                gateway.mesh.mend().await;
             }
             asked = handover.accept() => match asked {
                 Ok((stream, _)) => match hand_over(gateway, stream, control, handover, lock).await {
@@ -148,6 +155,7 @@ async fn wait_for_end(
                         }
                         state.dns.clear();
                         drop(state);
+                        gateway.mesh.cease().await;
                         let told = tokio::task::spawn_blocking(move || handover::done(&stream)).await;
                         if !matches!(told, Ok(Ok(()))) {
                             tracing::warn!("the new gateway was not told that this one stopped accepting");
@@ -194,7 +202,12 @@ async fn hand_over(
         let (udp, tcp) = dns.as_fds();
         descriptors.extend([own(udp)?, own(tcp)?]);
     }
-    let offer = Offer { pid: std::process::id(), config: state.config.as_ref().clone(), roles };
+    let (mesh, tunnel) = gateway.mesh.offer().await?;
+    if let Some(PassedOn { tun, udp }) = tunnel {
+        roles.extend([Role::MeshTun, Role::MeshUdp]);
+        descriptors.extend([tun, udp]);
+    }
+    let offer = Offer { pid: std::process::id(), config: state.config.as_ref().clone(), mesh, roles };
     drop(state);
     let stream = stream.into_std()?;
     let sent = tokio::task::spawn_blocking(move || {
@@ -233,6 +246,10 @@ async fn finish(gateway: &Arc<Gateway>, end: Phase, directory: &Path, lock: File
         shared.abort.cancel();
         let _ = tokio::time::timeout(Duration::from_secs(1), shared.connections.wait()).await;
     }
+    if end == Phase::Stopping {
+        // Last: requests that were open went through it.
+        gateway.mesh.stop().await;
+    }
     tracing::info!("gateway has ended");
 }
 
@@ -266,13 +283,14 @@ async fn gather(directory: &Path, take_over: bool) -> anyhow::Result<Belongings>
         }
     };
     let (control, handover) = (socket(control::SOCKET)?, socket(handover::SOCKET)?);
-    Ok(Belongings { lock, control, handover, config, inherited: Inherited::default(), accepted: None })
+    Ok(Belongings { lock, control, handover, config, inherited: Inherited::default(), tunnel: None, accepted: None })
 }
 
 /// Gives each passed descriptor its role.
 fn unpack(mut accepted: Accepted) -> anyhow::Result<Belongings> {
     let (mut lock, mut control, mut handover) = (None, None, None);
     let (mut udp, mut tcp) = (BTreeMap::new(), BTreeMap::new());
+    let (mut mesh_tun, mut mesh_udp) = (None, None);
     let mut inherited = Inherited::default();
     let descriptors = std::mem::take(&mut accepted.descriptors);
     for (role, descriptor) in accepted.offer.roles.drain(..).zip(descriptors) {
@@ -286,6 +304,8 @@ fn unpack(mut accepted: Accepted) -> anyhow::Result<Belongings> {
             }
             Role::DnsUdp { address } => _ = udp.insert(address, descriptor),
             Role::DnsTcp { address } => _ = tcp.insert(address, descriptor),
+            Role::MeshTun => mesh_tun = Some(descriptor),
+            Role::MeshUdp => mesh_udp = Some(descriptor),
         }
     }
     for (address, udp) in udp {
@@ -297,7 +317,8 @@ fn unpack(mut accepted: Accepted) -> anyhow::Result<Belongings> {
         bail!("the running gateway did not pass on all that a gateway needs; it goes on as before");
     };
     let config = Some(accepted.offer.config.clone());
-    Ok(Belongings { lock, control, handover, config, inherited, accepted: Some(accepted) })
+    let tunnel = mesh_tun.zip(mesh_udp).map(|(tun, udp)| PassedOn { tun, udp });
+    Ok(Belongings { lock, control, handover, config, inherited, tunnel, accepted: Some(accepted) })
 }
 
 /// One gateway per directory.

@@ -21,6 +21,7 @@ use std::collections::{BTreeMap, BTreeSet};
 pub enum ConfigKind {
     Dns,
     Routes,
+    Mesh,
 }
 
 impl ConfigKind {
@@ -28,6 +29,7 @@ impl ConfigKind {
         match self {
             Self::Dns => "dns",
             Self::Routes => "routes",
+            Self::Mesh => "mesh",
         }
     }
 }

@@ -91,6 +91,7 @@ pub fn essence(observed: &ObservedState) -> String {
     bare.observed_at_ms = 0;
     bare.resources = Resources::default();
     bare.gateway.services.clear();
+    bare.mesh.clear_gauges();
     for instance in &mut bare.instances {
         instance.memory_bytes = None;
         instance.cpu_ms = None;

@@ -43,11 +43,13 @@ pub async fn take_status(state: &AppState, request: &SignedRequest, report: Stat
         before.as_ref().is_none_or(|heard| !(0..=STORED_AGE_LIMIT_MS).contains(&(now_ms - heard.stored_at_ms)));
     let version = &observed.agent.version;
     let new_facts = facts.as_ref().filter(|facts| *facts != &server.facts);
-    let seen = old_copy || new_facts.is_some() || version != &server.agent_version;
+    let moved = request.from.is_some() && request.from != server.seen_from;
+    let seen = old_copy || new_facts.is_some() || moved || version != &server.agent_version;
     let store_it = changed || old_copy;
     let events = own_events(request, events);
     let write = ReportWrite {
         seen: seen.then_some((version.as_str(), new_facts)),
+        seen_from: request.from,
         observed: store_it.then_some(&observed),
         events: &events,
         back: (!server.online).then(|| came_back(request)),
@@ -78,7 +80,7 @@ pub async fn take_status(state: &AppState, request: &SignedRequest, report: Stat
         state.wakeups().all_services_changed();
     }
     let in_mesh = |facts: &ServerFacts| facts.mesh.is_some();
-    if (changed || is_back || new_facts.is_some()) && in_mesh(new_facts.unwrap_or(&server.facts)) {
+    if (changed || is_back || moved || new_facts.is_some()) && in_mesh(new_facts.unwrap_or(&server.facts)) {
         state.wakeups().change_fleet();
         // What others wait for may be what it has just acknowledged.
         for service_id in state.fleet.known().take_waiting() {

@@ -11,6 +11,7 @@ use crate::world::World;
 use agent::control_plane::ControlPlane;
 use agent::drivers::dns::DnsDriver;
 use agent::drivers::fake::{FakeDriver, FakeGateway, FakeMachine};
+use agent::drivers::mesh::MeshDriver;
 use agent::health::Health;
 use agent::identity::{self, Identity, RegisterError};
 use agent::ledger::{Ledger, MemoryDisk, MemoryLedger};
@@ -300,6 +301,12 @@ async fn one_life(
         workloads,
         gateway: Arc::new(Edge { inner: machine.gateway.clone(), gates }),
         dns: Arc::new(DnsDriver::off(Path::new("/nonexistent"), "there are no names in the simulation")),
+        mesh: Arc::new(MeshDriver::off(
+            identity.server_id.clone(),
+            Default::default(),
+            "there is no tunnel in the simulation",
+            None,
+        )),
         proc: "/nonexistent".into(),
         data: "/nonexistent".into(),
         resolv_conf: "/nonexistent".into(),

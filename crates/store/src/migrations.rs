@@ -8,7 +8,7 @@ use sqlx::SqlSafeStr;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 
 /// Version, description, SQL; oldest first.
-const ALL: [(i64, &str, &str); 8] = [
+const ALL: [(i64, &str, &str); 9] = [
     (1, "foundation", include_str!("../migrations/0001_foundation.sql")),
     (2, "server numbers", include_str!("../migrations/0002_server_numbers.sql")),
     (3, "instance indexes", include_str!("../migrations/0003_instance_indexes.sql")),
@@ -17,6 +17,7 @@ const ALL: [(i64, &str, &str); 8] = [
     (6, "event filters", include_str!("../migrations/0006_event_filters.sql")),
     (7, "fleet", include_str!("../migrations/0007_fleet.sql")),
     (8, "certificates", include_str!("../migrations/0008_certificates.sql")),
+    (9, "server addresses", include_str!("../migrations/0009_server_addresses.sql")),
 ];
 
 pub const NEWEST: i64 = ALL[ALL.len() - 1].0;

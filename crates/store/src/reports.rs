@@ -9,12 +9,15 @@ use api::events::Event;
 use api::ids::ServerId;
 use api::observed::ObservedState;
 use api::servers::ServerFacts;
+use std::net::IpAddr;
 
 /// What is new in a report.
 #[derive(Debug, Clone, Default)]
 pub struct ReportWrite<'a> {
     /// That the server is there, with the version of its agent, and its facts if those are new.
     pub seen: Option<(&'a str, Option<&'a ServerFacts>)>,
+    /// Where it came from; written together with `seen`.
+    pub seen_from: Option<IpAddr>,
     pub observed: Option<&'a ObservedState>,
     pub events: &'a [Event],
     /// It counted as offline: what is told when it really did.
@@ -40,7 +43,8 @@ impl Store {
         };
         let taken = async {
             if let Some((agent_version, facts)) = report.seen {
-                servers::seen(&mut transaction, scope, server_id, agent_version, facts, now_ms).await?;
+                servers::seen(&mut transaction, scope, server_id, agent_version, facts, report.seen_from, now_ms)
+                    .await?;
             }
             if let Some(observed) = report.observed {
                 observed::put(&mut transaction, scope, server_id, observed, now_ms).await?;

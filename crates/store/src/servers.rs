@@ -16,6 +16,7 @@ use api::tokens::TokenPurpose;
 use serde::{Deserialize, Serialize};
 use sqlx::{FromRow, Row as _};
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Server {
@@ -30,6 +31,8 @@ pub struct Server {
     pub binding: ServerBinding,
     pub registered_at_ms: UnixMillis,
     pub last_seen_at_ms: Option<UnixMillis>,
+    /// The address that its last report came from, if that is known.
+    pub seen_from: Option<IpAddr>,
     /// As the presence task last decided.
     pub online: bool,
 }
@@ -57,9 +60,9 @@ pub struct ServerJoin {
 }
 
 const COLUMNS: &str = "id, name, number, public_key, secret, facts, agent_version, security_mode, binding, \
-                       registered_at_ms, last_seen_at_ms, online";
+                       registered_at_ms, last_seen_at_ms, online, seen_from";
 
-type Row = (String, String, i64, String, String, String, String, String, String, i64, Option<i64>, i64);
+type Row = (String, String, i64, String, String, String, String, String, String, i64, Option<i64>, i64, Option<String>);
 
 fn server(row: Row) -> Result<Server> {
     let (
@@ -75,6 +78,7 @@ fn server(row: Row) -> Result<Server> {
         registered_at_ms,
         last_seen_at_ms,
         online,
+        seen_from,
     ) = row;
     Ok(Server {
         id: parse("server", &id)?,
@@ -88,6 +92,8 @@ fn server(row: Row) -> Result<Server> {
         binding: from_json("server", &binding)?,
         registered_at_ms,
         last_seen_at_ms,
+        // One that cannot be read is one less to try.
+        seen_from: seen_from.and_then(|address| address.parse().ok()),
         online: online != 0,
     })
 }
@@ -286,16 +292,19 @@ pub(crate) async fn seen(
     id: &ServerId,
     agent_version: &str,
     facts: Option<&ServerFacts>,
+    from: Option<IpAddr>,
     now_ms: UnixMillis,
 ) -> Result<()> {
     let facts = facts.map(|f| to_json("server", f)).transpose()?;
     sqlx::query(
-        "UPDATE servers SET last_seen_at_ms = $1, agent_version = $2, facts = COALESCE($3, facts)
-         WHERE id = $4 AND organization_id = $5",
+        "UPDATE servers SET last_seen_at_ms = $1, agent_version = $2, facts = COALESCE($3, facts),
+            seen_from = COALESCE($4, seen_from)
+         WHERE id = $5 AND organization_id = $6",
     )
     .bind(now_ms)
     .bind(text(agent_version).as_ref())
     .bind(facts)
+    .bind(from.map(|address| address.to_string()))
     .bind(id.as_str())
     .bind(scope.organization.as_str())
     .execute(&mut **transaction)
@@ -356,6 +365,7 @@ async fn join_in(
         binding: ServerBinding { project, stack },
         registered_at_ms: now_ms,
         last_seen_at_ms: Some(now_ms),
+        seen_from: None,
         online: true,
     };
     insert(transaction, organization, &server).await?;

@@ -26,6 +26,7 @@ pub mod fake;
 mod files;
 mod log;
 mod log_watch;
+pub mod mesh;
 pub mod process;
 mod restart;
 pub mod routes;

@@ -37,6 +37,10 @@ impl<W: Workloads, G: Gateway> Reconciler<W, G> {
                 Some(config) => self.apply_routes(&desired, config).await,
                 None => Ok(()),
             },
+            Change::ApplyConfig { kind: ConfigKind::Mesh, .. } => match &look.mesh_desired {
+                Some(desired) => self.machine.mesh.apply(desired).await.map(|_| ()),
+                None => Ok(()),
+            },
         };
         match result {
             Ok(()) => Some(change),

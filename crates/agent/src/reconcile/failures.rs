@@ -140,6 +140,7 @@ fn parse_key(key: &str) -> Option<Subject> {
         ("preparation", id) => id.parse().ok().map(Subject::Preparation),
         ("config", "dns") => Some(Subject::Config(ConfigKind::Dns)),
         ("config", "routes") => Some(Subject::Config(ConfigKind::Routes)),
+        ("config", "mesh") => Some(Subject::Config(ConfigKind::Mesh)),
         _ => None,
     }
 }

@@ -12,6 +12,7 @@ use api::desired::DesiredState;
 use api::gateway::{DnsObserved, GatewayConfig, GatewayObserved};
 use api::ids::InstanceId;
 use api::logs::LogSource;
+use api::mesh::{MeshDesired, MeshObserved};
 use api::observed::{
     InstanceObserved, InstanceState, PreparationObserved, PreparationState, PreparationStep, Resources,
 };
@@ -79,10 +80,13 @@ pub struct Look {
     pub preparations: Vec<PreparationObserved>,
     pub gateway: GatewayObserved,
     pub dns: DnsObserved,
+    pub mesh: MeshObserved,
     pub configs: Vec<ConfigView>,
     /// What the gateway should do; `None` without a desired state.
     pub gateway_config: Option<GatewayConfig>,
     pub dns_desired: DnsDesired,
+    /// `None`: nothing is said about the mesh, or this machine has no part in it.
+    pub mesh_desired: Option<MeshDesired>,
 }
 
 impl<W: Workloads, G: Gateway> Reconciler<W, G> {
@@ -110,15 +114,20 @@ impl<W: Workloads, G: Gateway> Reconciler<W, G> {
         let gateway = self.machine.gateway.observe().await;
         let dns_desired = desired.as_deref().map(observe::dns_desired).unwrap_or_default();
         let dns = self.machine.dns.observe(&dns_desired).await;
+        self.want_peers(desired.as_deref());
+        let mesh_desired = self.machine.mesh.desired();
+        let mesh = self.machine.mesh.observe().await;
         let mut look = Look {
             at_ms,
             instances,
             preparations,
             gateway,
             dns,
+            mesh,
             configs: Vec::new(),
             gateway_config: None,
             dns_desired,
+            mesh_desired,
         };
         if let Some(desired) = desired.as_deref() {
             self.add_configs(desired, &mut look).await;
@@ -129,6 +138,18 @@ impl<W: Workloads, G: Gateway> Reconciler<W, G> {
             look.gateway = self.machine.gateway.observe().await;
         }
         look
+    }
+
+    /// The mesh is what the fleet says. A machine that is told to be in it and has not heard of the others yet (it has
+    /// just joined, or its ledger was lost) leaves its tunnel as it is.
+    fn want_peers(&mut self, desired: Option<&DesiredState>) {
+        let Some(desired) = desired else { return };
+        if !desired.in_fleet {
+            return self.machine.mesh.want(Some(&[]));
+        }
+        if let Some(fleet) = self.fleet.borrow_and_update().clone() {
+            self.machine.mesh.want(Some(&fleet.peers));
+        }
     }
 
     async fn add_configs(&mut self, desired: &DesiredState, look: &mut Look) {
@@ -160,6 +181,13 @@ impl<W: Workloads, G: Gateway> Reconciler<W, G> {
             self.fleet_routed = fleet_generation;
         }
         look.gateway_config = Some(config);
+        if let Some(desired) = &look.mesh_desired {
+            look.configs.push(ConfigView {
+                kind: ConfigKind::Mesh,
+                desired_digest: self.machine.mesh.desired_digest(desired),
+                live_digest: self.machine.mesh.live_digest().await,
+            });
+        }
     }
 
     /// How containers are to reach services by name; nothing while there is no container.

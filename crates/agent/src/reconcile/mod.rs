@@ -32,6 +32,7 @@ pub use look::Gateway;
 
 use crate::clock::now_ms;
 use crate::drivers::dns::DnsDriver;
+use crate::drivers::mesh::MeshDriver;
 use crate::drivers::{Keep, Workloads};
 use crate::health::Health;
 use crate::ledger::Ledger;
@@ -74,6 +75,7 @@ pub struct Machine<W, G> {
     pub gateway: Arc<G>,
     pub health: Arc<Health<W>>,
     pub dns: Arc<DnsDriver>,
+    pub mesh: Arc<MeshDriver>,
     /// Where the use of the machine is read, and whose disk counts.
     pub proc: PathBuf,
     pub data: PathBuf,
@@ -167,11 +169,13 @@ impl<W: Workloads, G: Gateway> Reconciler<W, G> {
         let mut workloads = self.machine.workloads.changes();
         let mut gateway = self.machine.gateway.changes();
         let mut health = self.machine.health.changes();
+        let mut mesh = self.machine.mesh.changes();
         loop {
             // What changes from here on wakes the next round; what changed before is seen by this one.
             workloads.borrow_and_update();
             gateway.borrow_and_update();
             health.borrow_and_update();
+            mesh.borrow_and_update();
             let wake_at = self.process(&shutdown).await;
             // Every arm only waits, so dropping the others loses nothing: a watch channel remembers,
             // and an ended preparation stays in its set until it is taken.
@@ -183,6 +187,7 @@ impl<W: Workloads, G: Gateway> Reconciler<W, G> {
                 () = changed(&mut workloads) => {}
                 () = changed(&mut gateway) => {}
                 () = changed(&mut health) => {}
+                () = changed(&mut mesh) => {}
                 ended = self.preparations.ended() => self.preparation_ended(ended).await,
                 () = tokio::time::sleep_until(wake_at) => {}
             }
@@ -412,7 +417,7 @@ impl<W: Workloads, G: Gateway> Reconciler<W, G> {
             preparations: look.preparations.clone(),
             gateway: look.gateway.clone(),
             dns: look.dns.clone(),
-            mesh: Default::default(),
+            mesh: look.mesh.clone(),
             blocked,
             resources: self.resources(),
         }

@@ -3,6 +3,7 @@
 use crate::control_plane::FakeControlPlane;
 use agent::drivers::dns::{DnsDriver, DnsPaths};
 use agent::drivers::fake::{FakeDriver, FakeGateway, FakeMachine};
+use agent::drivers::mesh::MeshDriver;
 use agent::drivers::{Config, Workloads};
 use agent::facts;
 use agent::health::Health;
@@ -68,6 +69,7 @@ impl World {
             workloads,
             gateway: Arc::new(gateway),
             dns: Arc::new(DnsDriver::new(paths, self.directory.path(), true)),
+            mesh: Arc::new(MeshDriver::off(self.identity.server_id.clone(), Default::default(), "a test", None)),
             proc: "/proc".into(),
             data: self.directory.path().to_owned(),
             resolv_conf: "/nonexistent".into(),

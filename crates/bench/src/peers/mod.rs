@@ -53,13 +53,17 @@ pub struct Tools {
 }
 
 /// Name, and the words that make it say its version.
-const TOOLS: [(&str, &[&str]); 6] = [
+const TOOLS: [(&str, &[&str]); 10] = [
     ("mainstay", &["version"]),
     ("nginx", &["-v"]),
     ("haproxy", &["-v"]),
     ("caddy", &["version"]),
     ("traefik", &["version"]),
     ("dnsmasq", &["--version"]),
+    ("wireguard-go", &["--version"]),
+    ("wg", &["--version"]),
+    ("iperf3", &["--version"]),
+    ("ping", &["-V"]),
 ];
 
 impl Tools {

@@ -6,6 +6,7 @@ mod gateway;
 mod idle;
 mod logs;
 mod losses;
+mod mesh;
 mod planning;
 mod program;
 mod releases;
@@ -50,5 +51,6 @@ pub static ROWS: &[Row] = &[
     row("agent-idle", "an agent whose fifty services have nothing to do", idle::agent),
     row("control-plane-memory", "a control plane with one agent", idle::control_plane),
     row("logs", "lines from a service to whoever follows them", logs::measure),
+    row("mesh", "a tunnel between two servers whose kernels have no WireGuard, beside wireguard-go", mesh::tunnel),
     row("dns", "internal names beside dnsmasq", dns::answers),
 ];

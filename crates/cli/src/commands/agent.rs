@@ -2,6 +2,7 @@
 
 use crate::context::Context;
 use crate::exit::{Exit, Failure, Outcome};
+use crate::mesh_options::MeshOptions;
 use crate::system::{self, Signals};
 use agent::identity::RegisterError;
 use agent::install::{InstallError, InstallOptions, UninstallOptions};
@@ -31,6 +32,8 @@ pub struct Options {
     pub disk_reserve: Option<u64>,
     #[command(flatten)]
     pub containers: crate::system::ContainerOptions,
+    #[command(flatten)]
+    pub mesh: MeshOptions,
     #[command(subcommand)]
     action: Option<Action>,
 }
@@ -48,6 +51,8 @@ enum Action {
         /// Leave this machine's name resolution alone, as the option of `agent` itself
         #[arg(long, env = "MAINSTAY_NO_DNS", value_parser = clap::builder::FalseyValueParser::new())]
         no_dns: bool,
+        #[command(flatten)]
+        mesh: MeshOptions,
     },
     /// Undo `install`: stop the agent, its services and gateway, take the names out of DNS again
     Uninstall {
@@ -62,11 +67,11 @@ pub async fn run(context: &Context, options: Options) -> Outcome {
         None => {
             let agent_options = agent_options(context, options.join, options.name)?;
             let (dns_hook, disk_reserve_bytes) = (!options.no_dns, options.disk_reserve);
-            let containers = options.containers.clone();
-            let agent_options = AgentOptions { dns_hook, disk_reserve_bytes, ..agent_options };
+            let (containers, mesh) = (options.containers.clone(), options.mesh.settings());
+            let agent_options = AgentOptions { dns_hook, disk_reserve_bytes, mesh, ..agent_options };
             work(context, containers.apply(agent_options)).await
         }
-        Some(Action::Install { join, name, no_dns }) => install(context, join, name, !no_dns).await,
+        Some(Action::Install { join, name, no_dns, mesh }) => install(context, join, name, !no_dns, &mesh).await,
         Some(Action::Uninstall { keep_services }) => uninstall(context, keep_services).await,
     }
 }
@@ -124,7 +129,13 @@ fn exit_of(error: &RegisterError) -> Exit {
     }
 }
 
-async fn install(context: &Context, join: Option<String>, name: Option<Name>, dns_hook: bool) -> Outcome {
+async fn install(
+    context: &Context,
+    join: Option<String>,
+    name: Option<Name>,
+    dns_hook: bool,
+    mesh: &MeshOptions,
+) -> Outcome {
     let token = context.global.token.clone().map(Secret::new);
     let options = InstallOptions {
         root: "/".into(),
@@ -133,6 +144,7 @@ async fn install(context: &Context, join: Option<String>, name: Option<Name>, dn
         join: join.zip(token),
         name,
         dns_hook,
+        mesh_arguments: mesh.arguments(),
     };
     agent::install::install(options, &mut |step| context.printer.note(step)).await.map_err(|error| explain(&error))?;
     Ok(Exit::Ok)

@@ -24,6 +24,7 @@ pub mod restore;
 pub mod rollback;
 pub mod scale;
 pub mod server;
+mod server_mesh;
 pub mod servers;
 pub mod shim;
 pub mod stacks;

@@ -3,6 +3,7 @@
 use crate::address::unknown_name;
 use crate::answers::Removed;
 use crate::commands::metrics::{Range, show_server};
+use crate::commands::server_mesh;
 use crate::context::Context;
 use crate::disks;
 use crate::exit::{Exit, Failure, Outcome};
@@ -16,11 +17,12 @@ use api::servers::{RecoveryAction, RecoveryState, ServerCondition, ServerRecover
 use api::words::count;
 use client::Client;
 
-const COLUMNS: [Column; 7] = [
+const COLUMNS: [Column; 8] = [
     Column::new("server"),
     Column::new("condition"),
     Column::new("seen").goes(4),
-    Column::new("instances").right().goes(5),
+    Column::new("instances").right().goes(6),
+    Column::new("mesh").goes(5),
     Column::new("system").shortens().goes(1),
     Column::new("cpu × memory").right().goes(2),
     Column::new("agent").goes(3),
@@ -231,6 +233,7 @@ fn list(servers: &[ServerView], printer: &Printer) {
             condition(server),
             server.last_seen_at_ms.map_or("never".to_owned(), |at| ago(at, now_ms())).into(),
             running.to_string().into(),
+            server_mesh::address(server).into(),
             server.facts.operating_system.as_str().into(),
             format!("{} × {}", server.facts.cpu_count, words::size(server.facts.memory_bytes)).into(),
             server.agent_version.as_str().into(),
@@ -278,6 +281,7 @@ fn show(server: &ServerView, printer: &Printer) {
         };
         printer.data(&format!("  {:<9} {words}", "gateway"));
         printer.data(&format!("  {:<9} {}", "names", names(&observed.dns)));
+        server_mesh::show(server, &observed.mesh, printer);
         if let Some(refused) = &observed.agent.refused {
             printer.data(&format!("  {} {refused}", paint.red("refused:")));
         }

@@ -11,6 +11,7 @@ use crate::commands::events;
 use crate::context::{Context, read_cli_token};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::gateway_port;
+use crate::mesh_options::MeshOptions;
 use crate::private_file;
 use crate::progress::{self, WaitOptions};
 use crate::project;
@@ -74,6 +75,8 @@ pub struct Options {
     #[command(flatten)]
     pub containers: system::ContainerOptions,
     #[command(flatten)]
+    pub mesh: MeshOptions,
+    #[command(flatten)]
     pub wait: WaitOptions,
     /// Run as the process in the background (used by --detach)
     #[arg(long, hide = true)]
@@ -124,6 +127,7 @@ fn wishes(options: &Options, data_dir: &Path) -> Wishes {
         dns_hook: !options.no_dns,
         disk_reserve_bytes: options.disk_reserve,
         containers: options.containers.clone(),
+        mesh: options.mesh.settings(),
     }
 }
 
@@ -303,6 +307,7 @@ async fn detached(context: &Context, options: &Options, data_dir: &Path, target:
     arguments.extend(options.no_dns.then(|| "--no-dns".to_owned()));
     arguments.extend(options.disk_reserve.map(|bytes| format!("--disk-reserve={bytes}B")));
     arguments.extend(options.containers.arguments());
+    arguments.extend(options.mesh.arguments());
     let mut child = background::spawn(&system::own_binary()?, &arguments, options.database.as_deref(), &log)?;
     let running = wait_for(&mut child, data_dir, &log).await?;
     system::remember(context, &running.address, data_dir);

@@ -351,15 +351,15 @@ fn names(facts: &Facts) -> Finding {
     }
 }
 
-/// What a network between servers will need. Nothing of this version does.
+/// What tunnels between servers need. One server alone needs none of it.
 fn network(facts: &Facts) -> Finding {
     let tunnel = match (facts.wireguard, facts.tun) {
         (true, _) => "WireGuard is in the kernel",
-        (false, true) => "no WireGuard in the kernel, but /dev/net/tun",
-        (false, false) => "neither WireGuard nor /dev/net/tun",
+        (false, true) => "no WireGuard in the kernel, but /dev/net/tun: the gateway does that work",
+        (false, false) => "neither WireGuard nor /dev/net/tun: this machine cannot take part in the mesh of servers",
     };
-    let filter = if facts.nftables { "nftables is installed" } else { "nftables is not installed" };
-    finding("mesh", Verdict::Note, format!("{tunnel}; {filter} (nothing of this version needs them)"))
+    let filter = if facts.nftables { "nftables is installed" } else { "nftables is not installed (not needed yet)" };
+    finding("mesh", Verdict::Note, format!("{tunnel}; {filter}"))
 }
 
 #[cfg(test)]

@@ -182,8 +182,14 @@ fn internal_names_resolve_fail_or_were_switched_off() {
 }
 
 #[test]
-fn what_only_a_later_mesh_needs_is_a_note_either_way() {
+fn what_only_tunnels_between_servers_need_is_a_note_either_way() {
     let without = |f: &mut Facts| (f.wireguard, f.tun, f.nftables) = (false, false, false);
-    check(&says("mesh", without), Verdict::Note, "neither WireGuard nor /dev/net/tun; nftables is not installed", "");
-    check(&says("mesh", |f| f.wireguard = false), Verdict::Note, "but /dev/net/tun; nftables is installed", "");
+    check(&says("mesh", without), Verdict::Note, "neither WireGuard nor /dev/net/tun: this", "");
+    check(&says("mesh", without), Verdict::Note, "nftables is not installed", "");
+    check(
+        &says("mesh", |f| f.wireguard = false),
+        Verdict::Note,
+        "the gateway does that work; nftables is installed",
+        "",
+    );
 }

@@ -16,6 +16,8 @@ mod https;
 mod joining;
 mod kill_loop;
 mod looking;
+mod mesh;
+mod mesh_of_agents;
 mod parts;
 mod private_repositories;
 mod rollouts;

@@ -79,10 +79,14 @@ fn changes_come_in_the_order_prepare_stop_start_dns_routes_whatever_the_input_or
         ],
         instances: vec![seen(9, 9, InstanceState::Running)],
         preparations: vec![prepared(1, PreparationState::Ready)],
-        configs: vec![config(ConfigKind::Routes, false), config(ConfigKind::Dns, false)],
+        configs: vec![
+            config(ConfigKind::Mesh, false),
+            config(ConfigKind::Routes, false),
+            config(ConfigKind::Dns, false),
+        ],
         ..World::default()
     };
-    let expected = ["prepare 3", "stop 9 Orphan", "start 1", "apply dns", "apply routes"];
+    let expected = ["prepare 3", "stop 9 Orphan", "start 1", "apply dns", "apply routes", "apply mesh"];
     assert_eq!(world.text(), expected);
     world.desired.reverse();
     world.configs.reverse();

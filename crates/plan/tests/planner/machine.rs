@@ -53,6 +53,7 @@ pub struct Machine {
     /// While not, it keeps its last configuration and refuses every other.
     pub gateway_works: bool,
     pub names_live: bool,
+    pub mesh_live: bool,
     pub now_ms: i64,
     /// One start in this many fails; 0: none does.
     pub start_fails_one_in: u64,
@@ -71,6 +72,7 @@ impl Machine {
             gateway: None,
             gateway_works: true,
             names_live: false,
+            mesh_live: false,
             now_ms,
             start_fails_one_in: 0,
             story: Vec::new(),
@@ -160,6 +162,11 @@ impl Machine {
                 desired_digest: "names".into(),
                 live_digest: self.names_live.then(|| "names".into()),
             },
+            ConfigView {
+                kind: ConfigKind::Mesh,
+                desired_digest: "peers".into(),
+                live_digest: self.mesh_live.then(|| "peers".into()),
+            },
         ]
     }
 
@@ -230,6 +237,7 @@ impl Machine {
                 self.instances.insert(instance_id, instance);
             }
             Change::ApplyConfig { kind: ConfigKind::Dns, .. } => self.names_live = true,
+            Change::ApplyConfig { kind: ConfigKind::Mesh, .. } => self.mesh_live = true,
             Change::ApplyConfig { kind: ConfigKind::Routes, .. } if self.gateway_works => {
                 self.gateway = self.rendered();
                 self.failures.remove(&Subject::Config(ConfigKind::Routes));

@@ -143,6 +143,7 @@ impl World {
             "deployment" => self.deployment(&mut words),
             "routes" => self.config(ConfigKind::Routes, &mut words),
             "names" => self.config(ConfigKind::Dns, &mut words),
+            "mesh" => self.config(ConfigKind::Mesh, &mut words),
             "failing" => self.failing(&mut words),
             "security" => {
                 self.security = match words.take("a mode").as_str() {
@@ -441,7 +442,8 @@ impl World {
             "release" => Subject::Preparation(revision_id(words.name('r', "revision"))),
             "routes" => Subject::Config(ConfigKind::Routes),
             "names" => Subject::Config(ConfigKind::Dns),
-            other => words.fail(format!("`{other}` is none of instance, release, routes, names")),
+            "mesh" => Subject::Config(ConfigKind::Mesh),
+            other => words.fail(format!("`{other}` is none of instance, release, routes, names, mesh")),
         };
         let attempts = words.parse("a number");
         words.expect("times");

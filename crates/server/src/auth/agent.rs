@@ -13,9 +13,10 @@ use crate::state::AppState;
 use api::cause::Actor;
 use api::error::ErrorCode;
 use api::ids::{RequestId, ServerId};
-use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::extract::{ConnectInfo, FromRequest, FromRequestParts, Request};
 use axum::http::HeaderMap;
 use bytes::Bytes;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 use store::Scope;
 use wire::request::{HEADER_CONTENT, HEADER_NONCE, HEADER_SERVER, HEADER_SIGNATURE, HEADER_TIMESTAMP, RequestParts};
@@ -34,6 +35,8 @@ pub struct SignedRequest {
     pub scope: Scope,
     pub request_id: RequestId,
     pub body: Bytes,
+    /// The address that it came from, as far as that can be known.
+    pub from: Option<IpAddr>,
 }
 
 impl FromRequest<AppState> for SignedRequest {
@@ -79,8 +82,21 @@ impl FromRequest<AppState> for SignedRequest {
         }
         state.wrong_clocks.forget(&server_id);
         let actor = Actor::Agent { server: server.name.to_string() };
-        Ok(Self { server, scope: Scope { organization, actor }, request_id, body })
+        let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip());
+        let from = came_from(peer, &parts.headers);
+        Ok(Self { server, scope: Scope { organization, actor }, request_id, body, from })
     }
+}
+
+/// Behind a proxy on this machine, the address that the proxy saw: the last that it added. Whoever else sends such a
+/// header is not believed.
+fn came_from(peer: Option<IpAddr>, headers: &HeaderMap) -> Option<IpAddr> {
+    let peer = peer?.to_canonical();
+    if !peer.is_loopback() {
+        return Some(peer);
+    }
+    let forwarded = headers.get_all("x-forwarded-for").iter().next_back()?.to_str().ok()?;
+    forwarded.rsplit(',').next()?.trim().parse::<IpAddr>().ok().map(|address| address.to_canonical())
 }
 
 async fn read_body(body: axum::body::Body) -> Result<Bytes, HttpError> {
@@ -123,4 +139,29 @@ fn read_headers(headers: &HeaderMap) -> Result<(ServerId, RequestSignature), Sig
         signature: text(HEADER_SIGNATURE)?.to_owned(),
     };
     Ok((server_id, signature))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn from(peer: Option<&str>, forwarded: &[&str]) -> Option<String> {
+        let mut headers = HeaderMap::new();
+        forwarded.iter().for_each(|value| {
+            headers.append("x-forwarded-for", value.parse().unwrap());
+        });
+        came_from(peer.map(|address| address.parse().unwrap()), &headers).map(|address| address.to_string())
+    }
+
+    #[test]
+    fn a_request_comes_from_its_peer_or_from_whom_a_proxy_on_this_machine_saw() {
+        assert_eq!(from(Some("203.0.113.9"), &["198.51.100.1"]).as_deref(), Some("203.0.113.9"));
+        assert_eq!(from(Some("::ffff:203.0.113.9"), &[]).as_deref(), Some("203.0.113.9"));
+        // What the visitor wrote itself stands before what the proxy adds.
+        assert_eq!(from(Some("127.0.0.1"), &["10.0.0.1, 203.0.113.9"]).as_deref(), Some("203.0.113.9"));
+        assert_eq!(from(Some("::1"), &["10.0.0.1", "203.0.113.9"]).as_deref(), Some("203.0.113.9"));
+        assert_eq!(from(Some("127.0.0.1"), &["somewhere"]), None);
+        assert_eq!(from(Some("127.0.0.1"), &[]), None);
+        assert_eq!(from(None, &["203.0.113.9"]), None);
+    }
 }

@@ -92,7 +92,7 @@ async fn assemble(state: &AppState, scope: &Scope) -> Result<Option<FleetState>>
             name: server.name.clone(),
             index: server.index,
             facts: server.facts.mesh.clone(),
-            seen_from: None,
+            seen_from: server.seen_from,
         })
         .collect();
     let peers = plan::mesh::peers(&members).peers;

@@ -47,6 +47,7 @@ mod reference;
 mod samples;
 mod schemas;
 mod search;
+mod server_mesh;
 mod servers;
 mod service_list;
 mod services;

@@ -8,6 +8,7 @@ use api::events::{Event, EventKind, EventLevel, EventRecord};
 use api::gateway::{DnsObserved, GatewayObserved};
 use api::ids::*;
 use api::logs::{LogLine, LogRecord, LogSource, LogStream};
+use api::mesh::{MeshDeviceKind, MeshObserved, MeshPeerObserved, MeshPeerState, MeshProbes, MeshRepair, PublicKey};
 use api::metrics::{DeploymentMark, MetricsRange, ServerMetrics, ServerPoint, ServiceMetrics, ServicePoint};
 use api::observed::*;
 use api::servers::{ServerCondition, ServerFacts, ServerView};
@@ -264,7 +265,7 @@ pub fn server(condition: ServerCondition) -> ServerView {
                 ..GatewayObserved::default()
             },
             dns: DnsObserved { method: "hosts-file".into(), names: vec!["web.svc.internal".into()], ..DnsObserved::default() },
-            mesh: Default::default(),
+            mesh: mesh(),
             blocked: vec![Blocked { subject: "service worker".into(), reason: "the build <failed>".into(), retry_at_ms: Some(NOW_MS + 30_000) }],
             resources: Resources {
                 cpu_count: 2, cpu: None,
@@ -385,5 +386,38 @@ pub fn server_metrics(range: MetricsRange) -> ServerMetrics {
         until_ms: METRICS_BEGIN_MS + range.length_ms(),
         step_ms: range.step_ms(),
         points: (0..range.points()).map(point).collect(),
+    }
+}
+
+/// Tunnels to three others: one that works, one that is odd, one that is not reached.
+fn mesh() -> MeshObserved {
+    let peer = |number: u8, state, reason: Option<&str>| MeshPeerObserved {
+        server_id: format!("srv_{number:032x}").parse().expect("an id"),
+        name: format!("web-{number}").parse().expect("a name"),
+        public_key: PublicKey::from_bytes([number; 32]),
+        state,
+        endpoint: (state == MeshPeerState::Direct).then(|| ([203, 0, 113, number], 51_820).into()),
+        last_handshake_at_ms: (state == MeshPeerState::Direct).then_some(NOW_MS - 40_000),
+        received_bytes: 5 << 20,
+        sent_bytes: 3 << 10,
+        probes: MeshProbes { sent: 60, lost: u32::from(number), round_trip_micros: Some(840) },
+        reason: reason.map(str::to_owned),
+    };
+    MeshObserved {
+        device: Some(MeshDeviceKind::Userspace),
+        interface: Some("mainstay0".into()),
+        address: Some([10, 100, 1, 1].into()),
+        port: Some(51_820),
+        public_key: Some(PublicKey::from_bytes([1; 32])),
+        peers: vec![
+            peer(2, MeshPeerState::Direct, None),
+            peer(3, MeshPeerState::Direct, Some("probes through it are not answered: <a firewall>")),
+            peer(4, MeshPeerState::Unreachable, Some("no handshake; tried <203.0.113.4:51820>")),
+        ],
+        repaired: Some(MeshRepair {
+            at_ms: NOW_MS - 600_000,
+            what: vec!["the route to 10.200.2.0/24 is missing".into()],
+        }),
+        problem: None,
     }
 }

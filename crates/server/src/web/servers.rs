@@ -3,7 +3,7 @@
 use super::frame::{Fragment, Frame, Live, breadcrumb, copyable, csrf_field, page};
 use super::names::{Names, query, server_path};
 use super::problems::sentence;
-use super::{metrics, times, words};
+use super::{metrics, server_mesh, times, words};
 use crate::views::SomeServers;
 use api::ids::TokenId;
 use api::metrics::ServerMetrics;
@@ -141,6 +141,7 @@ impl ServerPage {
             Fragment::new("agent", self.agent(frame)),
             Fragment::new("data-path", self.data_path()),
             Fragment::new("instances", self.instances(frame)),
+            Fragment::new("mesh", server_mesh::section(&self.server, frame)),
             Fragment::new("blocked", self.blocked(frame)),
         ]
     }
@@ -158,6 +159,7 @@ impl ServerPage {
                 (self.use_of_machine())
                 (metrics::server(&self.metrics, &server_path(&self.server.name)))
                 (self.instances(frame))
+                (server_mesh::section(&self.server, frame))
                 div.columns.even { (self.agent(frame)) (self.data_path()) (self.machine(frame)) (self.removal(frame)) }
             },
         )

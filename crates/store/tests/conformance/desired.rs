@@ -10,6 +10,7 @@ on_every_database![
     eight_writers_of_one_generation_leave_one_winner,
     an_observed_state_replaces_the_one_before,
     a_report_keeps_the_facts_when_it_brings_none,
+    where_a_server_is_seen_is_kept_until_it_is_seen_elsewhere,
     a_server_turns_online_and_offline_once,
     what_is_read_together_is_what_is_read_one_by_one,
 ];
@@ -85,6 +86,22 @@ async fn a_report_keeps_the_facts_when_it_brings_none(database: Database) {
         .await
         .unwrap();
     assert_eq!(store.server_get(&tenant.scope, &server.id).await.unwrap().facts, facts);
+}
+
+async fn where_a_server_is_seen_is_kept_until_it_is_seen_elsewhere(database: Database) {
+    let store = database.open().await;
+    let tenant = tenant(&store, "acme").await;
+    let server = joined(&store, &tenant.scope, "web").await;
+    assert_eq!(server.seen_from, None);
+    for (told, expected) in
+        [(Some("203.0.113.9"), "203.0.113.9"), (None, "203.0.113.9"), (Some("2001:db8::1"), "2001:db8::1")]
+    {
+        let seen_from = told.map(|address| address.parse().unwrap());
+        let report = store::ReportWrite { seen_from, ..seen("0.2.0") };
+        store.report_take(&tenant.scope, &server.id, &report, NOW + 1).await.unwrap();
+        let kept = store.server_get(&tenant.scope, &server.id).await.unwrap().seen_from;
+        assert_eq!(kept, Some(expected.parse().unwrap()));
+    }
 }
 
 async fn a_server_turns_online_and_offline_once(database: Database) {

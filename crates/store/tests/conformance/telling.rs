@@ -134,7 +134,8 @@ async fn a_report_is_kept_whole_or_not_at_all(database: Database) {
     let server = joined(store, scope, "one").await;
     store.server_online_set(scope, &server.id, false, &[]).await.unwrap();
     let (saw, events) = (observed(&server.id, 7), [event("it crashed")]);
-    let report = ReportWrite { seen: Some(("0.2.0", None)), observed: Some(&saw), events: &events, back: None };
+    let report =
+        ReportWrite { seen: Some(("0.2.0", None)), seen_from: None, observed: Some(&saw), events: &events, back: None };
     world.check("a report", || store.report_take(scope, &server.id, &report, NOW)).await;
 
     let back = ReportWrite { back: Some(event("it is back")), ..report };
